@@ -1,0 +1,1 @@
+"""Reading measurements: where the time of every rank went, and what a run should have reached."""

@@ -1,0 +1,1 @@
+"""Measurement inside a job: which rank did what, from when to when."""

@@ -1,0 +1,1 @@
+"""The seven slices: each module reads its raw form and yields Documents."""

@@ -1,0 +1,1 @@
+"""The GPT-NeoX architecture: configuration, layers, pipeline stages."""

@@ -1,0 +1,1 @@
+"""Layouts and schedules as data, and the tensor-parallel layers."""

@@ -1,0 +1,1 @@
+"""What leaves the machine: Hugging Face folders and their cards."""

@@ -1,0 +1,1 @@
+"""Pretraining: the DeepSpeed engine, the step loop, checkpoints."""
