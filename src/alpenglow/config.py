@@ -128,9 +128,7 @@ def _build(schema: Any, tables: Any, where: str, prefix: str) -> Any:
     for name, field in fields.items():
         if name in tables:
             values[name] = _convert(hints[name], tables[name], where, f"{prefix}{name}")
-        elif (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        ):
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: {prefix}{name} is missing")
     try:
         return schema(**values)
