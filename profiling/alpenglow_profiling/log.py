@@ -1,0 +1,136 @@
+"""The log of one rank: checksummed blocks, readable to the last whole one after a kill.
+
+    block  = header | payload
+    header = magic "AGEV" | type u16 | version u16 | payload bytes u32 | monotonic_ns i64 |
+             wall_ns i64 | xxh3-64 over the header before this field and the payload
+
+A block of type 0 is JSON about the rank (first in the file), one of type 1 holds rows. The reader
+steps over what is damaged to the next block that is whole, so a log that was cut, and appended to
+later, gives back everything but the cut block.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from alpenglow_profiling.kind import ROW, Rows
+
+MAGIC = b"AGEV"
+VERSION = 1
+ABOUT, ROWS = 0, 1
+_HEAD = struct.Struct("<4sHHIqq")
+_SUM = struct.Struct("<Q")
+HEADER_BYTES = _HEAD.size + _SUM.size
+
+
+class LogError(ValueError):
+    """A log that holds nothing usable; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """What one rank's log gave back."""
+
+    path: Path
+    rank: int
+    node: str
+    world_size: int
+    rows: Rows
+    """In the order of writing, times on this node's CLOCK_MONOTONIC in ns."""
+    clock: np.ndarray[Any, np.dtype[np.int64]]
+    """Shape [blocks, 2]: (monotonic_ns, wall_ns), read together at each flush."""
+    size: int
+    """Bytes of the file when it was read."""
+    unread: int
+    """Bytes that belong to no whole block."""
+
+
+def encode(payload: bytes, kind: int, monotonic_ns: int, wall_ns: int) -> bytes:
+    """One block, ready to be appended."""
+    head = _HEAD.pack(MAGIC, kind, VERSION, len(payload), monotonic_ns, wall_ns)
+    return head + _SUM.pack(xxhash.xxh3_64_intdigest(head + payload)) + payload
+
+
+def encode_about(rank: int, node: str, world_size: int) -> bytes:
+    """The block that opens a log and says whose it is."""
+    about = {"rank": rank, "node": node, "world_size": world_size}
+    return encode(json.dumps(about).encode(), ABOUT, *clock_pair())
+
+
+def clock_pair() -> tuple[int, int]:
+    """(CLOCK_MONOTONIC, wall clock) in ns, read as closely together as Python can.
+
+    The wall clock is read between two readings of the monotonic one; the closest of three tries
+    counts, so that being descheduled in between does not move the rank in time.
+    """
+    best: tuple[int, int, int] | None = None
+    for _ in range(3):
+        before = time.monotonic_ns()
+        wall = time.time_ns()
+        after = time.monotonic_ns()
+        if best is None or after - before < best[0]:
+            best = (after - before, (before + after) // 2, wall)
+    assert best is not None
+    return best[1], best[2]
+
+
+def read_log(path: Path) -> Log:
+    """Read a log to its last whole block.
+
+    Raises:
+        LogError: it cannot be read, or no block in it says which rank wrote it.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LogError(f"{path}: cannot be read: {error.strerror}") from None
+    about: dict[str, Any] | None = None
+    parts: list[bytes] = []
+    pairs: list[tuple[int, int]] = []
+    position = unread = 0
+    while position < len(data):
+        block = _block_at(data, position)
+        if block is None:
+            following = data.find(MAGIC, position + 1)
+            following = len(data) if following < 0 else following
+            unread += following - position
+            position = following
+            continue
+        kind, payload, pair = block
+        position += HEADER_BYTES + len(payload)
+        pairs.append(pair)
+        if kind == ABOUT:
+            about = json.loads(payload)
+        elif kind == ROWS:
+            parts.append(payload)
+    if about is None:
+        raise LogError(f"{path}: no whole block, {len(data)} bytes: nothing of this rank is known")
+    rows = np.frombuffer(b"".join(parts), dtype=ROW)
+    clock = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    rank, node, world = int(about["rank"]), str(about["node"]), int(about["world_size"])
+    return Log(path, rank, node, world, rows, clock, len(data), unread)
+
+
+def _block_at(data: bytes, position: int) -> tuple[int, bytes, tuple[int, int]] | None:
+    if position + HEADER_BYTES > len(data):
+        return None
+    head = data[position : position + _HEAD.size]
+    magic, kind, version, length, monotonic, wall = _HEAD.unpack(head)
+    start = position + HEADER_BYTES
+    if magic != MAGIC or version != VERSION or start + length > len(data):
+        return None
+    (checksum,) = _SUM.unpack_from(data, position + _HEAD.size)
+    payload = data[start : start + length]
+    if xxhash.xxh3_64_intdigest(head + payload) != checksum:
+        return None
+    if kind == ROWS and length % ROW.itemsize:
+        return None
+    return kind, payload, (monotonic, wall)
