@@ -1,0 +1,369 @@
+"""Fragments and the container files that hold them: the bytes of a checkpoint.
+
+A fragment is a piece of one global tensor: a box of it (`slice`), or a row-major range of such a
+box (`flat`, as a ZeRO partition cuts it). A container is one file: a 64-byte header, fragments at
+64-byte boundaries, an index (JSON), and a trailer of index length, index xxh3-64 and magic. Several
+ranks write one container at once, each at offsets of its own; `alpenglow.train.checkpoint` agrees
+the offsets and says when a set of containers is a checkpoint. This module is imported, never
+started.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+
+Range = tuple[int, int]
+Box = tuple[Range, ...]
+
+HEADER = b"ALPENGLOW-FRAGMENTS-1\n".ljust(64, b"\0")
+TRAILER = struct.Struct("<QQ8s")
+TRAILER_MAGIC = b"ALPGLEND"
+ALIGNMENT = 64
+# Linux moves at most 0x7ffff000 bytes a call; 256 MiB keeps a rank's progress visible to a signal.
+_CALL = 1 << 28
+
+DTYPES: dict[str, torch.dtype] = {
+    "float64": torch.float64,
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "int64": torch.int64,
+    "int32": torch.int32,
+    "uint8": torch.uint8,
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+# Bytes are moved as integers of the same width, because numpy has no bfloat16.
+_CARRIERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written or read; the message is one sentence for the user."""
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Name a torch dtype as fragments do (`float32`); refuses dtypes that they do not hold."""
+    if dtype not in _NAMES:
+        raise CheckpointError(f"dtype {dtype}: fragments hold {', '.join(DTYPES)}")
+    return _NAMES[dtype]
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """One piece of a global tensor, in global coordinates."""
+
+    kind: str
+    """What it is: "weight", "master", "exp_avg", "exp_avg_sq", "rng", ..."""
+    name: str
+    """Global tensor name: Hugging Face's without `gpt_neox.`."""
+    global_shape: tuple[int, ...]
+    slice: Box
+    """[start, stop) for each dimension of the global tensor."""
+    flat: Range | None
+    """Row-major element range within `slice`; None is all of it."""
+    dtype: str
+    """A key of `DTYPES`."""
+
+    def __post_init__(self) -> None:
+        """Refuse a piece that does not lie inside its tensor."""
+        lawful = (
+            self.dtype in DTYPES
+            and len(self.slice) == len(self.global_shape)
+            and all(
+                0 <= a <= b <= n for (a, b), n in zip(self.slice, self.global_shape, strict=True)
+            )
+            and (self.flat is None or 0 <= self.flat[0] <= self.flat[1] <= volume(self.slice))
+        )
+        if not lawful:
+            raise CheckpointError(
+                f"fragment of {self.kind} {self.name}: slice {self.slice}, flat {self.flat}, dtype "
+                f"{self.dtype} do not fit the global shape {self.global_shape}"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        kind: str,
+        name: str,
+        tensor: torch.Tensor,
+        *,
+        global_shape: Sequence[int] | None = None,
+        slice: Sequence[Sequence[int]] | None = None,
+        flat: Sequence[int] | None = None,
+    ) -> Fragment:
+        """Describe `tensor`; without further words it is the whole of the global tensor."""
+        shape = tuple(int(n) for n in (tensor.shape if global_shape is None else global_shape))
+        box = tuple((0, n) for n in shape) if slice is None else as_box(slice)
+        cut = None if flat is None else (int(flat[0]), int(flat[1]))
+        return cls(kind, name, shape, box, cut, dtype_name(tensor.dtype))
+
+    @property
+    def numel(self) -> int:
+        """Elements in it."""
+        return volume(self.slice) if self.flat is None else self.flat[1] - self.flat[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its elements."""
+        return self.numel * DTYPES[self.dtype].itemsize
+
+    def boxes(self) -> list[Box]:
+        """The boxes of the global tensor that it covers, in the order in which its elements lie."""
+        return flat_boxes(self.slice, self.flat or (0, volume(self.slice)))
+
+
+class Stored(NamedTuple):
+    """A fragment and where it lies."""
+
+    fragment: Fragment
+    file: str
+    """Container's file name."""
+    offset: int
+    xxh3: str
+    """xxh3-64 of its bytes, 16 hex digits."""
+
+
+def as_box(ranges: Sequence[Sequence[int]]) -> Box:
+    """Turn nested sequences (JSON, lists) into a box."""
+    return tuple((int(a), int(b)) for a, b in ranges)
+
+
+def volume(box: Box) -> int:
+    """Elements in a box; 1 for a scalar's empty box."""
+    return math.prod(stop - start for start, stop in box)
+
+
+def intersect(one: Box, other: Box) -> Box | None:
+    """The box that two boxes share, or None."""
+    shared = tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(one, other, strict=True))
+    return shared if all(start < stop for start, stop in shared) else None
+
+
+def flat_boxes(box: Box, flat: Range) -> list[Box]:
+    """Cut a row-major element range of a box into boxes, in order.
+
+    A range of an n-dimensional box is a ragged head, a full middle and a ragged tail, and head and
+    tail are ranges of an (n-1)-dimensional box: at most 2n-1 boxes.
+    """
+    start, stop = flat
+    if start >= stop:
+        return []
+    if not box or (start, stop) == (0, volume(box)):
+        return [box]
+    (low, _), rest = box[0], box[1:]
+    row = volume(rest)
+    first, last = start // row, stop // row
+    at = ((low + first, low + first + 1),)
+    if first == last:
+        return [at + inner for inner in flat_boxes(rest, (start - first * row, stop - first * row))]
+    boxes: list[Box] = []
+    if start % row:
+        boxes += [at + inner for inner in flat_boxes(rest, (start % row, row))]
+        first += 1
+    if first < last:
+        boxes.append(((low + first, low + last), *rest))
+    if stop % row:
+        tail = ((low + last, low + last + 1),)
+        boxes += [tail + inner for inner in flat_boxes(rest, (0, stop % row))]
+    return boxes
+
+
+def uncovered(target: Box, boxes: Sequence[Box]) -> tuple[Box | None, bool]:
+    """Find what of `target` the boxes leave open: (one open box or None, whether any two overlap).
+
+    The boundaries of all boxes cut the target into a coarse grid of cells that are each covered
+    wholly or not at all; a cell's cover is counted, whatever the tensor's size.
+    """
+    inside = [shared for box in boxes if (shared := intersect(box, target)) is not None]
+    edges = [
+        sorted({*target[d], *(edge for box in inside for edge in box[d])})
+        for d in range(len(target))
+    ]
+    index = [{edge: i for i, edge in enumerate(axis)} for axis in edges]
+    cover = np.zeros([len(axis) - 1 for axis in edges], dtype=np.uint16)
+    for box in inside:
+        cover[tuple(slice(index[d][a], index[d][b]) for d, (a, b) in enumerate(box))] += 1
+    overlap = bool((cover > 1).any())
+    if not (cover == 0).any():
+        return None, overlap
+    cell = np.argwhere(cover == 0)[0]
+    return tuple((edges[d][i], edges[d][i + 1]) for d, i in enumerate(cell)), overlap
+
+
+def aligned(offset: int) -> int:
+    """The next 64-byte boundary."""
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def carrier(tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[Any]]:
+    """View a CPU tensor as numpy integers of the same width (no copy)."""
+    view: np.ndarray[Any, np.dtype[Any]] = tensor.view(_CARRIERS[tensor.dtype.itemsize]).numpy()
+    return view
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_fragment(descriptor: int, offset: int, fragment: Fragment, tensor: torch.Tensor) -> str:
+    """Write one fragment's bytes at `offset`; returns their xxh3-64 in hex.
+
+    Args:
+        descriptor: the open container.
+        offset: where, a multiple of 64.
+        fragment: what it is.
+        tensor: its elements, any shape and device, row-major in the fragment's order.
+    """
+    if tensor.numel() != fragment.numel or dtype_name(tensor.dtype) != fragment.dtype:
+        raise CheckpointError(
+            f"fragment of {fragment.kind} {fragment.name}: {fragment.numel} elements of "
+            f"{fragment.dtype} announced, {tensor.numel()} of {tensor.dtype} given"
+        )
+    data = carrier(tensor.detach().to("cpu").contiguous().reshape(-1)).view(np.uint8)
+    write_all(descriptor, data.data, offset)
+    return xxhash.xxh3_64_hexdigest(data.data)
+
+
+def write_all(descriptor: int, data: memoryview | bytes, offset: int) -> None:
+    """Write every byte at `offset` (one pwrite may take fewer)."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(descriptor, view[:_CALL], offset)
+        view, offset = view[written:], offset + written
+
+
+def encode(stored: Iterable[Stored]) -> bytes:
+    """Index lines of some fragments: one JSON array each, joined by commas and line ends."""
+    rows = (
+        [f.kind, f.name, f.global_shape, f.slice, f.flat, f.dtype, offset, f.nbytes, xxh3]
+        for f, _, offset, xxh3 in stored
+    )
+    return b",\n".join(json.dumps(row, separators=(",", ":")).encode() for row in rows)
+
+
+def write_index(descriptor: int, offset: int, lines: Iterable[bytes]) -> tuple[int, str]:
+    """Close a container: header, index and trailer; returns (file size, index xxh3 in hex)."""
+    index = b'{"format":1,"fragments":[\n' + b",\n".join(part for part in lines if part) + b"\n]}\n"
+    digest = xxhash.xxh3_64_intdigest(index)
+    end = index + TRAILER.pack(len(index), digest, TRAILER_MAGIC)
+    write_all(descriptor, HEADER, 0)
+    write_all(descriptor, end, offset)
+    size = offset + len(end)
+    os.ftruncate(descriptor, size)
+    return size, f"{digest:016x}"
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_index(path: Path, size: int, digest: str) -> list[Stored]:
+    """Read and check a container's index.
+
+    Args:
+        path: the container.
+        size: its size in bytes and
+        digest: its index's xxh3 in hex, as the manifest has them.
+
+    Raises:
+        CheckpointError: missing, short, or not what the manifest names.
+    """
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno()).st_size
+            if found != size or size < len(HEADER) + TRAILER.size:
+                raise CheckpointError(f"{path}: {found} bytes where the manifest says {size}")
+            file.seek(size - TRAILER.size)
+            length, check, magic = TRAILER.unpack(file.read(TRAILER.size))
+            if magic != TRAILER_MAGIC or length > size - len(HEADER) - TRAILER.size:
+                raise CheckpointError(f"{path}: the trailer is damaged")
+            file.seek(size - TRAILER.size - length)
+            index = file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror or error}") from None
+    actual = xxhash.xxh3_64_intdigest(index)
+    if actual != check or f"{actual:016x}" != digest:
+        raise CheckpointError(
+            f"{path}: the index does not have the checksum that the manifest names"
+        )
+    return list(_decode(index, path, size - TRAILER.size - length))
+
+
+def _decode(index: bytes, path: Path, end: int) -> Iterator[Stored]:
+    for kind, name, shape, box, flat, dtype, offset, nbytes, xxh3 in json.loads(index)["fragments"]:
+        cut = None if flat is None else (int(flat[0]), int(flat[1]))
+        fragment = Fragment(kind, name, tuple(shape), as_box(box), cut, dtype)
+        if nbytes != fragment.nbytes or offset < len(HEADER) or offset + nbytes > end:
+            raise CheckpointError(f"{path}: fragment of {kind} {name} lies outside its container")
+        yield Stored(fragment, path.name, offset, xxh3)
+
+
+def read_bytes(path: Path, stored: Stored, *, check: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Map one fragment's bytes; the mapping lives as long as the array does.
+
+    Only this fragment is mapped, so memory in use stays about one fragment whatever the container's
+    size.
+
+    Raises:
+        CheckpointError: the file is missing or short, or (with `check`) the bytes do not have the
+            checksum of the index.
+    """
+    fragment, _, offset, xxh3 = stored
+    if not fragment.nbytes:
+        return np.empty(0, dtype=np.uint8)
+    base = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    length = offset - base + fragment.nbytes
+    try:
+        with path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=base)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    data = np.frombuffer(mapping, dtype=np.uint8, count=fragment.nbytes, offset=offset - base)
+    if check and xxhash.xxh3_64_hexdigest(data.data) != xxh3:
+        raise CheckpointError(
+            f"{path}: fragment of {fragment.kind} {fragment.name} {describe(fragment)} has the "
+            "wrong checksum"
+        )
+    return data
+
+
+def describe(fragment: Fragment) -> str:
+    """Say where in its tensor a fragment lies."""
+    text = describe_box(fragment.slice)
+    return text if fragment.flat is None else f"{text} flat {fragment.flat[0]}:{fragment.flat[1]}"
+
+
+def describe_box(box: Box) -> str:
+    """Write a box as `[0:4, 8:16]`."""
+    return "[" + ", ".join(f"{a}:{b}" for a, b in box) + "]"
+
+
+def copy_shared(
+    stored: Stored, data: np.ndarray[Any, np.dtype[np.uint8]], target: Box, out: torch.Tensor
+) -> None:
+    """Copy what a fragment and the target box share into `out` (the target's own tensor)."""
+    fragment = stored.fragment
+    source = data.view(carrier(out).dtype)
+    destination = carrier(out)
+    position = 0
+    for box in fragment.boxes():
+        count = volume(box)
+        if (shared := intersect(box, target)) is not None:
+            piece = source[position : position + count].reshape([b - a for a, b in box])
+            here = tuple(
+                slice(a - low, b - low) for (a, b), (low, _) in zip(shared, target, strict=True)
+            )
+            there = tuple(
+                slice(a - low, b - low) for (a, b), (low, _) in zip(shared, box, strict=True)
+            )
+            destination[here] = piece[there]
+        position += count
