@@ -1,0 +1,195 @@
+"""The blocks of GPT-NeoX: rotary embedding, causal attention, MLP, transformer layer.
+
+Numerically the twin of `transformers.GPTNeoXForCausalLM` (see alpenglow.model.proof): exact GELU,
+rotation of the first `rotary_ndims` dimensions of each head in two halves, softmax in fp32. No
+dropout. The slots of the pipeline fill themselves from alpenglow.model.neox.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alpenglow.model import neox
+from alpenglow.model.config import ModelConfig
+from alpenglow.parallel.tensor import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    TensorGroup,
+    VocabularyParallelEmbedding,
+)
+
+AttentionKind = Literal["plain", "sdpa"]
+"""plain: matrix products and an fp32 softmax. sdpa: torch's fused attention."""
+
+
+@lru_cache(maxsize=8)
+def rotary_table(
+    length: int, ndims: int, base: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine [length, ndims] of the rotary angles (arXiv 2104.09864).
+
+    Angles are computed in fp32 whatever `dtype` is, since position x frequency needs the digits.
+    Kept outside the modules: a buffer would be cast along with the weights.
+    """
+    # A table first asked for in evaluation must serve training too.
+    with torch.inference_mode(False), torch.no_grad():
+        exponents = torch.arange(0, ndims, 2, dtype=torch.float32, device=device) / ndims
+        positions = torch.arange(length, dtype=torch.float32, device=device)
+        half = positions[:, None] * (1.0 / base**exponents)
+        angles = torch.cat((half, half), dim=-1)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+@lru_cache(maxsize=8)
+def _future(length: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.ones(length, length, dtype=torch.bool, device=device).triu(diagonal=1)
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turn the first dimensions of each head by the position's angle.
+
+    Args:
+        x: [micro-batch, heads, length, head_dim].
+        cosine: [length, ndims], ndims <= head_dim; the other dimensions pass unchanged.
+        sine: as `cosine`.
+    """
+    ndims = cosine.shape[-1]
+    turned, passed = x[..., :ndims], x[..., ndims:]
+    low, high = turned.chunk(2, dim=-1)
+    turned = turned * cosine + torch.cat((-high, low), dim=-1) * sine
+    return torch.cat((turned, passed), dim=-1)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions; each rank holds whole heads."""
+
+    def __init__(self, config: ModelConfig, group: TensorGroup, kind: AttentionKind) -> None:
+        super().__init__()
+        if kind not in ("plain", "sdpa"):
+            raise ValueError(f"attention = {kind!r}; choose plain or sdpa")
+        group.share(config.num_attention_heads, "num_attention_heads")
+        self.config = config
+        self.kind = kind
+        width = config.hidden_size
+        self.query_key_value = ColumnParallelLinear(width, 3 * width, group)
+        self.dense = RowParallelLinear(width, width, group)
+
+    def heads(self, x: Tensor) -> Tensor:
+        """[micro-batch, length, hidden] -> this rank's heads side by side, before `dense`."""
+        batch, length, _ = x.shape
+        fused = self.query_key_value(x).view(batch, length, -1, 3 * self.config.head_dim)
+        query, key, value = fused.transpose(1, 2).chunk(3, dim=-1)
+        cosine, sine = rotary_table(
+            length, self.config.rotary_ndims, self.config.rotary_emb_base, x.dtype, x.device
+        )
+        query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
+        if self.kind == "sdpa":
+            mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            # Scaling the query rather than the scores keeps fp16 products within range.
+            scores = (query * self.config.head_dim**-0.5) @ key.transpose(2, 3)
+            scores = scores.masked_fill(_future(length, x.device), float("-inf"))
+            weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+            mixed = weights @ value
+        return mixed.transpose(1, 2).reshape(batch, length, -1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[micro-batch, length, hidden] -> the same shape."""
+        return self.dense(self.heads(x))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """Two linear layers around an exact GELU."""
+
+    def __init__(self, config: ModelConfig, group: TensorGroup) -> None:
+        super().__init__()
+        self.dense_h_to_4h = ColumnParallelLinear(
+            config.hidden_size, config.intermediate_size, group
+        )
+        self.dense_4h_to_h = RowParallelLinear(config.intermediate_size, config.hidden_size, group)
+
+    def widened(self, x: Tensor) -> Tensor:
+        """[..., hidden] -> this rank's columns of the activations."""
+        return functional.gelu(self.dense_h_to_4h(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden] -> the same shape."""
+        return self.dense_4h_to_h(self.widened(x))  # type: ignore[no-any-return]
+
+
+class GlobalNames:
+    """Mixed into the slots: `prefix`, a dot and a parameter's name are its global name."""
+
+    prefix: str
+
+
+class Embedding(VocabularyParallelEmbedding, GlobalNames):
+    """First slot: int64 token ids [micro-batch, length] to the residual stream.
+
+    With tied embeddings it is the last slot too, by `logits`.
+    """
+
+    prefix = "embed_in"
+
+    def __init__(self, config: ModelConfig, group: TensorGroup, seed: int | None) -> None:
+        super().__init__(config.vocab_size, config.hidden_size, group)
+        neox.fill(self, self.prefix, config, group, seed)
+
+
+class TransformerLayer(nn.Module, GlobalNames):
+    """One transformer layer, parallel or serial residual; layer norms are whole on every rank."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        index: int,
+        group: TensorGroup,
+        seed: int | None,
+        attention: AttentionKind = "plain",
+    ) -> None:
+        super().__init__()
+        self.prefix = f"layers.{index}"
+        self.group = group
+        self.use_parallel_residual = config.use_parallel_residual
+        self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = Attention(config, group, attention)
+        self.mlp = MLP(config, group)
+        neox.fill(self, self.prefix, config, group, seed)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[micro-batch, length, hidden] -> the same shape."""
+        if not self.use_parallel_residual:
+            x = x + self.attention(self.input_layernorm(x))
+            return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+        # The two branches are summed before they are reduced: one all-reduce instead of two.
+        attended = self.attention.dense.partial(self.attention.heads(self.input_layernorm(x)))
+        widened = self.mlp.widened(self.post_attention_layernorm(x))
+        branches = self.group.reduce_out(attended + self.mlp.dense_4h_to_h.partial(widened))
+        return x + branches + (self.attention.dense.bias + self.mlp.dense_4h_to_h.bias)
+
+
+class FinalLayerNorm(nn.LayerNorm, GlobalNames):
+    """Last but one slot."""
+
+    prefix = "final_layer_norm"
+
+    def __init__(self, config: ModelConfig, group: TensorGroup, seed: int | None) -> None:
+        super().__init__(config.hidden_size, eps=config.layer_norm_eps)
+        neox.fill(self, self.prefix, config, group, seed)
+
+
+class LogitHead(ColumnParallelLinear, GlobalNames):
+    """Last slot of an untied model: this rank's columns of the logits, no bias."""
+
+    prefix = "embed_out"
+
+    def __init__(self, config: ModelConfig, group: TensorGroup, seed: int | None) -> None:
+        super().__init__(config.hidden_size, config.vocab_size, group, bias=False)
+        neox.fill(self, self.prefix, config, group, seed)

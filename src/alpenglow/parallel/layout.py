@@ -1,0 +1,121 @@
+"""How the ranks of a job form pipeline, data and tensor parallel groups.
+
+Torch-free, so that the planner, the report and the script check can use it. The axis order is that
+of DeepSpeed's PipeModelDataParallelTopology (pipe, data, model): the tensor rank runs fastest, so
+that the ranks of one tensor group are neighbours on a node; the pipeline stage runs slowest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PARTITION_METHOD = "type:TransformerLayer"
+"""DeepSpeed's `partition_method` that `stage_layers` describes.
+
+Transformer layers are spread evenly, the embedding joins the first stage, the final norm and the
+head the last. DeepSpeed's default ("parameters") builds every layer of the model on every rank to
+count weights: 27 GB in fp32 for the 7B model, six times on a node.
+"""
+
+
+class LayoutError(ValueError):
+    """Degrees that cannot be laid out; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Degrees of pipeline, tensor and data parallelism.
+
+    Args:
+        pipeline: number of pipeline stages.
+        tensor: ranks that share each layer's matrices.
+        data: replicas of the model.
+    """
+
+    pipeline: int = 1
+    tensor: int = 1
+    data: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("pipeline", "tensor", "data"):
+            if getattr(self, name) < 1:
+                raise LayoutError(f"{name} = {getattr(self, name)}: a degree is at least 1")
+
+    @classmethod
+    def of(cls, world: int, pipeline: int, tensor: int) -> Layout:
+        """Derive the data-parallel degree from the number of ranks.
+
+        Raises:
+            LayoutError: pipeline x tensor does not divide `world`.
+        """
+        model = cls(pipeline, tensor).world
+        if world < 1 or world % model:
+            raise LayoutError(
+                f"pipeline {pipeline} x tensor {tensor} = {model} ranks a replica does not divide "
+                f"the {world} ranks of the job; change a degree or the number of ranks"
+            )
+        return cls(pipeline, tensor, world // model)
+
+    @property
+    def world(self) -> int:
+        """Number of ranks."""
+        return self.pipeline * self.tensor * self.data
+
+    def coordinates(self, rank: int) -> tuple[int, int, int]:
+        """Return (pipeline stage, data rank, tensor rank) of a global rank."""
+        if not 0 <= rank < self.world:
+            raise LayoutError(f"rank {rank} is not one of the {self.world} ranks of the layout")
+        rest, tensor = divmod(rank, self.tensor)
+        stage, data = divmod(rest, self.data)
+        return stage, data, tensor
+
+    def rank(self, pipeline: int, data: int, tensor: int) -> int:
+        """Return the global rank at a place of the layout; `coordinates` undoes it."""
+        places = (("pipeline", pipeline), ("data", data), ("tensor", tensor))
+        for name, place in places:
+            if not 0 <= place < getattr(self, name):
+                raise LayoutError(f"{name} rank {place} is outside degree {getattr(self, name)}")
+        return (pipeline * self.data + data) * self.tensor + tensor
+
+    def tensor_groups(self) -> list[list[int]]:
+        """Global ranks of every tensor-parallel group, in rank order."""
+        return [
+            [self.rank(stage, data, t) for t in range(self.tensor)]
+            for stage in range(self.pipeline)
+            for data in range(self.data)
+        ]
+
+    def data_groups(self) -> list[list[int]]:
+        """Global ranks of every group that reduces gradients together."""
+        return [
+            [self.rank(stage, data, t) for data in range(self.data)]
+            for stage in range(self.pipeline)
+            for t in range(self.tensor)
+        ]
+
+    def pipeline_groups(self) -> list[list[int]]:
+        """Global ranks of every pipeline, first stage first."""
+        return [
+            [self.rank(stage, data, t) for stage in range(self.pipeline)]
+            for data in range(self.data)
+            for t in range(self.tensor)
+        ]
+
+
+def stage_layers(num_layers: int, pipeline: int) -> list[int]:
+    """Count the transformer layers of each stage under `PARTITION_METHOD`.
+
+    The first `num_layers % pipeline` stages hold one layer more: the last stage, which also has
+    the head (about one layer's work at these sizes), is never among the fuller ones unless all are
+    equal. The published 7B layout (32 layers, 12 stages) has eight stages of 3 and four of 2.
+
+    Raises:
+        LayoutError: a stage would hold no layer.
+    """
+    if pipeline < 1 or num_layers < pipeline:
+        raise LayoutError(
+            f"num_layers = {num_layers} cannot fill pipeline = {pipeline} stages; "
+            "every stage needs a layer"
+        )
+    share, more = divmod(num_layers, pipeline)
+    return [share + (stage < more) for stage in range(pipeline)]
