@@ -229,6 +229,8 @@ def write_fragment(descriptor: int, offset: int, fragment: Fragment, tensor: tor
             f"fragment of {fragment.kind} {fragment.name}: {fragment.numel} elements of "
             f"{fragment.dtype} announced, {tensor.numel()} of {tensor.dtype} given"
         )
+    if not tensor.numel():
+        return xxhash.xxh3_64_hexdigest(b"")
     data = carrier(tensor.detach().to("cpu").contiguous().reshape(-1)).view(np.uint8)
     write_all(descriptor, data.data, offset)
     return xxhash.xxh3_64_hexdigest(data.data)

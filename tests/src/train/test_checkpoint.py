@@ -81,7 +81,8 @@ def random_bits(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.
 
 
 def bits(tensor: torch.Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    flat = tensor.flatten().clone(memory_format=torch.contiguous_format)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
 @st.composite
@@ -112,6 +113,12 @@ def layouts(draw: st.DrawFn) -> tuple[torch.Tensor, Pairs]:
             pairs.append((fragment, piece))
             if draw(st.booleans()):
                 pairs.append((fragment, piece))  # a replica
+    nothing = tensor[tuple(slice(0, 0) for _ in shape)]
+    if shape:
+        empty = Fragment.of(
+            "weight", "a.b", nothing, global_shape=shape, slice=[(0, 0) for _ in shape]
+        )
+        pairs.append((empty, nothing))
     return tensor, draw(st.permutations(pairs))
 
 
