@@ -134,7 +134,7 @@ class Machine:
     """Dollars; absent means unknown."""
     node: Node | None = None
     peak_flops: Mapping[str, float] = field(default_factory=dict)
-    """Peak of one GPU (of one rank where there is none), FLOP/s by precision; sourced, not guessed."""
+    """FLOP/s by precision of one GPU, or of one rank where there is none; sourced, not guessed."""
     links: Links | None = None
     signals: Signals | None = None
     queues: tuple[Queue, ...] = ()

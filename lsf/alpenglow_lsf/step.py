@@ -7,7 +7,8 @@ step.request.fit(machine.compute, nodes=512)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePath
 
 from alpenglow_lsf.geometry import GeometryError, Place, ResourceSet, cut, place
@@ -75,7 +76,9 @@ class JobStep:
         if "-a" in given and "-p" in given:
             raise OptionError("jsrun: -a and -p both give the number of tasks; keep one")
         numbers = {
-            k: number(given[k], k, "jsrun") for k in "-n -r -a -p -c -g".split() if k in given
+            k: number(given[k], k, "jsrun")
+            for k in ("-n", "-r", "-a", "-p", "-c", "-g")
+            if k in given
         }
         sets, tasks = numbers.get("-n"), numbers.get("-a", 1)
         if "-p" in numbers:
@@ -89,7 +92,7 @@ class JobStep:
             tasks=tasks,
             cores=numbers.get("-c", 1),
             gpus=numbers.get("-g", 0),
-            bind=given.get("-b", ResourceSet.bind if tasks == 1 or "-c" in given else "none"),
+            bind=given.get("-b", ResourceSet.bind),
             distribution=given.get("-d", "packed"),
             latency=given.get("-l", "cpu-cpu"),
         )
@@ -125,7 +128,7 @@ class JobStep:
         if not PurePath(self.command[0]).name.startswith("python"):
             return False
         words = self.command[1:]
-        for word, after in zip(words, words[1:], strict=False):
+        for word, after in pairwise(words):
             if word == "-m":
                 return after == "mpi4py"
             if not word.startswith("-"):
@@ -154,11 +157,6 @@ def find_step(command: Sequence[str]) -> JobStep | None:
     if not command or PurePath(command[0]).name != "jsrun":
         return None
     return JobStep.parse(command[1:])
-
-
-def with_command(step: JobStep, command: Sequence[str]) -> JobStep:
-    """Return the same step with another command."""
-    return replace(step, command=tuple(command))
 
 
 def _variable(text: str) -> tuple[str, str]:

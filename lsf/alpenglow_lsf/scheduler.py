@@ -1,0 +1,98 @@
+"""What every scheduler backend does: submit, state, cancel; and the states of a job.
+
+    scheduler = current(machine)
+    job_id = scheduler.submit(Submission(Path("jobs/report.lsf")))
+    scheduler.status(job_id).state
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, cast
+
+from alpenglow_lsf.job import JobSpec
+from alpenglow_lsf.machine import Machine
+
+BACKENDS = {"lsf": "alpenglow_lsf.lsf:LSF", "local": "alpenglow_lsf.local:Local"}
+"""Backend of each `scheduler` a machine file may name; loaded when asked for."""
+
+
+class SchedulerError(RuntimeError):
+    """The scheduler refused, or could not be reached; the message is one sentence."""
+
+
+class JobState(enum.Enum):
+    """LSF's job states; LSF's own words are the values."""
+
+    PENDING = "PEND"
+    HELD = "PSUSP"
+    RUNNING = "RUN"
+    SUSPENDED = "USUSP"
+    SUSPENDED_BY_SYSTEM = "SSUSP"
+    DONE = "DONE"
+    FAILED = "EXIT"
+    WAITING = "WAIT"
+    ZOMBIE = "ZOMBI"
+    UNKNOWN = "UNKWN"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job will not run (again)."""
+        return self in (JobState.DONE, JobState.FAILED)
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What a scheduler tells about a job; times in unix seconds, None where it does not say."""
+
+    job_id: str
+    state: JobState
+    name: str = ""
+    queue: str = ""
+    project: str = ""
+    submitted: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    exit_code: int | None = None
+    reason: str = ""
+    """Why it waits or how it ended."""
+    output: Path | None = None
+    walltime_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job to submit."""
+
+    script: Path
+    over: JobSpec = field(default_factory=JobSpec)
+    """Options that go before those of the script."""
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables to set for the job, beside those of this process."""
+
+
+class Scheduler(Protocol):
+    """A backend."""
+
+    def submit(self, submission: Submission) -> str:
+        """Submit a job and return its id; SchedulerError where it is refused."""
+        ...
+
+    def status(self, job_id: str) -> JobStatus | None:
+        """Say how a job stands; None for a job that the scheduler does not know (any more)."""
+        ...
+
+    def cancel(self, job_ids: Sequence[str], signal: str | None = None) -> None:
+        """End jobs as bkill does, or send them one signal (a name without SIG)."""
+        ...
+
+
+def current(machine: Machine) -> Scheduler:
+    """Return the scheduler of a machine."""
+    module, _, name = BACKENDS[machine.scheduler].partition(":")
+    return cast(Scheduler, getattr(importlib.import_module(module), name)(machine))
