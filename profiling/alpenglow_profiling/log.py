@@ -59,10 +59,12 @@ def encode(payload: bytes, kind: int, monotonic_ns: int, wall_ns: int) -> bytes:
     return head + _SUM.pack(xxhash.xxh3_64_intdigest(head + payload)) + payload
 
 
-def encode_about(rank: int, node: str, world_size: int) -> bytes:
-    """The block that opens a log and says whose it is."""
+def encode_about(
+    rank: int, node: str, world_size: int, clock: tuple[int, int] | None = None
+) -> bytes:
+    """The block that opens a log and says whose it is; `clock` as of `clock_pair`, now if None."""
     about = {"rank": rank, "node": node, "world_size": world_size}
-    return encode(json.dumps(about).encode(), ABOUT, *clock_pair())
+    return encode(json.dumps(about).encode(), ABOUT, *(clock or clock_pair()))
 
 
 def clock_pair() -> tuple[int, int]:

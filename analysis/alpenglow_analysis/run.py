@@ -1,0 +1,216 @@
+"""A run directory as one `Run`: facts, segments, steps and events. Reading only.
+
+run = Run.load(Path("runs/pretrain_7b"))
+run.facts.layout.pipeline, run.segments[0].node_hours, run.metrics["loss"], run.events
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alpenglow.parallel.layout import Layout, LayoutError
+from alpenglow_analysis.metrics import Metrics
+from alpenglow_analysis.segment import RunError, Segment
+from alpenglow_profiling.events import Events, EventsError, Kind, read
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What run.toml says; None where it says nothing."""
+
+    name: str
+    activity: str
+    created: str
+    code_version: str
+    machine: str
+    nodes: int
+    ranks: int
+    ranks_per_node: int
+    gpus_per_node: int
+    peak_flops_per_rank: float | None
+    layout: Layout
+    micro_batch_size: int
+    micro_batches: int
+    sequence_length: int
+    tokens_per_step: int
+    parameters: int | None
+    flops_per_token: float | None
+    flops_formula: str
+    data: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> str:
+        """What a rank drives: a GPU where the machine has one for each, else it is just a rank."""
+        return "GPU" if self.gpus_per_node >= self.ranks_per_node > 0 else "rank"
+
+    @property
+    def slots_per_node(self) -> int:
+        """GPUs of a node where there are any, else the ranks a node was given."""
+        return max(self.gpus_per_node, self.ranks_per_node, 1)
+
+    @classmethod
+    def load(cls, path: Path) -> Facts:
+        """Read run.toml.
+
+        Raises:
+            RunError: it is absent, not TOML, or lacks something a report cannot do without.
+        """
+        try:
+            tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RunError(f"{path.parent}: no run directory: it holds no run.toml") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: not a readable run.toml: {error}") from None
+        try:
+            return cls._from(tables)
+        except KeyError as error:
+            raise RunError(f"{path}: {error.args[0]} is missing") from None
+        except (LayoutError, TypeError, ValueError) as error:
+            raise RunError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from(cls, tables: Mapping[str, Any]) -> Facts:
+        run, machine, batch = (_table(tables, name) for name in ("run", "machine", "batch"))
+        layout, model = _table(tables, "layout"), tables.get("model", {})
+        ranks = int(machine["ranks"])
+        degrees = [int(layout[name]) for name in ("pipeline", "tensor", "data")]
+        shape = Layout(*degrees)
+        if shape.world != ranks:
+            raise ValueError(
+                f"layout {shape.pipeline} x {shape.tensor} x {shape.data} has {shape.world} ranks, "
+                f"the machine table says {ranks}"
+            )
+        peak, flops = machine.get("peak_flops_per_rank"), model.get("flops_per_token")
+        parameters = model.get("parameters")
+        return cls(
+            name=str(run["name"]),
+            activity=str(run["activity"]),
+            created=str(run.get("created", "")),
+            code_version=str(run.get("code_version", "")),
+            machine=str(machine["name"]),
+            nodes=int(machine["nodes"]),
+            ranks=ranks,
+            ranks_per_node=int(machine["ranks_per_node"]),
+            gpus_per_node=int(machine.get("gpus_per_node", 0)),
+            peak_flops_per_rank=None if peak is None else float(peak),
+            layout=shape,
+            micro_batch_size=int(batch["micro_batch_size"]),
+            micro_batches=int(batch["micro_batches"]),
+            sequence_length=int(batch["sequence_length"]),
+            tokens_per_step=int(batch["tokens_per_step"]),
+            parameters=None if parameters is None else int(parameters),
+            flops_per_token=None if flops is None else float(flops),
+            flops_formula=str(model.get("flops_formula", "")),
+            data=dict(tables.get("data", {})),
+            recipe=dict(tables.get("recipe", {})),
+        )
+
+
+class _Table(dict[str, Any]):
+    """A table of run.toml that names itself when a key is asked for in vain."""
+
+    def __init__(self, name: str, fields: Mapping[str, Any]) -> None:
+        super().__init__(fields)
+        self._name = name
+
+    def __missing__(self, key: str) -> Any:
+        raise KeyError(f"{self._name}.{key}")
+
+
+def _table(tables: Mapping[str, Any], name: str) -> _Table:
+    if not isinstance(tables.get(name), Mapping):
+        raise KeyError(f"the table [{name}]")
+    return _Table(name, tables[name])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory."""
+
+    path: Path
+    facts: Facts
+    segments: tuple[Segment, ...]
+    """Segments of the run's own activity, in the order they started."""
+    others: tuple[Segment, ...]
+    """Jobs that left a record here but did something else: report, convert."""
+    metrics: Metrics
+    events: dict[str, Events]
+    """Spans of each segment that left any, times in wall-clock ns."""
+
+    @classmethod
+    def load(cls, path: Path) -> Run:
+        """Read a run directory, whole or damaged.
+
+        Raises:
+            RunError: no such directory, or not one of a run.
+        """
+        if not path.is_dir():
+            raise RunError(f"{path}: no such run directory")
+        facts = Facts.load(path / "run.toml")
+        metrics = Metrics.load(path / "metrics.jsonl")
+        segments, events = [], {}
+        for record in sorted((path / "segments").glob("*.json")):
+            if record.name.endswith(".rank0.json"):
+                continue
+            spans = _events(path / "events" / record.stem)
+            if spans is not None:
+                events[record.stem] = spans
+            seen = [metrics.last_seen.get(record.stem, math.nan)]
+            if spans is not None and len(spans.rows):
+                seen.append(float(spans.rows["end_ns"].max()) / 1e9)
+            last = max((t for t in seen if not math.isnan(t)), default=None)
+            segments.append(Segment.load(record, ranks_per_node=facts.slots_per_node, seen=last))
+        segments.sort(key=lambda segment: (segment.started, segment.name))
+        own = tuple(segment for segment in segments if segment.activity == facts.activity)
+        others = tuple(segment for segment in segments if segment.activity != facts.activity)
+        if not own:
+            raise RunError(
+                f"{path}: no record of a {facts.activity} job in {path / 'segments'}: "
+                "nothing is known of what was charged"
+            )
+        return cls(path, facts, own, others, metrics, events)
+
+    def first_step(self, segment: Segment) -> int | None:
+        """The first step that a segment trained, by spans and metrics; None if it did not."""
+        steps = [s for name, s in self.metrics.first_step.items() if name == segment.name]
+        if segment.name in self.events:
+            rows = self.events[segment.name].rows
+            trained = rows["step"][(rows["step"] > 0) & (rows["kind"] == Kind.FORWARD)]
+            steps += [int(trained.min())] if len(trained) else []
+        return min(steps, default=None)
+
+    def lost_from(self, segment: Segment) -> int | None:
+        """The first step that a later segment trained again; None if this segment lost none."""
+        after = self.segments[self.segments.index(segment) + 1 :]
+        return min((s for s in map(self.first_step, after) if s is not None), default=None)
+
+    @property
+    def damages(self) -> tuple[str, ...]:
+        """One sentence for each thing that is missing or was left out."""
+        found = list(self.metrics.damages)
+        for segment in self.segments:
+            if segment.name not in self.events:
+                found.append(f"segment {segment.name} left no events")
+            else:
+                events = self.events[segment.name]
+                found += [f"segment {segment.name}: {damage}" for damage in events.damages]
+            if segment.estimated:
+                found.append(
+                    f"segment {segment.name} was never closed (killed, or still running): its end "
+                    "is its last sign of life, so its charge is rather too low"
+                )
+        return tuple(found)
+
+
+def _events(directory: Path) -> Events | None:
+    try:
+        events = read(directory)
+    except EventsError:
+        return None
+    return events if events.nodes else None

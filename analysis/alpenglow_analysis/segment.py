@@ -1,0 +1,117 @@
+"""One segment of a run: one job on the machine, from its start to its end or its death."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The record of one job. Times are unix seconds."""
+
+    name: str
+    """JOBID.ATTEMPT: a requeued job keeps its id."""
+    activity: str
+    started: float
+    ended: float
+    """Where `estimated`, the last sign of life instead."""
+    estimated: bool
+    """The record was never closed: the job was killed, or is still running."""
+    nodes: int
+    """Nodes that are charged."""
+    ranks: int
+    ranks_per_node: int
+    """Ranks that a node of this job can hold: what one charged node is divided by."""
+    hosts: tuple[str, ...]
+    resumed_from_step: int
+    last_step: int
+    last_checkpoint: int
+    exit_code: int | None
+    reason: str
+    reason_text: str
+
+    @property
+    def elapsed_ns(self) -> int:
+        """Wall-clock time in ns."""
+        return round(self.ended * 1e9) - round(self.started * 1e9)
+
+    @property
+    def slots(self) -> int:
+        """Ranks that the charged nodes could hold."""
+        return self.nodes * self.ranks_per_node
+
+    @property
+    def node_hours(self) -> float:
+        """Charged: nodes asked for x elapsed time, whatever was used of it."""
+        return self.nodes * self.elapsed_ns / 3.6e12
+
+    @classmethod
+    def load(cls, path: Path, *, ranks_per_node: int, seen: float | None = None) -> Segment:
+        """Read a record, and rank 0's part of it where the parent could not merge it.
+
+        Args:
+            path: `segments/JOBID.ATTEMPT.json`.
+            ranks_per_node: what the machine's nodes hold, from run.toml.
+            seen: unix time of the last event or metrics line: what is known of the end of a
+                segment whose record was left open.
+
+        Raises:
+            RunError: not a segment record.
+        """
+        fields = _read(path)
+        side = path.with_name(f"{path.stem}.rank0.json")
+        if side.is_file():
+            fields = _filled(fields, _read(side))
+        try:
+            started = float(fields["started"])
+            nodes = int(fields["nodes_asked"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path}: not a segment record: {error!r} is missing or wrong") from None
+        ended = fields.get("ended")
+        signs = [started, seen or 0.0, float(fields.get("heartbeat") or 0.0)]
+        used = int(fields.get("nodes_used") or nodes)
+        ranks = int(fields.get("ranks") or 0)
+        code = fields.get("exit_code")
+        reason = fields.get("reason") or "not closed"
+        return cls(
+            name=path.stem,
+            activity=str(fields.get("activity") or "unknown"),
+            started=started,
+            ended=max(started, float(ended)) if ended is not None else max(signs),
+            estimated=ended is None,
+            nodes=nodes,
+            ranks=ranks,
+            ranks_per_node=max(ranks_per_node, -(-ranks // max(1, used)), 1),
+            hosts=tuple(fields.get("hosts") or ()),
+            resumed_from_step=int(fields.get("resumed_from_step") or 0),
+            last_step=int(fields.get("last_step") or 0),
+            last_checkpoint=int(fields.get("last_durable_checkpoint") or 0),
+            exit_code=None if code is None else int(code),
+            reason=str(reason),
+            reason_text=str(fields.get("reason_text") or ""),
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: not a readable segment record: {error}") from None
+    if not isinstance(fields, dict):
+        raise RunError(f"{path}: not a segment record: no JSON object")
+    return fields
+
+
+def _filled(fields: dict[str, Any], side: dict[str, Any]) -> dict[str, Any]:
+    """The record, with rank 0's value wherever the record itself says nothing."""
+    missing = {key: value for key, value in side.items() if fields.get(key) is None}
+    beats = [fields.get("heartbeat"), side.get("heartbeat")]
+    latest = max((float(beat) for beat in beats if beat is not None), default=None)
+    return {**fields, **missing, "heartbeat": latest}

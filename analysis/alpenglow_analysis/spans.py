@@ -1,0 +1,106 @@
+"""Arithmetic on the spans of one rank: the time that belongs to each span itself."""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+import numpy.typing as npt
+
+from alpenglow_profiling.events import Kind, Rows
+
+Times = npt.NDArray[np.int64]
+
+
+def self_times(rows: Rows) -> tuple[Rows, Times]:
+    """Give every moment to the innermost span that is open, once.
+
+    Args:
+        rows: spans of one rank, each longer than 0 ns.
+
+    Returns:
+        The rows sorted by begin, and the ns of each that no span inside it takes: their sum is the
+        length of the union of all spans. Where two spans overlap without one holding the other, the
+        one that began later has the overlap. A drain has only what no other span has: it runs in
+        the background.
+    """
+    order = np.lexsort((-rows["end_ns"], rows["begin_ns"]))
+    rows = rows[order]
+    own = np.zeros(len(rows), np.int64)
+    behind = rows["kind"] == Kind.DRAIN
+    ahead = ~behind
+    own[ahead] = _nested(rows["begin_ns"][ahead], rows["end_ns"][ahead])
+    if behind.any():
+        edges = _union(rows["begin_ns"][ahead], rows["end_ns"][ahead])
+        last = np.iinfo(np.int64).min
+        for i in np.flatnonzero(behind):
+            begin, end = max(int(rows["begin_ns"][i]), last), int(rows["end_ns"][i])
+            if end > begin:
+                overlap = np.minimum(edges[1], end) - np.maximum(edges[0], begin)
+                own[i] = end - begin - int(np.maximum(overlap, 0).sum())
+                last = end
+    return rows, own
+
+
+def covered(rows: Rows, by: Rows) -> npt.NDArray[np.bool_]:
+    """Which rows begin inside one of the spans `by`, which do not overlap one another."""
+    if not len(by):
+        return np.zeros(len(rows), bool)
+    by = by[np.argsort(by["begin_ns"])]
+    place = np.searchsorted(by["begin_ns"], rows["begin_ns"], side="right") - 1
+    inside = rows["begin_ns"] < by["end_ns"][np.maximum(place, 0)]
+    return np.asarray((place >= 0) & inside)
+
+
+def _union(begin: Times, end: Times) -> tuple[Times, Times]:
+    """Begins and ends of the union of intervals that are sorted by begin."""
+    if not len(begin):
+        return begin, end
+    reach = np.maximum.accumulate(end)
+    first = np.concatenate([[True], begin[1:] > reach[:-1]])
+    last = np.concatenate([first[1:], [True]])
+    return begin[first], reach[last]
+
+
+def _nested(begin: Times, end: Times) -> Times:
+    """Self-time of intervals sorted by begin, longest first; see `self_times`."""
+    if not len(begin):
+        return np.zeros(0, np.int64)
+    # Intervals that are still open at a begin: all before it, less those that have ended.
+    index = np.arange(len(begin))
+    depth = index - np.searchsorted(np.sort(end), begin, side="right")
+    own = (end - begin).astype(np.int64)
+    for level in range(1, int(depth.max()) + 1):
+        inner = index[depth == level]
+        outer = index[depth == level - 1]
+        parent = outer[np.searchsorted(outer, inner) - 1]
+        if (end[inner] > end[parent]).any():
+            return _overlapping(begin, end)
+        np.subtract.at(own, parent, end[inner] - begin[inner])
+    return own
+
+
+def _overlapping(begin: Times, end: Times) -> Times:
+    """The same for intervals that overlap in any way, by a sweep: slower, and rarely needed."""
+    own = np.zeros(len(begin), np.int64)
+    ends = end.tolist()
+    open_spans: list[int] = []  # negated indices: the latest begun is on top
+    now = 0
+
+    def until(moment: int) -> None:
+        nonlocal now
+        while open_spans and now < moment:
+            top = -open_spans[0]
+            if ends[top] <= now:
+                heapq.heappop(open_spans)
+                continue
+            stop = min(ends[top], moment)
+            own[top] += stop - now
+            now = stop
+        now = moment
+
+    for i, start in enumerate(begin.tolist()):
+        until(start)
+        heapq.heappush(open_spans, -i)
+    until(max(ends))
+    return own
