@@ -1,0 +1,94 @@
+"""How a rank ends badly: one sentence, and at once, so that no peer waits for it.
+
+The cause is told by the rank that met it. A peer that only notices the loss says that, so that a
+job's error file holds one cause and its consequences instead of a thousand tracebacks. What nobody
+foresaw keeps its traceback in a file of the run directory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
+
+FAILED = 1
+"""Exit code of a rank that failed."""
+
+# What gloo, NCCL and torch's store say when another rank is gone.
+_LOST = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "broken pipe",
+    "connection refused",
+    "socket closed",
+    "recvvalue failed",
+    "remote process exited",
+    "nccl communicator was aborted",
+    "sendbytes failed",
+)
+_SILENT = ("timed out", "timeout")
+_MINIMUM_SCALE = "loss scale already at minimum"
+
+
+class TrainingError(RuntimeError):
+    """Training that cannot go on; the message is one sentence for the user."""
+
+
+def explain(error: BaseException) -> tuple[str, bool]:
+    """Say what happened in one sentence.
+
+    Returns:
+        The sentence, and whether it explains everything (no traceback is worth keeping).
+    """
+    text = " ".join(str(error).split())
+    low = text.lower()
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted", True
+    if isinstance(error, RuntimeError) and any(mark in low for mark in _LOST):
+        return f"lost a peer, which ended first and says why ({text[:120]})", True
+    if _MINIMUM_SCALE in low:
+        return (
+            "gradients overflow at the smallest loss scale, so training has diverged: resume from "
+            "an earlier checkpoint, lower optimizer.lr, or set precision.dtype"
+        ), True
+    if isinstance(error, RuntimeError) and any(mark in low for mark in _SILENT):
+        return f"a peer stayed silent for longer than train.collective_timeout_s ({text[:120]})", True
+    if type(error).__module__.partition(".")[0].startswith("alpenglow"):
+        return text, True  # our own errors are sentences for the user
+    return f"{type(error).__name__}: {text[:300]}", False
+
+
+def end_hard(error: BaseException, rank: int, errors: Path | None) -> NoReturn:
+    """Print one sentence and leave the process; does not return.
+
+    Args:
+        error: what ended this rank.
+        rank: global rank.
+        errors: folder for the traceback of an unforeseen error; None where there is no run yet.
+    """
+    sentence, whole = explain(error)
+    if not whole:
+        kept = _keep_traceback(error, rank, errors)
+        if kept is None:
+            traceback.print_exception(error)
+        else:
+            sentence += f" (traceback in {kept})"
+    sys.stderr.write(f"alpenglow.train: rank {rank}: {sentence}\n")
+    sys.stderr.flush()
+    sys.stdout.flush()
+    # Interpreter shutdown would wait for communication threads that wait for peers.
+    os._exit(FAILED)
+
+
+def _keep_traceback(error: BaseException, rank: int, errors: Path | None) -> Path | None:
+    if errors is None:
+        return None
+    path = errors / f"rank-{rank:05d}.txt"
+    try:
+        errors.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    except OSError:
+        return None
+    return path

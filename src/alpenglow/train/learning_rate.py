@@ -1,0 +1,32 @@
+"""Learning rate: a linear warm-up, then a cosine down to a floor.
+
+A pure function of the number of updates applied so far, so a resumed run is exact and nothing but
+that number is saved. The shape is that of the Pythia runs (EleutherAI/pythia, models/*.yml).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """Warm-up over `warmup_steps`, cosine from `lr` to `min_lr` over the rest of `total_steps`."""
+
+    lr: float
+    min_lr: float
+    warmup_steps: int
+    total_steps: int
+
+    def at(self, update: int) -> float:
+        """Learning rate of update number `update` (the first is 0).
+
+        A step whose gradients overflowed is no update: it spends its samples but not its place
+        in this schedule, as Adam's own step count does not move either.
+        """
+        if update < self.warmup_steps:
+            return self.lr * (update + 1) / self.warmup_steps
+        span = max(1, self.total_steps - 1 - self.warmup_steps)
+        share = min(1.0, (update - self.warmup_steps) / span)
+        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1.0 + math.cos(math.pi * share))

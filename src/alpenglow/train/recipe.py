@@ -1,0 +1,291 @@
+"""What to train: the recipe of `python -m alpenglow.train RECIPE.toml [key=value ...]`.
+
+One frozen dataclass a table of the TOML file. Impossible combinations are refused here, before
+torch is imported, with both values in the sentence. The data-parallel degree is not a key: it is
+what the job's ranks leave after pipeline and tensor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from alpenglow.config import ConfigError
+from alpenglow.model.config import ModelConfig
+from alpenglow.parallel.layout import Layout, LayoutError
+
+DType = Literal["auto", "fp32", "fp16", "bf16"]
+
+
+def _positive(where: str, **values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ConfigError(f"{where}.{name} = {value}: it must be greater than 0")
+
+
+@dataclass(frozen=True)
+class ParallelRecipe:
+    """Degrees of parallelism; data parallelism takes the ranks that are left."""
+
+    pipeline: int = 1
+    """Pipeline stages."""
+    tensor: int = 1
+    """Ranks that share one layer's matrices."""
+
+    def __post_init__(self) -> None:
+        _positive("parallel", pipeline=self.pipeline, tensor=self.tensor)
+
+
+@dataclass(frozen=True)
+class BatchRecipe:
+    """Sizes of one step."""
+
+    global_batch_size: int
+    """Sequences a step, over all data-parallel replicas."""
+    micro_batch_size: int
+    """Sequences that go through the pipeline at once."""
+    sequence_length: int
+    """Tokens a sequence that are predicted (a window holds one more)."""
+
+    def __post_init__(self) -> None:
+        _positive(
+            "batch",
+            global_batch_size=self.global_batch_size,
+            micro_batch_size=self.micro_batch_size,
+            sequence_length=self.sequence_length,
+        )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens predicted in one step by all replicas together."""
+        return self.global_batch_size * self.sequence_length
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """AdamW with decoupled weight decay on matrices, none on biases and layer norms."""
+
+    lr: float
+    """Peak learning rate."""
+    min_lr: float = 0.0
+    """Learning rate at the last step."""
+    name: Literal["adamw"] = "adamw"
+    """Apex's FusedAdam on a GPU where NVIDIA Apex is installed, torch's AdamW elsewhere."""
+    betas: tuple[float, ...] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    warmup_fraction: float = 0.01
+    """Share of all steps with a rising learning rate; ignored where `warmup_steps` is given."""
+    warmup_steps: int | None = None
+    gradient_clipping: float = 1.0
+    """Largest global gradient norm; 0 clips nothing."""
+
+    def __post_init__(self) -> None:
+        _positive("optimizer", lr=self.lr, eps=self.eps)
+        if not 0 <= self.min_lr <= self.lr:
+            raise ConfigError(
+                f"optimizer.min_lr = {self.min_lr} must lie between 0 and optimizer.lr = {self.lr}"
+            )
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(
+                f"optimizer.betas = {list(self.betas)}: two numbers, each from 0 to below 1"
+            )
+        if not 0 <= self.warmup_fraction <= 1:
+            raise ConfigError(
+                f"optimizer.warmup_fraction = {self.warmup_fraction} must lie between 0 and 1"
+            )
+        if self.weight_decay < 0 or self.gradient_clipping < 0 or (self.warmup_steps or 0) < 0:
+            raise ConfigError(
+                f"optimizer: weight_decay = {self.weight_decay}, gradient_clipping = "
+                f"{self.gradient_clipping} and warmup_steps = {self.warmup_steps} "
+                "must not be negative"
+            )
+
+
+@dataclass(frozen=True)
+class PrecisionRecipe:
+    """Arithmetic of forward and backward, and the dynamic loss scale that fp16 needs.
+
+    The loss-scale defaults are those of the Pythia runs (EleutherAI/pythia, models/*.yml).
+    """
+
+    dtype: DType = "auto"
+    """`auto`: fp32 on a CPU, bf16 on a GPU that has it, fp16 with a loss scale on a V100."""
+    initial_scale_power: int = 12
+    """The first loss scale is two to this power."""
+    loss_scale_window: int = 1000
+    """Steps without overflow after which the loss scale doubles."""
+    hysteresis: int = 2
+    """Overflows that are let pass before the loss scale is halved."""
+    min_loss_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(
+            "precision",
+            loss_scale_window=self.loss_scale_window,
+            hysteresis=self.hysteresis,
+            min_loss_scale=self.min_loss_scale,
+        )
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """Which tokens, in which proportion and order."""
+
+    mixture: Mapping[str, float]
+    """Slice -> weight (any scale; 0 leaves a slice out)."""
+    catalogue: Path = Path("shards/catalogue.json")
+    """Catalogue of the token shards, which `jobs/prepare_data.lsf` writes."""
+    optional: tuple[str, ...] = ()
+    """Slices of the mixture that may be absent from the catalogue; the rest then share by weight."""
+    seed: int = 1234
+    """Seed of the order of the windows."""
+
+    def __post_init__(self) -> None:
+        if any(weight < 0 for weight in self.mixture.values()):
+            raise ConfigError(f"data.mixture = {dict(self.mixture)}: no weight may be negative")
+        if not any(self.mixture.values()):
+            raise ConfigError("data.mixture: at least one slice needs a weight greater than 0")
+        unknown = sorted(set(self.optional) - set(self.mixture))
+        if unknown:
+            raise ConfigError(
+                f"data.optional names {', '.join(unknown)}, which data.mixture "
+                f"({', '.join(self.mixture)}) does not hold"
+            )
+
+    def weights(self, present: Mapping[str, object] | set[str]) -> dict[str, float]:
+        """Shares that sum to 1, of the slices that are in the catalogue.
+
+        Args:
+            present: names of the catalogue's slices.
+
+        Raises:
+            ConfigError: a slice with a weight is absent and not optional.
+        """
+        wanted = {name: weight for name, weight in self.mixture.items() if weight > 0}
+        absent = [name for name in wanted if name not in present]
+        needed = [name for name in absent if name not in self.optional]
+        if needed:
+            raise ConfigError(
+                f"data.mixture gives a weight to {', '.join(needed)}, which {self.catalogue} does "
+                f"not hold (it holds {', '.join(sorted(present))}): prepare that slice, set its "
+                "weight to 0, or name it in data.optional"
+            )
+        kept = {name: weight for name, weight in wanted.items() if name not in absent}
+        if not kept:
+            raise ConfigError(
+                f"data.mixture: none of {', '.join(wanted)} is in {self.catalogue} "
+                f"(it holds {', '.join(sorted(present)) or 'nothing'})"
+            )
+        total = sum(kept.values())
+        return {name: weight / total for name, weight in kept.items()}
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """How long, and what happens on the way."""
+
+    steps: int | None = None
+    """Length of the run in steps; give either this or `tokens`."""
+    tokens: int | None = None
+    """Length of the run in tokens, rounded up to whole steps."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; one more is written at the end and before the walltime."""
+    keep_last: int = 2
+    """Newest checkpoints that stay on disk."""
+    keep_every: int = 0
+    """Checkpoints at multiples of this step stay for good; 0 keeps none."""
+    log_every: int = 1
+    """Steps between printed lines; metrics.jsonl has every step."""
+    activation_checkpointing: bool = False
+    """Recompute a transformer layer's activations in the backward pass instead of keeping them."""
+    seed: int = 1234
+    """Seed of the initial weights."""
+    collective_timeout_s: float = 600.0
+    """How long a rank waits for a silent peer before it gives up."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.tokens is None):
+            raise ConfigError(
+                f"train.steps = {self.steps} and train.tokens = {self.tokens}: give exactly one"
+            )
+        _positive(
+            "train",
+            steps=self.steps or 1,
+            tokens=self.tokens or 1,
+            checkpoint_every=self.checkpoint_every,
+            keep_last=self.keep_last,
+            log_every=self.log_every,
+            collective_timeout_s=self.collective_timeout_s,
+        )
+
+
+@dataclass(frozen=True)
+class PretrainRecipe:
+    """The whole recipe; see `alpenglow.config.load` for overlays and overrides."""
+
+    model: ModelConfig
+    batch: BatchRecipe
+    optimizer: OptimizerRecipe
+    data: DataRecipe
+    train: TrainRecipe
+    parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
+    precision: PrecisionRecipe = field(default_factory=PrecisionRecipe)
+
+    def __post_init__(self) -> None:
+        model, parallel, batch = self.model, self.parallel, self.batch
+        if batch.sequence_length > model.max_position_embeddings:
+            raise ConfigError(
+                f"batch.sequence_length = {batch.sequence_length} is longer than "
+                f"model.max_position_embeddings = {model.max_position_embeddings}"
+            )
+        try:
+            model.check_parallel(parallel.pipeline, parallel.tensor)
+        except ValueError as error:
+            raise ConfigError(f"model and parallel: {error}") from None
+        if self.warmup_steps > self.total_steps:
+            raise ConfigError(
+                f"optimizer.warmup_steps = {self.warmup_steps} is more than the run's "
+                f"{self.total_steps} steps"
+            )
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the run in steps."""
+        if self.train.steps is not None:
+            return self.train.steps
+        return math.ceil((self.train.tokens or 0) / self.batch.tokens_per_step)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps with a rising learning rate."""
+        if self.optimizer.warmup_steps is not None:
+            return self.optimizer.warmup_steps
+        return round(self.optimizer.warmup_fraction * self.total_steps)
+
+    def layout(self, world_size: int) -> Layout:
+        """The layout on `world_size` ranks.
+
+        Raises:
+            ConfigError: the degrees do not divide the ranks, or the batch does not divide over
+                micro-batches and replicas.
+        """
+        try:
+            layout = Layout.of(world_size, self.parallel.pipeline, self.parallel.tensor)
+        except LayoutError as error:
+            raise ConfigError(f"parallel: {error}") from None
+        share = self.batch.micro_batch_size * layout.data
+        if self.batch.global_batch_size % share:
+            raise ConfigError(
+                f"batch.global_batch_size = {self.batch.global_batch_size} is not a multiple of "
+                f"batch.micro_batch_size = {self.batch.micro_batch_size} x data-parallel degree "
+                f"{layout.data} = {share}"
+            )
+        return layout
+
+    def micro_batches(self, layout: Layout) -> int:
+        """Micro-batches a replica and step (the gradient accumulation steps)."""
+        return self.batch.global_batch_size // (self.batch.micro_batch_size * layout.data)

@@ -1,0 +1,138 @@
+"""Going on from a checkpoint, and making the next one.
+
+The newest whole checkpoint counts; a damaged one is named and passed over, also when the damage
+shows only as a rank reads its part. What was saved names global tensors, so the layout may be
+another one than before. The state beside the tensors is a few numbers: steps done, updates applied
+(a step whose gradients overflowed spends its samples but is no update) and the loss scale. The
+position in the data is no state: it is the step times the global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpenglow.train.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    CheckpointInfo,
+    Group,
+    prune,
+    save,
+    step_directory,
+)
+from alpenglow.train.engine import Engine
+from alpenglow.train.recipe import PretrainRecipe
+from alpenglow.train.training_state import (
+    fragments,
+    load,
+    load_random,
+    load_scaler,
+    random_fragments,
+    scaler_state,
+)
+
+NOTHING = 0
+"""The step of a run that has no checkpoint."""
+
+
+@dataclass
+class Position:
+    """How far training is."""
+
+    step: int = 0
+    """Steps done."""
+    updates: int = 0
+    """Steps that changed the weights: Adam's count, and the place in the learning-rate schedule."""
+
+    @property
+    def skipped(self) -> int:
+        """Steps whose gradients were not finite."""
+        return self.step - self.updates
+
+
+def resume(
+    engine: Engine,
+    recipe: PretrainRecipe,
+    checkpoints: Path,
+    group: Group,
+    log: Callable[[str], None],
+) -> Position:
+    """Load the newest checkpoint that every rank can read; collective.
+
+    Args:
+        engine: fresh from `Engine.build`; its weights and optimizer state are overwritten.
+        recipe: for the seed of ranks that the checkpoint does not know.
+        checkpoints: the run's folder of checkpoints.
+        group: all ranks.
+        log: told, on rank 0, which checkpoint is passed over and why.
+    """
+    below: int | None = None
+    while (
+        checkpoint := Checkpoint.newest(checkpoints, log, group=group, below=below)
+    ) is not None:
+        error: str | None = None
+        updates = int(checkpoint.state["updates"])
+        try:
+            load(checkpoint, engine.tensors, engine.optimizer, updates=updates)
+            load_random(checkpoint, group.rank, recipe.train.seed)
+        except CheckpointError as failure:
+            error = str(failure)
+        errors = [text for text in group.all_gather_object(error) if text is not None]
+        if not errors:
+            load_scaler(engine.scaler, checkpoint.state.get("loss_scale"))
+            return Position(checkpoint.step, updates)
+        if group.rank == 0:
+            log(f"checkpoint {checkpoint.directory.name} is passed over: {errors[0]}")
+        below = checkpoint.step
+    return Position()
+
+
+def save_position(
+    engine: Engine,
+    recipe: PretrainRecipe,
+    position: Position,
+    checkpoints: Path,
+    group: Group,
+    about: Mapping[str, Any],
+) -> CheckpointInfo:
+    """Write the checkpoint of this step and remove old ones; collective.
+
+    Args:
+        engine: between two steps.
+        recipe: how many checkpoints stay.
+        position: where training is.
+        checkpoints: the run's folder of checkpoints.
+        group: all ranks.
+        about: what the run is, for those who read a checkpoint alone (model, data, layout).
+
+    Raises:
+        CheckpointError: it was not written, on any rank for all.
+    """
+    state = {
+        **about,
+        "step": position.step,
+        "updates": position.updates,
+        "samples": position.step * recipe.batch.global_batch_size,
+        "tokens": position.step * recipe.batch.tokens_per_step,
+        "dtype": engine.dtype,
+        "loss_scale": scaler_state(engine.scaler),
+        "layout": {
+            "pipeline": engine.layout.pipeline,
+            "tensor": engine.layout.tensor,
+            "data": engine.layout.data,
+        },
+    }
+    info = save(
+        step_directory(checkpoints, position.step),
+        fragments(engine.tensors, engine.optimizer, engine.coordinates)
+        + random_fragments(group.rank),
+        step=position.step,
+        state=state,
+        group=group,
+    )
+    if group.rank == 0:
+        prune(checkpoints, recipe.train.keep_last, recipe.train.keep_every)
+    return info

@@ -1,0 +1,231 @@
+"""The run directory: what a run is, how far it is, and the line a step leaves.
+
+    runs/NAME/run.toml                       what the run is; written once, checked by each segment
+    runs/NAME/metrics.jsonl                  a line a step
+    runs/NAME/progress.json                  how far, for `follow`
+    runs/NAME/segments/JOB.ATTEMPT.rank0.json   what the launch node's record takes from rank 0
+    runs/NAME/checkpoints/  events/  errors/
+
+Only rank 0 writes here, apart from checkpoints, events and errors.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import re
+import subprocess
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from alpenglow.config import ConfigError
+
+# Tables and keys of a recipe that may change between the segments of one run: they do not change
+# what is learnt from which tokens in which order, up to rounding.
+FREE = frozenset(
+    {
+        "parallel",
+        "precision",
+        "batch.micro_batch_size",
+        "data.catalogue",
+        "data.optional",
+        "train.checkpoint_every",
+        "train.keep_last",
+        "train.keep_every",
+        "train.log_every",
+        "train.activation_checkpointing",
+        "train.attention",
+        "train.collective_timeout_s",
+    }
+)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small file so that a reader sees the old one or the new one, never a part."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run, seen from one segment of it."""
+
+    path: Path
+    segment: str
+    """JOBID.ATTEMPT."""
+
+    @classmethod
+    def of_environment(cls, recipe: Path) -> RunDirectory:
+        """The directory that the launch node's parent names, else `runs/RECIPE` here."""
+        named = os.environ.get("ALPENGLOW_RUN")
+        path = Path(named) if named else Path("runs") / recipe.stem
+        return cls(path, os.environ.get("ALPENGLOW_SEGMENT") or _next_local_segment(path))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the run's checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def events(self) -> Path:
+        """Folder of this segment's event logs."""
+        return self.path / "events" / self.segment
+
+    @property
+    def errors(self) -> Path:
+        """Folder of this segment's tracebacks."""
+        return self.path / "errors" / self.segment
+
+    def describe(self, tables: Mapping[str, Any]) -> None:
+        """Write run.toml, or check that the run that is here is this one. Rank 0 only.
+
+        Args:
+            tables: what the file holds; `recipe` and `data.fingerprint` must agree with a former
+                segment's.
+
+        Raises:
+            ConfigError: the recipe or the data differs in what a run may not change.
+        """
+        path = self.path / "run.toml"
+        if not path.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, tomli_w.dumps(dict(tables)))
+            return
+        try:
+            former = tomllib.loads(path.read_text(encoding="utf-8"))
+            difference = first_difference(former, tables)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError) as error:
+            raise ConfigError(f"{path} cannot be read ({error}): name another run") from None
+        if difference is not None:
+            key, then, now = difference
+            raise ConfigError(
+                f"{self.path} holds a run with {key} = {then!r}, this recipe says {now!r}: give it "
+                "back its value, or name another run directory (--run)"
+            )
+
+    def report(self, **fields: Any) -> None:
+        """Write what the segment's record takes from rank 0, with a heartbeat. Rank 0 only."""
+        folder = self.path / "segments"
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(fields | {"heartbeat": time.time()}, indent=1) + "\n"
+        write_atomically(folder / f"{self.segment}.rank0.json", text)
+
+
+def _next_local_segment(path: Path) -> str:
+    """Name a segment that no scheduler numbered: local.1, local.2, ..."""
+    numbers = [
+        int(found.group(1))
+        for folder in ("segments", "events")
+        if (path / folder).is_dir()
+        for entry in (path / folder).iterdir()
+        if (found := re.match(r"local\.(\d+)", entry.name))
+    ]
+    return f"local.{max(numbers, default=0) + 1}"
+
+
+def first_difference(
+    former: Mapping[str, Any], now: Mapping[str, Any]
+) -> tuple[str, Any, Any] | None:
+    """First key, with both values, in which two run.toml tables describe different runs."""
+    if former["data"]["fingerprint"] != now["data"]["fingerprint"]:
+        return "data.fingerprint", former["data"]["fingerprint"], now["data"]["fingerprint"]
+    then, here = dict(_flat(former["recipe"])), dict(_flat(now["recipe"]))
+    for key in [*then, *(key for key in here if key not in then)]:
+        free = key in FREE or key.partition(".")[0] in FREE
+        if not free and then.get(key) != here.get(key):
+            return key, then.get(key), here.get(key)
+    return None
+
+
+def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+class Metrics:
+    """Appends to metrics.jsonl, a line a step."""
+
+    def __init__(self, path: Path) -> None:
+        whole = not path.exists() or path.stat().st_size == 0 or _ends_line(path)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        if not whole:
+            self._file.write("\n")  # a killed segment left half a line; readers skip it
+
+    def append(self, **fields: Any) -> None:
+        """Write one line."""
+        self._file.write(json.dumps(fields, separators=(",", ":")) + "\n")
+
+    def close(self) -> None:
+        """Write to disk and close."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+class Progress:
+    """Keeps progress.json fresh, at most once a second."""
+
+    def __init__(self, path: Path, activity: str, total: int, unit: str) -> None:
+        self._path = path
+        self._fixed = {"activity": activity, "total": total, "unit": unit}
+        self._last = 0.0
+
+    def show(self, done: int, text: str, *, force: bool = False) -> None:
+        """Say how far the run is.
+
+        Args:
+            done: units done.
+            text: what a person should read beside the bar.
+            force: write even within the same second.
+        """
+        now = time.time()
+        if not force and now - self._last < 1.0:
+            return
+        self._last = now
+        fields = self._fixed | {"done": done, "text": text, "time": now}
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
+        temporary.write_text(json.dumps(fields) + "\n", encoding="utf-8")
+        temporary.replace(self._path)  # no fsync: it is stale after a crash anyway
+
+
+def code_version() -> str:
+    """The package's version, with the commit where the code is a git checkout."""
+    version = importlib.metadata.version("alpenglow")
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return version
+    return f"{version}+{commit}"
+
+
+def utc_now() -> str:
+    """Now, ISO 8601, UTC."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
