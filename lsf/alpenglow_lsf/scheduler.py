@@ -1,8 +1,8 @@
 """What every scheduler backend does: submit, state, cancel; and the states of a job.
 
-    scheduler = current(machine)
-    job_id = scheduler.submit(Submission(Path("jobs/report.lsf")))
-    scheduler.status(job_id).state
+scheduler = current(machine)
+job_id = scheduler.submit(Submission(Path("jobs/report.lsf")))
+scheduler.status(job_id).state
 """
 
 from __future__ import annotations

@@ -1,0 +1,34 @@
+"""Ties a child process to its parent, so that a parent killed with -9 leaves nothing running.
+
+Linux only (PR_SET_PDEATHSIG); elsewhere nothing is done and process groups are all there is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def dies_with_parent(signum: int = signal.SIGKILL) -> Callable[[], None]:
+    """Return a function for `preexec_fn`: the child gets `signum` when its parent dies."""
+    parent = os.getpid()
+    library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+    def tie() -> None:
+        if library is not None:
+            library.prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0)
+            if os.getppid() != parent:  # the parent died between fork and here
+                os.kill(os.getpid(), signum)
+
+    return tie
+
+
+def die_with_parent(signum: int = signal.SIGTERM) -> None:
+    """Ask that this process itself gets `signum` when its parent dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signum, 0, 0, 0)
