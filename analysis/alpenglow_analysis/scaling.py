@@ -70,7 +70,7 @@ def rates(run: Run, account: Account) -> list[Rate]:
             )
         )
     elapsed = sum(segment.elapsed_ns for segment in run.segments) / 1e9
-    tokens = len(run.metrics) * facts.tokens_per_step
+    tokens = max(len(run.metrics), len(account.step)) * facts.tokens_per_step
     if elapsed > 0 and tokens:
         found.append(
             Rate(

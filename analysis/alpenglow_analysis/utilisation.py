@@ -40,7 +40,7 @@ PIECES: dict[str, str] = {
     "tensor": "Tensor-parallel collectives",
     "gradient": "Gradient reduction",
     "optimizer": "Optimizer",
-    "inside": "In a step, in no span",
+    "inside": "Idle in a step, in no span",
     "recompute": "Recomputing activations",
     "compute": "Forward and backward compute",
 }
@@ -64,7 +64,7 @@ PIECE_OF_KIND: dict[Kind, str] = {
     Kind.STEP: "inside",
 }
 IN_STEP = ("data", "pipeline", "tensor", "gradient", "optimizer", "inside", "recompute", "compute")
-"""Pieces that a step is made of; a rank's mean step is stacked from these."""
+"""The pieces that a step is made of."""
 
 _INDEX = {name: i for i, name in enumerate(PIECES)}
 # By number of kind; a number that this code does not know counts as time in no span.
@@ -84,6 +84,8 @@ class Account:
     """Sum over segments of charged nodes x ranks a node x elapsed time."""
     step_pieces: npt.NDArray[np.float64]
     """[ranks, len(IN_STEP)]: mean seconds of a kept step."""
+    step: npt.NDArray[np.int64]
+    """[kept steps]: their numbers, ascending."""
     step_s: npt.NDArray[np.float64]
     """[kept steps]: duration of each whole step that counts, the mean over ranks."""
     compute_s: npt.NDArray[np.float64]
@@ -134,6 +136,7 @@ def account(run: Run) -> Account:
         pieces={name: int(totals[i]) for name, i in _INDEX.items()},
         charged_ns=charged,
         step_pieces=steps.pieces[:, columns] / np.maximum(1, steps.count)[:, None] / 1e9,
+        step=np.array(order, dtype=np.int64),
         step_s=np.array([np.mean(steps.duration[step]) for step in order]) / 1e9,
         compute_s=np.array([np.mean(steps.compute[step]) for step in order]) / 1e9,
         bubble=bubble_fraction(run.facts.layout.pipeline, run.facts.micro_batches),

@@ -1,0 +1,123 @@
+"""The pipeline of one step as a picture: stages as rows, micro-batches as numbered boxes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alpenglow.parallel.layout import Layout
+from alpenglow_analysis.run import Run
+from alpenglow_analysis.style import INK, WIDTH, figure, paint
+from alpenglow_analysis.utilisation import PIECE_OF_KIND, PIECES, Account
+from alpenglow_profiling.events import Kind, Rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_ROWS = 16
+"""With more ranks than this a row is one rank of each stage: data rank 0, tensor rank 0."""
+_OWN_COLOUR = {Kind.FORWARD: "forward", Kind.BACKWARD: "backward", Kind.WEIGHT_GRAD: "weight_grad"}
+_NAMES = {"forward": "Forward", "backward": "Backward", "weight_grad": "Weight gradient"}
+_LIGHT_TEXT = ("backward", "weight_grad")
+
+
+def median_step(account: Account) -> int | None:
+    """The kept step whose duration is nearest to the median; None if there is none."""
+    if not len(account.step):
+        return None
+    away = np.abs(account.step_s - np.median(account.step_s))
+    return int(account.step[int(np.argmin(away))])
+
+
+def rows_of_step(run: Run, step: int) -> Rows | None:
+    """Spans of a step in the last segment that trained all of it; None if none did."""
+    for segment in reversed(run.segments):
+        if segment.name not in run.events:
+            continue
+        every = run.events[segment.name].rows
+        rows: Rows = every[every["step"] == step]
+        if (rows["kind"] == Kind.STEP).any():
+            return rows
+    return None
+
+
+def shown_ranks(layout: Layout) -> list[int]:
+    """The ranks that get a row, first stage first."""
+    if layout.world <= MOST_ROWS:
+        return list(range(layout.world))
+    return [layout.rank(stage, 0, 0) for stage in range(layout.pipeline)]
+
+
+def timeline(run: Run, step: int) -> Figure | None:
+    """Draw a step; None where no span of it is known."""
+    rows = rows_of_step(run, step)
+    if rows is None:
+        return None
+    layout = run.facts.layout
+    shown = shown_ranks(layout)
+    whole = rows[(rows["kind"] == Kind.STEP) & np.isin(rows["rank"], shown)]
+    rows = rows[np.isin(rows["rank"], shown) & (rows["kind"] != Kind.STEP)]
+    if not len(whole):
+        return None
+    begin, end = int(whole["begin_ns"].min()), int(whole["end_ns"].max())
+    # A checkpoint after the step carries its number, and is no part of it.
+    rows = rows[(rows["begin_ns"] >= begin) & (rows["begin_ns"] < end)]
+    made = figure(1.7 + 0.36 * len(shown))
+    axes = made.add_subplot()
+    span_ms = (end - begin) / 1e6
+    axes.set_xlim(0, 1.005 * span_ms)
+    points_per_ms = 0.86 * WIDTH * 72 / span_ms
+    used: dict[str, Any] = {}
+    for y, rank in enumerate(shown):
+        _draw_rank(axes, y, rows[rows["rank"] == rank], begin, points_per_ms, used)
+    labels = []
+    for rank in shown:
+        stage, data, tensor = layout.coordinates(rank)
+        whose = f"  d{data} t{tensor}" if len(shown) == layout.world > layout.pipeline else ""
+        labels.append(f"stage {stage}{whose}  rank {rank}")
+    axes.set_yticks(range(len(shown)), labels)
+    for y in range(1, len(shown)):
+        if layout.coordinates(shown[y])[0] != layout.coordinates(shown[y - 1])[0]:
+            axes.axhline(y - 0.5, color="#999999", lw=0.6)
+    axes.set_ylim(len(shown) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("time since the step began (ms)")
+    which = "" if len(shown) == layout.world else ", one rank of each stage"
+    axes.set_title(f"Step {step}{which}; the number in a box is the micro-batch")
+    order = [name for name in (*_NAMES, *PIECES) if name in used]
+    made.legend(
+        [used[name] for name in order], [_NAMES.get(name) or PIECES[name] for name in order],
+        loc="outside lower center", ncols=4, fontsize=9, handlelength=1.6,
+    )  # fmt: skip
+    return made
+
+
+def _draw_rank(
+    axes: Axes, y: int, rows: Rows, begin: int, points_per_ms: float, used: dict[str, Any]
+) -> None:
+    """One row: boxes for spans, a collective inside a pass as a strip along its foot."""
+    order = np.lexsort((-rows["end_ns"], rows["begin_ns"]))
+    reach = -1
+    for row in rows[order]:
+        kind = Kind(int(row["kind"])) if int(row["kind"]) in Kind._value2member_map_ else None
+        if kind is None:
+            continue
+        name = _OWN_COLOUR.get(kind, PIECE_OF_KIND[kind])
+        left = (int(row["begin_ns"]) - begin) / 1e6
+        width = (int(row["end_ns"]) - int(row["begin_ns"])) / 1e6
+        nested = int(row["end_ns"]) <= reach
+        foot, height = (y + 0.2, 0.2) if nested else (y - 0.4, 0.8)
+        bar = axes.barh(foot, width, left=left, height=height, align="edge", **paint(name))
+        used.setdefault(name, bar)
+        reach = max(reach, int(row["end_ns"]))
+        number = int(row["micro_batch"])
+        text = str(number)
+        if nested or name not in _OWN_COLOUR.values() or number < 0:
+            continue
+        if width * points_per_ms > 6.0 * len(text) + 2:
+            colour = "white" if name in _LIGHT_TEXT else INK
+            axes.text(
+                left + width / 2, y - 0.04, text, ha="center", va="center", fontsize=8, color=colour
+            )

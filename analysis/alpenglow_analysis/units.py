@@ -1,0 +1,58 @@
+"""Numbers as people read them: with a unit, and no more digits than they carry."""
+
+from __future__ import annotations
+
+import math
+
+
+def count(value: float) -> str:
+    """An amount with its SI prefix: 4.19 M, 73.3 k, 812."""
+    if not math.isfinite(value):
+        return "unknown"
+    for factor, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if abs(value) >= factor:
+            scale = 1e3 if prefix == " k" else factor
+            return f"{value / scale:.3g}{prefix}"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def billions(value: float) -> str:
+    """Parameters and tokens in the field's words: 6.86 billion, 120 million."""
+    for factor, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if abs(value) >= factor:
+            return f"{value / factor:.3g} {word}"
+    return f"{value:,.0f}"
+
+
+def seconds(value: float) -> str:
+    """A duration: 12 ms, 3.42 s, 4 min 10 s, 2 h 05 min."""
+    if not math.isfinite(value):
+        return "unknown"
+    if value < 1:
+        return f"{1e3 * value:.3g} ms"
+    if value < 120:
+        return f"{value:.3g} s"
+    whole = round(value)
+    if value < 7200:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def hours(value: float) -> str:
+    """Hours of nodes, GPUs or ranks: 0.0231, 4.52, 128, 12,288."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def work(ns: float, of: float, unit: str) -> str:
+    """Time of ranks or GPUs: hours, or seconds where all of it, `of` ns, is under ten hours."""
+    if of >= 3.6e13:
+        return f"{hours(ns / 3.6e12)} {unit}-hours"
+    return f"{ns / 1e9:,.0f} {unit}-s" if ns >= 1e11 else f"{ns / 1e9:.3g} {unit}-s"
+
+
+def percent(fraction: float) -> str:
+    """A share: 41.3 %, 0.02 %, 0 %."""
+    value = 100 * fraction
+    if value == 0:
+        return "0 %"
+    return f"{value:.1f} %" if abs(value) >= 0.1 else f"{value:.2g} %"
