@@ -1,0 +1,41 @@
+"""bkill's stand-in: ends jobs (INT, TERM, KILL) or sends them one signal.
+
+bkill 102 103        bkill -s URG 102
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from alpenglow_lsf.local import Local
+from alpenglow_lsf.machine import MachineError, current
+from alpenglow_lsf.options import Option, OptionError, parse_words
+from alpenglow_lsf.scheduler import SchedulerError
+
+OPTIONS = (Option("-s", "signal"), Option("-r"))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Signal jobs; 0, or 255 where one could not be."""
+    try:
+        found, job_ids = parse_words(sys.argv[1:] if argv is None else argv, OPTIONS, "bkill")
+        given = {option.name: value for option, value in found}
+        if not job_ids:
+            raise OptionError("bkill: no job id")
+        local = Local(current())
+        signal = "KILL" if "-r" in given else given.get("-s")
+    except (MachineError, OptionError, SchedulerError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 255
+    code = 0
+    for job_id in job_ids:
+        try:
+            local.cancel([job_id], signal and signal.removeprefix("SIG"))
+        except SchedulerError as error:
+            sys.stderr.write(f"{error}\n")
+            code = 255
+        else:
+            what = "terminated" if signal is None else "signaled"
+            sys.stdout.write(f"Job <{job_id}> is being {what}\n")
+    return code

@@ -1,0 +1,334 @@
+"""The supervisor of one local job: waits for its turn, runs it, signals it, writes how it ended.
+
+Started by `local.Local` in a session of its own. Signals follow IBM's LSF: the -wa signal -wt
+before the walltime, SIGUSR2 at the walltime, KILL ten minutes later; bkill is INT, TERM, KILL ten
+seconds apart. A job whose script has ended but left processes behind is still running, as in LSF.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+from alpenglow_lsf import dependency
+from alpenglow_lsf.dependency import Standing, Verdict
+from alpenglow_lsf.machine import Machine, load
+from alpenglow_lsf.orphans import dies_with_parent
+from alpenglow_lsf.scheduler import JobState, SchedulerError
+from alpenglow_lsf.spool import JobRecord, Spool
+
+POLL_S = 0.1
+LOOK_AGAIN_S = 5.0
+"""How often a waiting supervisor looks for lost jobs when nothing in the spool has changed."""
+
+NOT_INHERITED = ("LSB_", "LS_", "JSM_", "OMPI_", "PMIX_", "PRTE_")
+"""Prefixes of variables that belong to the job that submitted this one, if a job did."""
+
+INHERITED = ("LSB_DEFAULTPROJECT", "LSB_DEFAULTQUEUE")
+OWN = (
+    "ALPENGLOW_DEADLINE",
+    "ALPENGLOW_HOST",
+    "ALPENGLOW_JOB_ID",
+    "ALPENGLOW_MASTER_ADDR",
+    "ALPENGLOW_MASTER_PORT",
+    "ALPENGLOW_NODES_ASKED",
+    "ALPENGLOW_RESERVED_HOSTS",
+    "ALPENGLOW_SCRIPT",
+    "ALPENGLOW_SEGMENT",
+)
+
+
+def main() -> None:
+    """Supervise the job named on the command line: SPOOL JOBID."""
+    folder, job_id = Path(sys.argv[1]), int(sys.argv[2])
+    machine = _machine(folder, job_id)
+    if machine.stand_in is None:
+        raise SchedulerError(f"machine {machine.name} has no [stand_in] table")
+    Supervisor(Spool(folder, machine.stand_in), machine, job_id).run()
+
+
+def _machine(folder: Path, job_id: int) -> Machine:
+    from alpenglow_lsf.files import read_json
+
+    values = read_json(folder / f"{job_id}.json") or {}
+    return load(str(values.get("machine")))
+
+
+class Supervisor:
+    """Takes one job from PEND to DONE or EXIT."""
+
+    def __init__(self, spool: Spool, machine: Machine, job_id: int) -> None:
+        self._spool = spool
+        self._minute = spool.settings.seconds_per_minute
+        signals = machine.target.signals
+        self._kill_after_s = (signals.kill_after_minutes if signals else 10.0) * self._minute
+        interval = signals.bkill_interval_seconds if signals else 10.0
+        self._interval_s = interval * self._minute / 60.0
+        self._cores = machine.compute.cores
+        record = next(r for r in spool.records() if r.job_id == job_id)
+        self._record: JobRecord = record
+        self._requests_read = 0
+        self._reason = ""
+        self._plan: list[tuple[float, int, str]] = []
+        """(time, signal, reason) of the signals still to be sent."""
+
+    def run(self) -> None:
+        """Wait, run and close the job."""
+        try:
+            if self._wait_for_turn():
+                self._run()
+        except BaseException as error:
+            self._update(
+                state=JobState.FAILED.value,
+                ended=time.time(),
+                reason=f"the supervisor failed: {error}",
+            )
+            raise
+
+    def _wait_for_turn(self) -> bool:
+        changed, looked = -1, 0.0
+        while True:
+            for name in self._requests():
+                if name in ("bkill", "KILL", "TERM", "INT"):
+                    self._update(
+                        state=JobState.FAILED.value,
+                        ended=time.time(),
+                        exit_code=130,
+                        reason="killed by bkill while it waited",
+                    )
+                    return False
+            now = self._spool.folder.stat().st_mtime_ns
+            if now != changed or time.monotonic() - looked > LOOK_AGAIN_S:
+                changed, looked = now, time.monotonic()
+                self._spool.jobs()  # marks lost jobs, which free their slots
+                with self._spool.locked():
+                    if self._may_start():
+                        self._update(state=JobState.RUNNING.value, started=time.time(), reason="")
+                        return True
+            time.sleep(POLL_S)
+
+    def _may_start(self) -> bool:
+        records = self._spool.records()
+        standings = {str(r.job_id): Standing(JobState(r.state), r.exit_code) for r in records}
+        running = [r for r in records if r.state == JobState.RUNNING.value]
+        verdict = _verdict(self._record, standings)
+        if verdict is Verdict.NEVER:
+            wanted = self._record.options.get("-w", "")
+            self._wait_because(f"dependency {wanted} is never satisfied: it will not start")
+        elif verdict is Verdict.NOT_YET:
+            self._wait_because(f"waits for {self._record.options.get('-w', '')}")
+        else:
+            earlier = [
+                r.job_id
+                for r in records
+                if r.job_id < self._record.job_id
+                and r.state == JobState.PENDING.value
+                and _verdict(r, standings) is Verdict.TRUE
+            ]
+            if len(running) + len(earlier) < self._spool.settings.jobs_at_once:
+                return True
+            before = ", ".join(str(i) for i in [*(r.job_id for r in running), *earlier])
+            self._wait_because(f"waits for a free slot behind {before}")
+        return False
+
+    def _wait_because(self, reason: str) -> None:
+        if reason != self._record.reason:
+            self._update(reason=reason)
+
+    def _run(self) -> None:
+        record = self._record
+        started = record.started or time.time()
+        if record.walltime_s is not None:
+            end = started + record.walltime_s
+            self._plan = [
+                (end, signal.SIGUSR2, "walltime"),
+                (end + self._kill_after_s, signal.SIGKILL, "walltime"),
+            ]
+            if record.warning is not None:
+                number = getattr(signal, f"SIG{record.warning[0]}")
+                self._plan.insert(0, (end - record.warning[1], number, ""))
+        out, err = self._open_output()
+        try:
+            process = self._start(out, err, started)
+        except OSError as error:
+            out.write(f"bsub: cannot start {record.command[0]}: {error.strerror}\n".encode())
+            self._finish(out, 127)
+            return
+        self._update(process=process.pid)
+        self._attend(process)
+        code = process.wait()
+        self._finish(out, 128 - code if code < 0 else code)
+
+    def _open_output(self) -> tuple[IO[bytes], IO[bytes]]:
+        record = self._record
+        opened: dict[str, IO[bytes]] = {}
+        for name, fresh in (
+            (record.output, "-oo" in record.options),
+            (record.error, "-eo" in record.options),
+        ):
+            if name is not None and name not in opened:
+                path = Path(record.folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if fresh:
+                    path.unlink(missing_ok=True)
+                opened[name] = path.open("ab", buffering=0)
+        return opened[record.output], opened[record.error or record.output]
+
+    def _start(self, out: IO[bytes], err: IO[bytes], started: float) -> subprocess.Popen[bytes]:
+        # The shell's only task is to tell the job its own process id, as LSF does.
+        prelude = ["/bin/sh", "-c", 'LS_JOBPID=$$; export LS_JOBPID; exec "$@"', "job"]
+        return subprocess.Popen(
+            [*prelude, *self._record.command],
+            cwd=self._record.folder,
+            env=self._environment(started),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+            preexec_fn=dies_with_parent(),  # noqa: PLW1509 - one thread
+        )
+
+    def _environment(self, started: float) -> dict[str, str]:
+        record = self._record
+        hosts = self._spool.path(record.job_id, "hosts")
+        slots = [(h, 1 if i == 0 else self._cores) for i, h in enumerate(record.hosts)]
+        lines = [host for host, count in slots for _ in range(count)]
+        hosts.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        kept = {
+            k: v
+            for k, v in os.environ.items()
+            if k in INHERITED or not (k.startswith(NOT_INHERITED) or k in OWN)
+        }
+        environment = {
+            **kept,
+            "LSB_JOBID": str(record.job_id),
+            "LSB_JOBINDEX": "0",
+            "LSB_JOBNAME": record.name,
+            "LSB_QUEUE": record.queue,
+            "LSB_PROJECT_NAME": record.project,
+            "LSB_HOSTS": " ".join(lines),
+            "LSB_MCPU_HOSTS": " ".join(f"{host} {count}" for host, count in slots),
+            "LSB_DJOB_HOSTFILE": str(hosts),
+            "LSB_OUTPUTFILE": record.output,
+            "LSB_SUB_HOST": record.host,
+            "LS_SUBCWD": record.folder,
+            "ALPENGLOW_NODES_ASKED": str(record.nodes),
+        }
+        if record.error is not None:
+            environment["LSB_ERRORFILE"] = record.error
+        if record.script is not None:
+            environment["ALPENGLOW_SCRIPT"] = record.script
+            environment["LSB_JOBFILENAME"] = str(self._spool.path(record.job_id, "script"))
+        if record.walltime_s is not None:
+            environment["ALPENGLOW_DEADLINE"] = repr(started + record.walltime_s)
+        return environment
+
+    def _attend(self, process: subprocess.Popen[bytes]) -> None:
+        gone = False
+        while True:
+            gone = gone or process.poll() is not None
+            if gone and not session_members(process.pid):
+                return
+            for name in self._requests():
+                if name == "bkill":
+                    now = time.time()
+                    self._plan = [
+                        (now + i * self._interval_s, number, "bkill")
+                        for i, number in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGKILL))
+                    ]
+                else:
+                    number = getattr(signal, f"SIG{name}")
+                    self._send(process.pid, number, f"bkill -s {name}")
+            while self._plan and time.time() >= self._plan[0][0]:
+                _, number, reason = self._plan.pop(0)
+                self._send(process.pid, number, reason)
+            time.sleep(POLL_S)
+
+    def _send(self, leader: int, number: int, reason: str) -> None:
+        self._reason = reason or self._reason
+        if number == signal.SIGKILL:
+            targets = session_members(leader)
+            for process in targets:
+                with suppress(ProcessLookupError):
+                    os.kill(process, number)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, number)
+
+    def _finish(self, out: IO[bytes], code: int) -> None:
+        failed = code != 0 or self._reason == "bkill"
+        words = "Successfully completed." if code == 0 else f"Exited with exit code {code}."
+        cause = {
+            "walltime": "TERM_RUNLIMIT: the job reached its walltime limit.",
+            "bkill": "TERM_OWNER: the job was killed by bkill.",
+        }.get(self._reason, "")
+        reason = " ".join(text for text in (cause if failed else "", words) if text)
+        ended = time.time()
+        record = dataclasses.replace(self._record, ended=ended)
+        out.write(_footer(record, reason, failed).encode())
+        self._update(
+            state=(JobState.FAILED if failed else JobState.DONE).value,
+            ended=ended,
+            exit_code=code,
+            reason=reason,
+        )
+
+    def _requests(self) -> list[str]:
+        try:
+            names = self._spool.path(self._record.job_id, "signals").read_text().split()
+        except OSError:
+            return []
+        fresh = names[self._requests_read :]
+        self._requests_read = len(names)
+        return fresh
+
+    def _update(self, **changes: object) -> None:
+        self._record = replace(self._record, **changes)  # type: ignore[arg-type]
+        self._spool.write(self._record)
+
+
+def session_members(leader: int) -> list[int]:
+    """Living processes of a session (empty where /proc does not tell)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader and fields[0] not in ("Z", "X"):
+                found.append(int(stat.parent.name))
+    return found
+
+
+def _verdict(record: JobRecord, standings: Mapping[str, Standing]) -> Verdict:
+    text = record.options.get("-w")
+    return Verdict.TRUE if not text else dependency.parse(text).judge(standings)
+
+
+def _footer(record: JobRecord, reason: str, failed: bool) -> str:
+    started, ended = record.started or record.submitted, record.ended or 0.0
+    rule = "-" * 60
+
+    def clock(moment: float) -> str:
+        return time.strftime("%a %b %d %H:%M:%S %Y", time.localtime(moment))
+
+    return (
+        f"\n{rule}\n"
+        f"Subject: Job {record.job_id}: <{record.name}> {'Exited' if failed else 'Done'}\n\n"
+        f"Job <{record.name}> was submitted from host <{record.host}> by user <{record.user}>\n"
+        f"Job was executed on host(s) <{'> <'.join(record.hosts)}>, in queue <{record.queue}>\n"
+        f"Started at {clock(started)}\n"
+        f"Terminated at {clock(ended)}\n\n"
+        f"{reason}\n\n"
+        f"Resource usage summary:\n\n"
+        f"    Run time :           {ended - started:.0f} sec.\n"
+        f"    Turnaround time :    {ended - record.submitted:.0f} sec.\n"
+        f"    Nodes asked :        {record.nodes}\n"
+        f"{rule}\n"
+    )
