@@ -61,6 +61,7 @@ def run_ranks(
     # Read by DeepSpeed as the server imports it: these ranks talk gloo, so they compute on the CPU.
     with _environment(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1"):
         multiprocessing.forkserver.ensure_running()
+    pickled = pickle.dumps(arguments)  # as bytes, or each tensor would take a file descriptor
     target = (function.__module__, inspect.getfile(function), function.__qualname__)
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         processes, pipes = [], []
@@ -69,7 +70,7 @@ def run_ranks(
                 here, there = context.Pipe(duplex=False)
                 settings = (dict(os.environ), list(sys.path), folder, timeout)
                 process = context.Process(
-                    target=_rank, args=(there, target, rank, size, arguments, settings)
+                    target=_rank, args=(there, target, rank, size, pickled, settings)
                 )
                 process.start()
                 there.close()
@@ -134,7 +135,7 @@ def _rank(
     target: tuple[str, str, str],
     rank: int,
     size: int,
-    arguments: tuple[Any, ...],
+    arguments: bytes,
     settings: tuple[dict[str, str], list[str], str, float],
 ) -> None:
     environment, path, folder, timeout = settings
@@ -149,17 +150,17 @@ def _rank(
     sys.path[:] = path
     try:
         import torch
-        import torch.distributed as distributed
+        from torch import distributed
 
         torch.set_num_threads(1)
         distributed.init_process_group(
             "gloo",
-            store=distributed.FileStore(f"{folder}/store", size),
+            store=distributed.FileStore(f"{folder}/store", size),  # type: ignore[attr-defined]
             rank=rank,
             world_size=size,
             timeout=timedelta(seconds=timeout),
         )
-        result = _load(target)(rank, size, *arguments)
+        result = _load(target)(rank, size, *pickle.loads(arguments))
         message = pickle.dumps((True, result))
         distributed.barrier()  # nobody takes its sockets away while another still works
     except BaseException:

@@ -111,7 +111,7 @@ def timeline(
     """Place a schedule in time.
 
     Each stage works its list off in order; a forward waits for the activation of the stage before,
-    a backward for the gradient of the stage after.
+    a backward for its own forward and for the gradient of the stage after.
 
     Args:
         schedule: `one_forward_one_backward`, `gpipe`, or another of the same shape.
@@ -141,6 +141,9 @@ def timeline(
                 item = queues[stage][position[stage]]
                 ahead = stage - 1 if item.action is Action.forward else stage + 1
                 needed = (ahead, item.action, item.micro_batch)
+                own = (stage, Action.forward, item.micro_batch)
+                if item.action is Action.backward and own not in ends:
+                    break
                 if 0 <= ahead < stages and needed not in ends:
                     break
                 ready = ends[needed] + transfer if 0 <= ahead < stages else 0.0
