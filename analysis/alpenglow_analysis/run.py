@@ -154,18 +154,17 @@ class Run:
             raise RunError(f"{path}: no such run directory")
         facts = Facts.load(path / "run.toml")
         metrics = Metrics.load(path / "metrics.jsonl")
+        names = {record.stem for record in (path / "segments").glob("*.json")}
+        names = {name.removesuffix(".rank0") for name in names}
+        names |= {folder.name for folder in (path / "events").glob("*.*") if folder.is_dir()}
         segments, events = [], {}
-        for record in sorted((path / "segments").glob("*.json")):
-            if record.name.endswith(".rank0.json"):
-                continue
-            spans = _events(path / "events" / record.stem)
+        for name in sorted(names):
+            spans = _events(path / "events" / name)
             if spans is not None:
-                events[record.stem] = spans
-            seen = [metrics.last_seen.get(record.stem, math.nan)]
-            if spans is not None and len(spans.rows):
-                seen.append(float(spans.rows["end_ns"].max()) / 1e9)
-            last = max((t for t in seen if not math.isnan(t)), default=None)
-            segments.append(Segment.load(record, ranks_per_node=facts.slots_per_node, seen=last))
+                events[name] = spans
+            segment = _segment(path, name, facts, metrics, spans)
+            if segment is not None:
+                segments.append(segment)
         segments.sort(key=lambda segment: (segment.started, segment.name))
         own = tuple(segment for segment in segments if segment.activity == facts.activity)
         others = tuple(segment for segment in segments if segment.activity != facts.activity)
@@ -200,12 +199,48 @@ class Run:
             else:
                 events = self.events[segment.name]
                 found += [f"segment {segment.name}: {damage}" for damage in events.damages]
-            if segment.estimated:
+                if events.world_size != self.facts.ranks:
+                    found.append(
+                        f"segment {segment.name} ran {events.world_size} ranks, the run was laid "
+                        f"out for {self.facts.ranks}: its time counts, its steps are not compared"
+                    )
+            if segment.reason == "no batch job":
+                found.append(
+                    f"segment {segment.name} was started by hand: its charge is the time from its "
+                    "first to its last recorded span"
+                )
+            elif segment.estimated:
                 found.append(
                     f"segment {segment.name} was never closed (killed, or still running): its end "
                     "is its last sign of life, so its charge is rather too low"
                 )
         return tuple(found)
+
+
+def _segment(
+    path: Path, name: str, facts: Facts, metrics: Metrics, spans: Events | None
+) -> Segment | None:
+    """One segment by its record, or else by what its ranks left; None if that is nothing."""
+    last = [metrics.last_seen.get(name, math.nan)]
+    first = math.nan
+    if spans is not None and len(spans.rows):
+        last.append(float(spans.rows["end_ns"].max()) / 1e9)
+        first = float(spans.rows["begin_ns"].min()) / 1e9
+    seen = max((t for t in last if not math.isnan(t)), default=None)
+    record = path / "segments" / f"{name}.json"
+    if record.is_file():
+        return Segment.load(record, ranks_per_node=facts.slots_per_node, seen=seen)
+    if seen is None or math.isnan(first):
+        return None
+    return Segment.without_record(
+        name,
+        record.with_name(f"{name}.rank0.json"),
+        activity=facts.activity,
+        nodes=facts.nodes,
+        ranks=facts.ranks,
+        ranks_per_node=facts.slots_per_node,
+        seen=(first, seen),
+    )
 
 
 def _events(directory: Path) -> Events | None:

@@ -98,6 +98,43 @@ class Segment:
             reason_text=str(fields.get("reason_text") or ""),
         )
 
+    @classmethod
+    def without_record(
+        cls, name: str, side: Path, *, activity: str, nodes: int, ranks: int, ranks_per_node: int,
+        seen: tuple[float, float],
+    ) -> Segment:  # fmt: skip
+        """A segment that no launch node's parent recorded: a trainer started by hand.
+
+        Its charge is what its ranks show of themselves, from the first to the last sign of life.
+
+        Args:
+            name: JOBID.ATTEMPT.
+            side: where rank 0's own part of the record is, if it is.
+            activity: what the run does.
+            nodes: nodes of the run.
+            ranks: ranks of the run.
+            ranks_per_node: what the machine's nodes hold.
+            seen: unix times of the first and the last sign of life.
+        """
+        fields = _read(side) if side.is_file() else {}
+        return cls(
+            name=name,
+            activity=activity,
+            started=seen[0],
+            ended=seen[1],
+            estimated=True,
+            nodes=nodes,
+            ranks=ranks,
+            ranks_per_node=ranks_per_node,
+            hosts=(),
+            resumed_from_step=int(fields.get("resumed_from_step") or 0),
+            last_step=int(fields.get("last_step") or 0),
+            last_checkpoint=int(fields.get("last_durable_checkpoint") or 0),
+            exit_code=None,
+            reason="no batch job",
+            reason_text="",
+        )
+
 
 def _read(path: Path) -> dict[str, Any]:
     try:

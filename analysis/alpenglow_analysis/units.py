@@ -9,7 +9,7 @@ def count(value: float) -> str:
     """An amount with its SI prefix: 4.19 M, 73.3 k, 812."""
     if not math.isfinite(value):
         return "unknown"
-    for factor, prefix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
+    for factor, prefix in ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
         if abs(value) >= factor:
             scale = 1e3 if prefix == " k" else factor
             return f"{value / scale:.3g}{prefix}"

@@ -154,9 +154,11 @@ def _segment(
     with_events = 0
     if events is not None and len(events.rows):
         rows = events.rows[np.argsort(events.rows["rank"], kind="stable")]
+        # A segment of another shape: its time counts, its steps are not comparable.
+        comparable = steps if events.world_size == len(steps.count) else None
         borders = np.flatnonzero(np.diff(rows["rank"])) + 1
         for of_rank in np.split(rows, borders)[: segment.slots]:
-            total += _rank(of_rank, (begin, begin + elapsed), lost_from, steps)
+            total += _rank(of_rank, (begin, begin + elapsed), lost_from, comparable)
             with_events += 1
     silent = max(0, min(segment.ranks, segment.slots) - with_events)
     total[_INDEX["unrecorded"]] += silent * elapsed
@@ -164,7 +166,9 @@ def _segment(
     return total
 
 
-def _rank(rows: Rows, window: tuple[int, int], lost_from: int | None, steps: _Steps) -> Times:
+def _rank(
+    rows: Rows, window: tuple[int, int], lost_from: int | None, steps: _Steps | None
+) -> Times:
     """Pieces of one rank of one segment; they sum to the window, which is what was charged."""
     rows = rows.copy()
     rows["begin_ns"] = np.clip(rows["begin_ns"], *window)
@@ -185,7 +189,8 @@ def _rank(rows: Rows, window: tuple[int, int], lost_from: int | None, steps: _St
         in_step &= ~given_up
         whole &= ~given_up
     np.add.at(pieces, piece, own)
-    _keep_steps(rows, own, piece, in_step | whole, steps)
+    if steps is not None:
+        _keep_steps(rows, own, piece, in_step | whole, steps)
     record = int(rows["end_ns"].max()) - int(rows["begin_ns"].min())
     pieces[_INDEX["between"]] += record - int(own.sum())
     pieces[_INDEX["launch"]] += window[1] - window[0] - record
@@ -197,8 +202,6 @@ def _keep_steps(
 ) -> None:
     """Add the whole, kept steps of one rank of one segment to the run's."""
     rank = int(rows["rank"][0])
-    if rank >= len(steps.count):
-        return  # a segment of another shape: its time counts, its steps are not comparable
     np.add.at(steps.pieces[rank], piece[mine], own[mine])
     whole = mine & (rows["kind"] == Kind.STEP)
     steps.count[rank] += int(whole.sum())

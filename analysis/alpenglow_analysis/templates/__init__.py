@@ -1,0 +1,1 @@
+"""The report's two layouts, HTML and markdown. They place text and compute nothing."""
