@@ -53,9 +53,9 @@ class DistributedGroup:
     """All ranks of a torch.distributed process group.
 
     Args:
-        node: this rank's node name (ranks with the same name share a container). group: the process
-        group, the default one if None. Under NCCL objects travel through GPU memory;
-            a gloo group of the same ranks spares that.
+        node: this rank's node name (ranks with the same name share a container).
+        group: the process group, the default one if None. Under NCCL objects travel through GPU
+            memory; a gloo group of the same ranks spares that.
     """
 
     def __init__(self, node: str, group: torch.distributed.ProcessGroup | None = None) -> None:

@@ -273,8 +273,8 @@ def read_index(path: Path, size: int, digest: str) -> list[Stored]:
 
     Args:
         path: the container.
-        size: its size in bytes and
-        digest: its index's xxh3 in hex, as the manifest has them.
+        size: its size in bytes, as the manifest has it.
+        digest: its index's xxh3 in hex, as the manifest has it.
 
     Raises:
         CheckpointError: missing, short, or not what the manifest names.

@@ -1,0 +1,137 @@
+"""What a run directory says about itself, as far as a release needs it.
+
+`run.toml`, segment records, metrics and the data's catalogue and ledger are read as they are; what
+is absent or unreadable stays unknown (None), and only what a release cannot do without is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpenglow.release.error import ReleaseError
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run."""
+
+    path: Path
+    facts: dict[str, Any]
+    """run.toml."""
+    segments: list[dict[str, Any]]
+    """Records of the run's own activity (not of its reports and conversions), by start."""
+    steps: list[dict[str, Any]]
+    """The last metrics line of each step, ascending: a step may repeat after a restart."""
+    catalogue: Path
+    """The catalogue of the run's token shards."""
+
+    @classmethod
+    def load(cls, path: Path) -> RunRecord:
+        """Read a run directory.
+
+        Raises:
+            ReleaseError: no such run, or its run.toml cannot be read.
+        """
+        if not path.is_dir():
+            raise ReleaseError(f"{path}: no such run; name one with run=runs/NAME")
+        try:
+            facts = tomllib.loads((path / "run.toml").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ReleaseError(f"{path}: it has no run.toml, so no training began here") from None
+        except (OSError, ValueError) as error:
+            raise ReleaseError(f"{path / 'run.toml'}: {error}") from None
+        named = Path(_at(facts, "data", "catalogue") or "shards/catalogue.json")
+        activity = _at(facts, "run", "activity")
+        return cls(path, facts, _segments(path, activity), _steps(path), _find(path, named))
+
+    def fact(self, *keys: str) -> Any:
+        """Value of a dotted key of run.toml, None where it is absent."""
+        return _at(self.facts, *keys)
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return str(self.fact("run", "name") or self.path.name)
+
+    @property
+    def tokenizer(self) -> Path:
+        """Where the run's tokenizer lies: beside its catalogue."""
+        return self.catalogue.parent / "tokenizer.json"
+
+    def data_file(self, name: str) -> dict[str, Any]:
+        """A JSON file beside the catalogue, empty where it is absent or unreadable."""
+        return _json(self.catalogue.parent / name)
+
+    def node_hours(self) -> float | None:
+        """Charged node-hours of all segments; None where no record says them."""
+        hours = [_node_hours(segment) for segment in self.segments]
+        known = [value for value in hours if value is not None]
+        return sum(known) if known else None
+
+    def loss_at(self, step: int) -> float | None:
+        """Training loss of a step."""
+        return next((line.get("loss") for line in self.steps if line["step"] == step), None)
+
+
+def _at(table: Any, *keys: str) -> Any:
+    for key in keys:
+        table = table.get(key) if isinstance(table, dict) else None
+    return table
+
+
+def _find(run: Path, named: Path) -> Path:
+    """A path of the recipe: from here, from the checkout, or from the folder that holds runs/."""
+    root = os.environ.get("ALPENGLOW_ROOT")
+    bases = [Path(), *([Path(root)] if root else []), run.absolute().parent.parent]
+    found = (base / named for base in bases)
+    return next((path for path in found if path.parent.is_dir()), named)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _segments(run: Path, activity: str | None) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted((run / "segments").glob("*.json")):
+        if path.name.endswith(".rank0.json"):
+            continue
+        # Rank 0's part stands in where the parent could not close the record.
+        side = _json(path.with_name(f"{path.stem}.rank0.json"))
+        record = side | {key: value for key, value in _json(path).items() if value is not None}
+        if activity is None or record.get("activity", activity) == activity:
+            found.append(record)
+    return sorted(found, key=lambda record: record.get("started") or 0.0)
+
+
+def _node_hours(segment: dict[str, Any]) -> float | None:
+    """Nodes asked for times elapsed time; an open record ends at its last heartbeat."""
+    nodes, started = segment.get("nodes_asked"), segment.get("started")
+    ended = segment.get("ended") or segment.get("heartbeat")
+    if nodes is None or started is None or ended is None:
+        return None
+    return float(nodes) * (float(ended) - float(started)) / 3600.0
+
+
+def _steps(run: Path) -> list[dict[str, Any]]:
+    last: dict[int, dict[str, Any]] = {}
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    for line in lines:
+        try:
+            fields = json.loads(line)
+            last[int(fields["step"])] = fields
+        except (ValueError, KeyError, TypeError):
+            continue  # a kill cut this line
+    return [last[step] for step in sorted(last)]
