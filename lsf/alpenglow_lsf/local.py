@@ -124,7 +124,7 @@ class Local:
                 name=spec.name or default_name,
                 user=getpass.getuser(),
                 host=socket.gethostname(),
-                machine=os.environ.get("ALPENGLOW_MACHINE") or self._machine.name,
+                machine=_machine_name(self._machine),
                 folder=str(folder.absolute()),
                 command=command,
                 script=script,
@@ -183,6 +183,12 @@ class Local:
                 pass_fds=[descriptor],
                 start_new_session=True,
             )
+
+
+def _machine_name(machine: Machine) -> str:
+    """How the supervisor, which starts in another folder, finds the machine file again."""
+    named = os.environ.get("ALPENGLOW_MACHINE") or machine.name
+    return str(Path(named).absolute()) if named.endswith(".toml") else named
 
 
 def _expanded(name: str, job_id: int) -> str:

@@ -62,6 +62,7 @@ class JobStatus:
     """Why it waits or how it ended."""
     output: Path | None = None
     walltime_s: float | None = None
+    dependency: str = ""
 
 
 @dataclass(frozen=True)

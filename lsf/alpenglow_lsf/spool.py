@@ -79,6 +79,7 @@ class JobRecord:
             reason=self.reason,
             output=Path(self.folder, self.output),
             walltime_s=self.walltime_s,
+            dependency=self.options.get("-w", ""),
         )
 
 
@@ -111,7 +112,7 @@ class Spool:
         if not named:
             root = env.get("ALPENGLOW_ROOT") or str(Path(__file__).resolve().parents[2])
             named = stand_in.spool.replace("$ALPENGLOW_ROOT", root)
-        return cls(Path(os.path.expandvars(named)), stand_in)
+        return cls(Path(os.path.expandvars(named)).absolute(), stand_in)
 
     @property
     def settings(self) -> Settings:

@@ -6,6 +6,8 @@ bjobs        bjobs -a        bjobs -l 102        bjobs -noheader -o "jobid stat"
 from __future__ import annotations
 
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +34,10 @@ OPTIONS = (
 
 
 def _clock(moment: float | None) -> str:
-    return "-" if moment is None else time.strftime("%b %e %H:%M", time.localtime(moment))
+    if moment is None:
+        return "-"
+    year = os.environ.get("LSB_DISPLAY_YEAR", "").lower() == "y"
+    return time.strftime("%b %e %H:%M:%S %Y" if year else "%b %e %H:%M", time.localtime(moment))
 
 
 def _time_left(record: JobRecord) -> str:
@@ -73,7 +78,6 @@ FIELDS: Mapping[str, Callable[[JobRecord], str]] = {
 """Fields of `-o`, named as LSF names them."""
 
 TABLE = ("jobid", "user", "stat", "queue", "from_host", "exec_host", "job_name", "submit_time")
-TITLES = {"job_name": "JOB_NAME", "submit_time": "SUBMIT_TIME"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = {option.name: value for option, value in found}
         if "-json" in given and "-o" not in given:
             raise OptionError("bjobs: -json needs -o beside it")
-        fields = _fields(given["-o"]) if "-o" in given else list(TABLE)
+        fields, delimiter = _fields(given["-o"]) if "-o" in given else (list(TABLE), None)
         local = Local(current())
         records = local.spool.jobs()
     except (MachineError, OptionError, SchedulerError) as error:
@@ -104,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             json.dumps({"COMMAND": "bjobs", "JOBS": len(rows), "RECORDS": rows}, indent=2) + "\n"
         )
     elif chosen:
-        _table(chosen, fields, given)
+        _table(chosen, fields, delimiter, given)
     return 255 if unknown else 0
 
 
@@ -120,21 +124,27 @@ def _wanted(record: JobRecord, given: Mapping[str, str], job_ids: Sequence[str])
     return "-a" in given or record.state in (asked or ("PEND", "RUN"))
 
 
-def _fields(text: str) -> list[str]:
+def _fields(text: str) -> tuple[list[str], str | None]:
+    delimiter = re.search(r"delimiter='(.)'", text)
+    text = re.sub(r"delimiter='.'", "", text)
     names = [word.partition(":")[0].lower() for word in text.split()]
-    names = [name for name in names if not name.startswith("delimiter=")]
     for name in names:
         if name not in FIELDS:
             raise OptionError(f"bjobs: -o has no field {name}; known: {', '.join(FIELDS)}")
     if not names:
         raise OptionError("bjobs: -o names no field")
-    return names
+    return names, None if delimiter is None else delimiter[1]
 
 
-def _table(records: list[JobRecord], fields: list[str], given: Mapping[str, str]) -> None:
+def _table(
+    records: list[JobRecord], fields: list[str], delimiter: str | None, given: Mapping[str, str]
+) -> None:
     rows = [[FIELDS[field](record) for field in fields] for record in records]
     if "-noheader" not in given:
-        rows.insert(0, [TITLES.get(field, field.upper()) for field in fields])
+        rows.insert(0, [field.upper() for field in fields])
+    if delimiter is not None:
+        sys.stdout.writelines(delimiter.join(row) + "\n" for row in rows)
+        return
     widths = [max(len(row[i]) for row in rows) for i in range(len(fields))]
     if "-w" not in given and "-o" not in given:
         widths = [min(width, 14) for width in widths]

@@ -1,0 +1,160 @@
+"""IBM LSF, through its own commands bsub, bjobs and bkill.
+
+Scripts are handed over in the machine's submit form: `bsub file` on Summit, `bsub < file` at
+sites whose lsf.conf lacks LSB_BSUB_PARSE_SCRIPT.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from alpenglow_lsf.machine import Machine
+from alpenglow_lsf.scheduler import JobState, JobStatus, SchedulerError, Submission
+
+FIELDS = (
+    "jobid", "stat", "job_name", "queue", "proj_name", "submit_time", "start_time", "finish_time",
+    "exit_code", "pend_reason", "exit_reason", "output_file", "sub_cwd", "runtimelimit",
+    "dependency",
+)  # fmt: skip
+DELIMITER = "^"
+TIMEOUT_S = 120.0
+"""A busy LSF answers late; after this long it counts as not reachable."""
+
+_SUBMITTED = re.compile(r"Job <(\d+)> is submitted to (?:default )?queue <([^>]*)>")
+
+
+class LSF:
+    """Scheduler backend for a machine file with `scheduler = "lsf"`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+
+    def submit(self, submission: Submission) -> str:
+        """Submit a script; see `Scheduler.submit`."""
+        options = [word for pair in submission.over.options() for word in pair if word]
+        environment = {**os.environ, **submission.environment}
+        if not submission.script.is_file():
+            raise SchedulerError(f"bsub: no script {submission.script}")
+        if self._machine.submit_form == "file":
+            words = ["bsub", *options, str(submission.script), *submission.arguments]
+            text = _call(words, environment)
+        elif submission.arguments:
+            raise SchedulerError(
+                f"bsub: {self._machine.name} takes scripts by standard input, without arguments "
+                f"({' '.join(submission.arguments)})"
+            )
+        else:
+            script = submission.script.read_text(encoding="utf-8")
+            text = _call(["bsub", *options], environment, script)
+        found = _SUBMITTED.search(text)
+        if found is None:
+            raise SchedulerError(f"bsub did not say which job it made: {text.strip()!r}")
+        return found[1]
+
+    def status(self, job_id: str) -> JobStatus | None:
+        """Ask bjobs about a job; see `Scheduler.status`."""
+        fields = f"{' '.join(FIELDS)} delimiter='{DELIMITER}'"
+        environment = {**os.environ, "LSB_DISPLAY_YEAR": "Y"}
+        try:
+            text = _call(["bjobs", "-noheader", "-o", fields, job_id], environment)
+        except SchedulerError as error:
+            if "is not found" in str(error):
+                return None
+            raise
+        lines = [line for line in text.splitlines() if line.count(DELIMITER) >= len(FIELDS) - 1]
+        if not lines:
+            raise SchedulerError(f"bjobs did not say how job {job_id} stands: {text.strip()!r}")
+        return parse_status(lines[-1])
+
+    def cancel(self, job_ids: Sequence[str], signal: str | None = None) -> None:
+        """Call bkill; see `Scheduler.cancel`."""
+        words = ["bkill", *(["-s", signal] if signal else []), *job_ids]
+        _call(words, os.environ)
+
+
+def parse_status(line: str) -> JobStatus:
+    """Read a line of `bjobs -o` with our fields; `-` stands for nothing."""
+    cells = [cell.strip() for cell in line.split(DELIMITER)]
+    values = {name: "" if cell == "-" else cell for name, cell in zip(FIELDS, cells, strict=False)}
+    try:
+        state = JobState(values["stat"])
+    except ValueError:
+        state = JobState.UNKNOWN
+    output = values["output_file"].replace("%J", values["jobid"])
+    code = values["exit_code"]
+    return JobStatus(
+        job_id=values["jobid"],
+        state=state,
+        name=values["job_name"],
+        queue=values["queue"],
+        project=values["proj_name"],
+        submitted=_moment(values["submit_time"]),
+        started=_moment(values["start_time"]),
+        ended=_moment(values["finish_time"]) if state.ended else None,
+        exit_code=int(code) if code.isdigit() else (0 if state is JobState.DONE else None),
+        reason=values["exit_reason"] if state.ended else values["pend_reason"],
+        output=Path(values["sub_cwd"].replace("$HOME", "~"), output).expanduser()
+        if output
+        else None,
+        walltime_s=_limit(values["runtimelimit"]),
+        dependency=values["dependency"],
+    )
+
+
+def _limit(text: str) -> float | None:
+    """Read a run limit: minutes (`120.0`, `120.0/host`) or hours:minutes."""
+    clock = re.match(r"(\d+):(\d+)", text)
+    if clock:
+        return int(clock[1]) * 3600.0 + int(clock[2]) * 60.0
+    minutes = re.match(r"\d+(\.\d+)?", text)
+    return float(minutes.group()) * 60.0 if minutes else None
+
+
+def _moment(text: str) -> float | None:
+    """Read a time of bjobs; the trailing letters L, E and X say how sure LSF is."""
+    words = text.split()
+    if words and words[-1] in ("L", "E", "X"):
+        words.pop()
+    text = " ".join(words)
+    with suppress(ValueError):
+        return time.mktime(time.strptime(text, "%b %d %H:%M:%S %Y"))
+    with suppress(ValueError):
+        return time.mktime(time.strptime(text, "%b %d %H:%M %Y"))
+    with suppress(ValueError):
+        now = time.time()
+        year = time.localtime(now).tm_year
+        moment = time.mktime(time.strptime(f"{text} {year}", "%b %d %H:%M %Y"))
+        if moment < now + 180 * 86400:
+            return moment
+        # A day far ahead is last year's: bjobs without LSB_DISPLAY_YEAR names no year.
+        return time.mktime(time.strptime(f"{text} {year - 1}", "%b %d %H:%M %Y"))
+    return None
+
+
+def _call(words: Sequence[str], environment: Mapping[str, str], stdin: str = "") -> str:
+    try:
+        done = subprocess.run(
+            words,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise SchedulerError(
+            f"no {words[0]} on PATH: is this a login node of the machine?"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SchedulerError(f"{words[0]} did not answer in {TIMEOUT_S:.0f} s") from None
+    if done.returncode != 0:
+        said = " ".join((done.stderr or done.stdout).split())
+        raise SchedulerError(said or f"{words[0]} failed with code {done.returncode}")
+    return done.stdout

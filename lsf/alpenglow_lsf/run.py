@@ -1,0 +1,286 @@
+"""The parent of a job step on the launch node: deadline, signals, exit code, segment record.
+
+It is the last line of a batch script, and runs the jsrun line that follows `--`:
+
+    exec python -m alpenglow_lsf.run --run runs/pretrain_7b --activity pretrain \
+        --then jobs/report.lsf -- jsrun -r1 -a6 -g6 -c42 -b packed:7 python -m alpenglow.train ...
+
+It ends with the command's exit code: 0 complete, 85 more to do, anything else failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from alpenglow_lsf.geometry import GeometryError
+from alpenglow_lsf.machine import Machine, MachineError, current
+from alpenglow_lsf.options import OptionError
+from alpenglow_lsf.orphans import dies_with_parent
+from alpenglow_lsf.ranks import RESERVED_VARIABLE, compute_hosts
+from alpenglow_lsf.scheduler import JobState, JobStatus, Scheduler, SchedulerError, Submission
+from alpenglow_lsf.scheduler import current as current_scheduler
+from alpenglow_lsf.segment import RunLock, Segment, SegmentError, close_lost
+from alpenglow_lsf.step import find_step
+
+MORE_TO_DO = 85
+FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG)
+HEARTBEAT_S = 10.0
+
+
+class RunError(RuntimeError):
+    """A segment that cannot start; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the command line asks for."""
+
+    run: Path
+    activity: str
+    then: tuple[Path, ...]
+    command: tuple[str, ...]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a segment and return the command's exit code."""
+    try:
+        order = parse(sys.argv[1:] if argv is None else argv)
+        machine = current()
+        job_id = os.environ.get("LSB_JOBID")
+        if not job_id:
+            raise RunError(
+                "LSB_JOBID is not set: this runs inside a job, submit the script by bsub"
+            )
+        _make(order.run)
+        lock = RunLock(order.run, order.activity)
+        with lock.held(job_id):
+            parent = Parent(order, machine, job_id, os.environ)
+            code = parent.run(lock)
+        return parent.submit_next(code)
+    except (
+        GeometryError, MachineError, OptionError, RunError, SchedulerError, SegmentError
+    ) as error:  # fmt: skip
+        sys.stderr.write(f"alpenglow_lsf.run: {error}\n")
+        return 1
+
+
+def parse(argv: Sequence[str]) -> Order:
+    """Read the command line.
+
+    Raises:
+        RunError: no command, or a script of --then that does not exist.
+    """
+    words = list(argv)
+    cut = words.index("--") if "--" in words else len(words)
+    parser = argparse.ArgumentParser(prog="alpenglow_lsf.run", description=__doc__, add_help=True)
+    parser.add_argument("--run", type=Path, required=True, help="run directory")
+    parser.add_argument("--activity", required=True, help="what this segment does, one word")
+    parser.add_argument("--then", type=Path, action="append", default=[], help="next script")
+    given = parser.parse_args(words[:cut])
+    command = tuple(words[cut + 1 :])
+    if not command:
+        raise RunError("no command: write `-- jsrun ...` at the end")
+    if not given.activity.replace("_", "").replace("-", "").isalnum():
+        raise RunError(f"--activity {given.activity!r} should be one word")
+    for script in given.then:
+        if not script.is_file():
+            raise RunError(f"--then {script}: no such script")
+    return Order(given.run.absolute(), given.activity, tuple(given.then), command)
+
+
+class Parent:
+    """Starts the command, passes signals on and keeps the segment record."""
+
+    def __init__(
+        self, order: Order, machine: Machine, job_id: str, environ: Mapping[str, str]
+    ) -> None:
+        self._order = order
+        self._machine = machine
+        self._scheduler: Scheduler = current_scheduler(machine)
+        self._environ = environ
+        self._received: list[int] = []
+        self._child: subprocess.Popen[bytes] | None = None
+        now = time.time()
+        status = self._ask(job_id)
+        deadline = _deadline(environ, status, now)
+        self.segment = Segment(
+            order.run,
+            {
+                "job_id": job_id,
+                "job_name": environ.get("LSB_JOBNAME") or status.name or None,
+                "activity": order.activity,
+                "script": environ.get("ALPENGLOW_SCRIPT"),
+                "command": list(order.command),
+                "machine": machine.name,
+                "project": environ.get("LSB_PROJECT_NAME") or status.project or None,
+                "queue": environ.get("LSB_QUEUE") or status.queue or None,
+                "submitted": status.submitted,
+                "started": now,
+                "heartbeat": now,
+                "walltime_s": status.walltime_s,
+                "deadline": deadline,
+                "charge_rule": machine.target.charge,
+                **self._places(),
+            },
+        )
+        for name in close_lost(order.run, order.activity, self.segment.name):
+            sys.stderr.write(
+                f"alpenglow_lsf.run: closed the record that segment {name} left open\n"
+            )
+
+    def run(self, lock: RunLock) -> int:
+        """Run the command to its end, close the record and return the exit code."""
+        old = {number: signal.signal(number, self._on_signal) for number in FORWARDED}
+        try:
+            try:
+                self._child = subprocess.Popen(
+                    self._order.command,
+                    env=self._child_environment(),
+                    process_group=0,
+                    preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one thread
+                )
+            except OSError as error:
+                text = f"cannot start {self._order.command[0]}: {error.strerror}"
+                self.segment.close(127, "failed", text)
+                sys.stderr.write(f"alpenglow_lsf.run: {text}\n")
+                return 127
+            for number in self._received:  # came before there was a child
+                self._forward(number)
+            code = self._wait(self._child, lock)
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+        code = 128 - code if code < 0 else code
+        reason, text = self._reason(code)
+        self.segment.close(code, reason, text)
+        return code
+
+    def submit_next(self, code: int) -> int:
+        """Submit the scripts of --then after a complete run; return the exit code of the job.
+
+        Raises:
+            SchedulerError: the scheduler refused one.
+        """
+        if code == MORE_TO_DO:
+            script = self.segment.fields["script"] or "the same script"
+            sys.stdout.write(
+                f"alpenglow_lsf.run: {self._order.run.name} has more to do; `bsub {script}` "
+                f"continues it from its last checkpoint\n"
+            )
+        if code != 0:
+            return code
+        for script in self._order.then:
+            job_id = self._scheduler.submit(
+                Submission(script, environment={"ALPENGLOW_RUN": str(self._order.run)})
+            )
+            self.segment.fields["then"].append({"script": str(script), "job_id": job_id})
+            self.segment.write()
+            sys.stdout.write(f"alpenglow_lsf.run: submitted {script} as job {job_id}\n")
+        return code
+
+    def _ask(self, job_id: str) -> JobStatus:
+        nothing = JobStatus(job_id, JobState.UNKNOWN)
+        try:
+            return self._scheduler.status(job_id) or nothing
+        except SchedulerError as error:
+            # The run itself does not need an answer; only its deadline stays unknown.
+            sys.stderr.write(f"alpenglow_lsf.run: no word about job {job_id}: {error}\n")
+            return nothing
+
+    def _places(self) -> dict[str, object]:
+        reserved = self._machine.target.reserved_hosts
+        hosts = compute_hosts(self._environ, reserved)
+        asked = int(self._environ.get("ALPENGLOW_NODES_ASKED") or len(hosts) or 1)
+        step = find_step(self._order.command)
+        if step is None:
+            return {"nodes_asked": asked, "nodes_used": 0, "ranks": 1, "hosts": []}
+        places = step.places(self._machine, asked)
+        used = sorted({place.host for place in places})
+        return {
+            "nodes_asked": asked,
+            "nodes_used": len(used),
+            "ranks": len(places),
+            "hosts": [hosts[i] for i in used if i < len(hosts)],
+        }
+
+    def _child_environment(self) -> dict[str, str]:
+        fields = self.segment.fields
+        environment = {
+            **self._environ,
+            "ALPENGLOW_RUN": str(self._order.run),
+            "ALPENGLOW_SEGMENT": self.segment.name,
+            "ALPENGLOW_JOB_ID": str(fields["job_id"]),
+            RESERVED_VARIABLE: ",".join(self._machine.target.reserved_hosts),
+        }
+        if fields["deadline"] is not None:
+            environment["ALPENGLOW_DEADLINE"] = repr(fields["deadline"])
+        return environment
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._received.append(number)
+        if self._child is not None:
+            self._forward(number)
+
+    def _forward(self, number: int) -> None:
+        if self._child is not None and self._child.returncode is None:
+            try:
+                os.killpg(self._child.pid, number)
+            except ProcessLookupError:
+                return
+
+    def _wait(self, child: subprocess.Popen[bytes], lock: RunLock) -> int:
+        while True:
+            try:
+                return child.wait(HEARTBEAT_S)
+            except subprocess.TimeoutExpired:
+                lock.beat()
+                self.segment.beat()
+
+    def _reason(self, code: int) -> tuple[str, str]:
+        name = Path(self._order.command[0]).name
+        words = f"{name} exited with code {code}"
+        if code == 0:
+            return "complete", words
+        if code == MORE_TO_DO:
+            return "more to do", words
+        deadline = self.segment.fields["deadline"]
+        if signal.SIGUSR2 in self._received or (deadline and time.time() >= deadline):
+            return "walltime", f"{words} at the walltime limit"
+        fatal = [n for n in self._received if n in (signal.SIGTERM, signal.SIGINT)]
+        if fatal:
+            # SIGUSR1 and SIGURG only tell the ranks something; they are no reason to end.
+            signal_name = signal.Signals(fatal[0]).name
+            return f"signal {signal_name.removeprefix('SIG')}", f"{words} after {signal_name}"
+        return "failed", words
+
+
+def _make(run: Path) -> None:
+    try:
+        (run / "segments").mkdir(parents=True, exist_ok=True)
+        probe = run / "segments" / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"run directory {run} is not writable: {error.strerror}") from None
+
+
+def _deadline(environ: Mapping[str, str], status: JobStatus, now: float) -> float | None:
+    told = environ.get("ALPENGLOW_DEADLINE")
+    if told:
+        return float(told)
+    if status.walltime_s is None:
+        return None
+    return (status.started or now) + status.walltime_s
+
+
+if __name__ == "__main__":
+    sys.exit(main())
