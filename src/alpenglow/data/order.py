@@ -1,0 +1,231 @@
+"""The order of training samples: sample i is computed, no index is built, shared or cached.
+
+    order = Order.of(catalogue, {"github": 0.4, "wikipedia": 0.6}, sequence_length=2048, seed=1)
+    order.sample(123_456_789)          # Sample(slice='github', shard=17, start=8192)
+
+It depends on (seed, geometry of the catalogue, mixture, i) and on nothing else: not on the number
+of ranks, the batch size, the length of the run or a restart.
+
+Two steps. **Which slice**: samples come in blocks of `BLOCK`; after b blocks slice k has had
+floor(b BLOCK W_k) - floor(b BLOCK W_(k-1)) samples, W being the cumulated exact weights, so every
+slice is within one sample of its quota at every block border, for ever; inside a block a keyed
+permutation spreads them. **Which window**: the j-th sample of a slice is window
+permutation(j mod n) of epoch j div n, with a new key each epoch, so every window comes once before
+any comes twice. A window has S + 1 tokens (inputs and labels overlap by S), starts at a multiple of
+S and never crosses a shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpenglow.data.catalogue import Catalogue
+from alpenglow.data.feistel import permute, round_keys
+
+BLOCK = 256
+"""Samples in a block; a constant of the format: another value is another stream."""
+
+
+class OrderError(ValueError):
+    """A mixture that the catalogue cannot serve; the message is one sentence for the user."""
+
+
+class Sample(NamedTuple):
+    """One training sample: S + 1 tokens of a shard."""
+
+    slice: str
+    shard: int
+    """Place of the shard in the catalogue."""
+    start: int
+    """First token in the shard."""
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """The windows of one slice."""
+
+    name: str
+    shards: NDArray[np.int64]
+    """Places in the catalogue, of the shards that hold a window."""
+    first: NDArray[np.int64]
+    """[shards + 1] number of windows before each shard; the last is all of them."""
+
+    @property
+    def windows(self) -> int:
+        return int(self.first[-1])
+
+
+class Order:
+    """See the module.
+
+    Args:
+        shards: (slice, tokens) of each shard, in the catalogue's order.
+        mixture: weight of each slice; they need not sum to 1.
+        sequence_length: S, tokens a sample trains on.
+        seed: any integer.
+        fingerprint: of the catalogue's geometry.
+
+    Raises:
+        OrderError: a weight that is negative or not finite, no positive weight, or a slice of the
+            mixture without a single window.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[tuple[str, int]],
+        mixture: Mapping[str, float],
+        sequence_length: int,
+        seed: int,
+        fingerprint: str = "",
+    ) -> None:
+        if sequence_length < 1:
+            raise OrderError(f"sequence_length = {sequence_length}; it must be at least 1")
+        self.sequence_length = sequence_length
+        self._key = (seed, fingerprint)
+        weights = _weights(mixture)
+        self._slices = [_windows(name, shards, sequence_length) for name in weights]
+        edges, total = [Fraction(0)], sum(weights.values(), Fraction(0))
+        for weight in weights.values():
+            edges.append(edges[-1] + weight / total)
+        self._edges = edges
+
+    @classmethod
+    def of(
+        cls, catalogue: Catalogue, mixture: Mapping[str, float], *, sequence_length: int, seed: int
+    ) -> Order:
+        """The order over a catalogue."""
+        shards = [(shard.slice, shard.tokens) for shard in catalogue.shards]
+        return cls(shards, mixture, sequence_length, seed, catalogue.fingerprint)
+
+    @property
+    def slices(self) -> list[str]:
+        """Names of the slices in the mixture, sorted."""
+        return [part.name for part in self._slices]
+
+    @property
+    def windows(self) -> dict[str, int]:
+        """Windows of each slice: what one epoch of it holds."""
+        return {part.name: part.windows for part in self._slices}
+
+    def sample(self, index: int) -> Sample:
+        """Sample `index` of the stream, 0-based."""
+        which, shard, start = self.samples(np.array([index]))
+        return Sample(self._slices[int(which[0])].name, int(shard[0]), int(start[0]))
+
+    def samples(
+        self, indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Look up many samples at once.
+
+        Args:
+            indices: int64 [n], each at least 0.
+
+        Returns:
+            slice (place in `slices`), shard (place in the catalogue), start (token): int64 [n].
+        """
+        indices = np.asarray(indices, np.int64)
+        if indices.size and int(indices.min()) < 0:
+            raise IndexError(f"sample {int(indices.min())}: samples are numbered from 0")
+        which, ordinal = self._which_slice(indices)
+        shard, start = np.empty_like(indices), np.empty_like(indices)
+        for place, part in enumerate(self._slices):
+            mine = np.flatnonzero(which == place)
+            if mine.size:
+                window = self._shuffled(part, ordinal[mine])
+                file = np.searchsorted(part.first, window, side="right") - 1
+                shard[mine] = part.shards[file]
+                start[mine] = (window - part.first[file]) * self.sequence_length
+        return which, shard, start
+
+    def taken(self, samples: int) -> dict[str, int]:
+        """How many of the first `samples` come from each slice; exact for whole blocks.
+
+        For a part of a block the count is that of the block's beginning plus what the block's own
+        permutation has brought so far.
+        """
+        block, rest = divmod(samples, BLOCK)
+        counts = np.diff(self._before(block))
+        if rest:
+            which, _ = self._which_slice(np.arange(samples - rest, samples))
+            counts = counts + np.bincount(which, minlength=counts.size)
+        return {part.name: int(n) for part, n in zip(self._slices, counts, strict=True)}
+
+    def epochs(self, samples: int) -> dict[str, float]:
+        """How often each slice has been gone through after `samples` samples."""
+        return {name: n / self.windows[name] for name, n in self.taken(samples).items()}
+
+    def _before(self, block: int) -> NDArray[np.int64]:
+        """Cumulated samples of the slices before a block, [slices + 1]; exact integers."""
+        return np.array([int(block * BLOCK * edge) for edge in self._edges], np.int64)
+
+    def _which_slice(
+        self, indices: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(slice, how many samples of that slice came before) of each sample."""
+        which, ordinal = np.empty_like(indices), np.empty_like(indices)
+        blocks = indices // BLOCK
+        for block in np.unique(blocks):
+            here = np.flatnonzero(blocks == block)
+            before = np.diff(self._before(int(block)))
+            quota = np.diff(self._before(int(block) + 1)) - before
+            first = np.concatenate([[0], np.cumsum(quota)])
+            keys = round_keys(*self._key, "block", int(block))
+            place = permute(indices[here] - int(block) * BLOCK, BLOCK, keys)
+            chosen = np.searchsorted(first, place, side="right") - 1
+            which[here] = chosen
+            ordinal[here] = before[chosen] + place - first[chosen]
+        return which, ordinal
+
+    def _shuffled(self, part: _Slice, ordinal: NDArray[np.int64]) -> NDArray[np.int64]:
+        window = np.empty_like(ordinal)
+        epochs = ordinal // part.windows
+        for epoch in np.unique(epochs):
+            here = np.flatnonzero(epochs == epoch)
+            keys = round_keys(*self._key, part.name, int(epoch))
+            window[here] = permute(ordinal[here] - epoch * part.windows, part.windows, keys)
+        return window
+
+
+def natural(catalogue: Catalogue) -> dict[str, float]:
+    """The mixture that takes every slice in proportion to its tokens."""
+    return {name: float(tokens) for name, tokens in catalogue.slices.items()}
+
+
+def tail_tokens(tokens: int, sequence_length: int) -> int:
+    """Tokens at a shard's end that no window has as an input."""
+    return tokens - max(0, tokens - 1) // sequence_length * sequence_length
+
+
+def _weights(mixture: Mapping[str, float]) -> dict[str, Fraction]:
+    """Exact weights by name, sorted; what a person wrote (0.1) is meant as a decimal."""
+    weights = {}
+    for name, weight in sorted(mixture.items()):
+        if not 0 <= weight < float("inf"):
+            raise OrderError(f"mixture: {name} = {weight}; a weight is a number from 0 up")
+        if weight > 0:
+            weights[name] = Fraction(repr(float(weight)))
+    if not weights:
+        raise OrderError("mixture: no slice has a weight above 0")
+    return weights
+
+
+def _windows(name: str, shards: Sequence[tuple[str, int]], sequence_length: int) -> _Slice:
+    counts = [
+        (place, (tokens - 1) // sequence_length)
+        for place, (of, tokens) in enumerate(shards)
+        if of == name and tokens > sequence_length
+    ]
+    if not counts:
+        known = ", ".join(sorted({of for of, _ in shards})) or "none"
+        raise OrderError(
+            f"mixture: slice {name} has no window of {sequence_length} + 1 tokens in the "
+            f"catalogue; slices there: {known}"
+        )
+    first = np.concatenate([[0], np.cumsum([n for _, n in counts])]).astype(np.int64)
+    return _Slice(name, np.array([place for place, _ in counts], np.int64), first)
