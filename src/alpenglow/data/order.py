@@ -30,6 +30,7 @@ from alpenglow.data.feistel import permute, round_keys
 
 BLOCK = 256
 """Samples in a block; a constant of the format: another value is another stream."""
+_PLACES = np.arange(BLOCK)
 
 
 class OrderError(ValueError):
@@ -176,10 +177,14 @@ class Order:
             quota = np.diff(self._before(int(block) + 1)) - before
             first = np.concatenate([[0], np.cumsum(quota)])
             keys = round_keys(*self._key, "block", int(block))
-            place = permute(indices[here] - int(block) * BLOCK, BLOCK, keys)
-            chosen = np.searchsorted(first, place, side="right") - 1
-            which[here] = chosen
-            ordinal[here] = before[chosen] + place - first[chosen]
+            chosen = np.searchsorted(first, permute(_PLACES, BLOCK, keys), side="right") - 1
+            # The n-th sample of a slice in this block, in the order of the stream: a window must
+            # not come twice before all have come once, not even across one block.
+            nth = np.empty_like(chosen)
+            nth[np.argsort(chosen, kind="stable")] = _PLACES - np.repeat(first[:-1], quota)
+            inside = indices[here] - int(block) * BLOCK
+            which[here] = chosen[inside]
+            ordinal[here] = before[which[here]] + nth[inside]
         return which, ordinal
 
     def _shuffled(self, part: _Slice, ordinal: NDArray[np.int64]) -> NDArray[np.int64]:
