@@ -6,12 +6,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-import h5py
 import numpy as np
 import tomli_w
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from alpenglow.data.catalogue import Catalogue
+from alpenglow.data.ledger import Ledger
+from alpenglow.data.shards import ShardWriter
 from alpenglow.model.config import ModelConfig
 from alpenglow.model.neox import initial_tensor
 from alpenglow.train.checkpoint import Fragment, SingleProcess, save, step_directory
@@ -72,16 +74,28 @@ def make_run(root: Path) -> Path:
     )
     tokenizer.train_from_iterator([TEXT], trainer)
     tokenizer.save(str(shards / "tokenizer.json"))
-    with h5py.File(shards / "github-00000.h5", "w") as file:
-        file["tokens"] = np.array(tokenizer.encode(TEXT).ids, dtype=np.uint16)
-    slices = {"github": {"tokens": 12345, "documents": 6}}
-    (shards / "catalogue.json").write_text(json.dumps({"slices": slices}))
+    hashes = {"tokenizer_hash": "t", "recipe_hash": "r"}
+    writer = ShardWriter(shards / "github-00000.h5", slice="github", dtype="uint16", **hashes)
+    for number, text in enumerate([TEXT[:3000], TEXT[3000:]]):
+        writer.add(np.array(tokenizer.encode(text).ids), bytes([number] * 16), "LICENSE")
+    catalogue = Catalogue.build(
+        shards, [writer.close()], tokenizer="tokenizer.json", vocab_size=VOCABULARY, **hashes
+    )
+    catalogue.write()
+    ledger = Ledger()
+    account = ledger.slice("github")
+    account.read.add(3, len(TEXT) + 5)
+    account.drop("too short", 1, 5)
+    for text in (TEXT[:3000], TEXT[3000:]):
+        account.keep("Apache-2.0", len(text), 100)
+    ledger.skipped["books"] = "no raw files"
+    (shards / "ledger.json").write_text(json.dumps(ledger.tables()))
     facts = {
         "run": {"name": 'tiny: a "test"', "activity": "pretrain", "code_version": "0.1+abc"},
         "machine": {"name": "laptop", "nodes": 2, "ranks": 8},
         "layout": {"pipeline": 2, "tensor": 2, "data": 2},
         "batch": {"sequence_length": 64, "tokens_per_step": 1024},
-        "data": {"catalogue": "shards/catalogue.json", "fingerprint": "f00d"},
+        "data": {"catalogue": "shards/catalogue.json", "fingerprint": catalogue.fingerprint},
         "recipe": {
             "data": {"mixture": {"github": 1.0, "books": 3.0}, "seed": 7},
             "optimizer": {"name": "adamw", "lr": 1e-3, "min_lr": 1e-4, "betas": [0.9, 0.95]},

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alpenglow.config import ConfigError, load
+from alpenglow.data.catalogue import Catalogue, CatalogueError
+from alpenglow.data.shards import ShardError
 from alpenglow.release.card import model_card
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.huggingface import (
@@ -34,6 +36,17 @@ from alpenglow_lsf.machine import MachineError, current, names
 from alpenglow_lsf.ranks import Ranks, RanksError
 
 log = logging.getLogger("alpenglow.release")
+
+_FAILURES = (
+    CatalogueError,
+    CheckpointError,
+    ConfigError,
+    MachineError,
+    OSError,
+    RanksError,
+    ReleaseError,
+    ShardError,
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,7 @@ def convert(recipe: ConvertRecipe) -> tuple[Path, Verification | None]:
         ReleaseError: the run, its checkpoint, tokenizer or shards are absent or do not fit, or the
             release differs from the training model; the output folder is as it was.
         CheckpointError: the chosen checkpoint is damaged.
+        CatalogueError, ShardError: the run's shards, which verification reads, are not whole.
     """
     record = RunRecord.load(recipe.run)
     checkpoint = _choose(recipe)
@@ -86,13 +100,24 @@ def convert(recipe: ConvertRecipe) -> tuple[Path, Verification | None]:
         if recipe.verify:
             progress.show(total - 1, "comparing logits", force=True)
             length = min(LENGTH, config.max_position_embeddings)
-            tokens = real_tokens(record.catalogue.parent, config.vocab_size, length)
+            tokens = real_tokens(_data(record), config.vocab_size, length)
             outcome = verify(folder, checkpoint, tokens, recipe.prompt)
         dtype = release_dtype(checkpoint, recipe.dtype)
         card = model_card(record, checkpoint, config, dtype, outcome)
         (folder / "README.md").write_text(card, encoding="utf-8")
     progress.show(total, f"{output}", force=True)
     return output, outcome
+
+
+def _data(record: RunRecord) -> Catalogue:
+    catalogue = Catalogue.load(record.catalogue)
+    fingerprint = record.fact("data", "fingerprint")
+    if fingerprint is not None and catalogue.fingerprint != fingerprint:
+        raise ReleaseError(
+            f"{record.catalogue}: fingerprint {catalogue.fingerprint} is not {fingerprint}, which "
+            f"{record.path / 'run.toml'} names; restore the run's shards, or set verify=false"
+        )
+    return catalogue
 
 
 def _choose(recipe: ConvertRecipe) -> Checkpoint:
@@ -130,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
         if named := os.environ.get("ALPENGLOW_RUN"):
             recipe = dataclasses.replace(recipe, run=Path(named))
         output, outcome = convert(recipe)
-    except (ConfigError, MachineError, RanksError, ReleaseError, CheckpointError, OSError) as error:
+    except _FAILURES as error:
         sys.stderr.write(f"alpenglow.release: {error}\n")
         return 1
     if outcome is not None:

@@ -140,49 +140,47 @@ def _data(record: RunRecord) -> Rows:
 
 
 def _slices(record: RunRecord) -> str:
-    """Mixture weight, tokens and documents of each slice, and what the ledger says was dropped."""
+    """Weight of each slice in the mixture, what the catalogue holds of it, what was dropped."""
     mixture: Mapping[str, float] = record.fact("recipe", "data", "mixture") or {}
-    catalogue = _by_slice(record.data_file(record.catalogue.name))
-    ledger = _by_slice(record.data_file("ledger.json"))
-    names = [*dict.fromkeys([*mixture, *catalogue])]
+    ledger = record.data_file("ledger.json")
+    accounts, skipped = ledger.get("slices", {}), ledger.get("skipped", {})
+    held: dict[str, tuple[int, int]] = {}
+    for shard in record.data_file(record.catalogue.name).get("shards", []):
+        tokens, documents = held.get(shard["slice"], (0, 0))
+        held[shard["slice"]] = (tokens + shard["tokens"], documents + shard["documents"])
+    names = [*dict.fromkeys([*mixture, *held])]
     if not names:
         return "The mixture is unknown."
-    share = sum(weight for name, weight in mixture.items() if not catalogue or name in catalogue)
+    # Slices that the catalogue does not hold leave their weight to the others.
+    total = sum(weight for name, weight in mixture.items() if not held or name in held)
     lines = [
-        "| slice | weight | share | tokens | documents kept | read |",
-        "|---|---|---|---|---|---|",
+        "| slice | weight | share | tokens held | documents held | read | dropped | licences |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in names:
-        held, weight = catalogue.get(name), mixture.get(name)
-        absent = bool(catalogue) and held is None
-        part = None if weight is None or not share else 0.0 if absent else weight / share
-        said = ledger.get(name, {})
+        present = not held or name in held
+        weight = mixture.get(name)
+        account = accounts.get(name, {})
         cells = [
             name,
             _known(weight, "{:g}"),
-            _known(part, "{:.1%}"),
-            "none: not in the catalogue" if absent else _count((held or {}).get("tokens")),
-            _count(_first(said, held or {}, "kept", "documents_kept", "documents")),
-            _count(_first(said, {}, "read", "documents_read")),
+            _known(weight * present / total if weight is not None and total else None, "{:.1%}"),
+            _count(held.get(name, (0, 0))[0] if held else None),
+            _count(held.get(name, (0, 0))[1] if held else None),
+            _count(account["read"]["documents"] if account else None),
+            skipped.get(name) or _tally(account.get("dropped")),
+            _tally(account.get("licences")),
         ]
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
     return "\n".join(lines)
 
 
-def _by_slice(table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The slices of a catalogue or ledger, as name -> fields."""
-    slices = table.get("slices", {})
-    if isinstance(slices, Mapping):
-        return {str(k): dict(v) for k, v in slices.items() if isinstance(v, Mapping)}
-    return {str(v.get("name") or v.get("slice")): dict(v) for v in slices}
-
-
-def _first(one: Mapping[str, Any], other: Mapping[str, Any], *keys: str) -> int | None:
-    for table in (one, other):
-        for key in keys:
-            if isinstance(table.get(key), int):
-                return int(table[key])
-    return None
+def _tally(counts: Mapping[str, Any] | None) -> str:
+    """Write the ledger's documents by reason or licence, most first."""
+    if counts is None:
+        return UNKNOWN
+    most = sorted(counts.items(), key=lambda item: -item[1]["documents"])
+    return ", ".join(f"{name} {count['documents']:,}" for name, count in most) or "none"
 
 
 def _training(record: RunRecord, checkpoint: Checkpoint) -> Rows:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import torch
 import xxhash
 from safetensors import SafetensorError, safe_open
 
+from alpenglow.data.catalogue import Catalogue
 from alpenglow.model.stages import build_local
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.huggingface import (
@@ -61,35 +61,31 @@ class Verification:
     """Prompt and continuation, drawn with a fixed seed."""
 
 
-def real_tokens(shards: Path, vocabulary: int, length: int) -> torch.Tensor:
-    """Take windows of training text: int64 [2, length], from the first shard of the folder.
+def real_tokens(catalogue: Catalogue, vocabulary: int, length: int) -> torch.Tensor:
+    """Take two windows of training text, from the longest shard: int64 [2, length].
 
     Args:
-        shards: folder of `*.h5` token shards, searched with its subfolders.
+        catalogue: the run's shards.
         vocabulary: size of the model's vocabulary.
         length: tokens a window; fewer where the shard is short.
 
     Raises:
-        ReleaseError: no shard with tokens, or tokens outside the vocabulary.
+        ReleaseError: no tokens, or tokens outside the vocabulary.
+        ShardError: the shard is damaged.
     """
-    for path in sorted(shards.rglob("*.h5")):
-        with h5py.File(path, "r") as file:
-            tokens = file.get("tokens")
-            if tokens is None or len(tokens) < ROWS * 2:
-                continue
-            count = min(length, len(tokens) // ROWS)
-            starts = [0, len(tokens) // ROWS]
-            rows = np.stack([tokens[start : start + count] for start in starts]).astype(np.int64)
-        if rows.max() >= vocabulary:
-            raise ReleaseError(
-                f"{path}: holds token {rows.max()}, the model's vocabulary ends at {vocabulary}; "
-                "it is not this run's data"
-            )
-        return torch.from_numpy(rows)
-    raise ReleaseError(
-        f"{shards}: no token shard to verify the release with; restore the run's shards, or set "
-        "verify = false"
-    )
+    longest = max(range(len(catalogue.shards)), key=lambda i: catalogue.shards[i].tokens, default=0)
+    tokens = catalogue.open(longest).tokens if catalogue.shards else np.empty(0, np.uint16)
+    count = min(length, len(tokens) // ROWS)
+    if not count:
+        raise ReleaseError(f"{catalogue.folder}: no tokens to verify the release with")
+    starts = [row * (len(tokens) // ROWS) for row in range(ROWS)]
+    rows = np.stack([tokens[start : start + count] for start in starts]).astype(np.int64)
+    if rows.max() >= vocabulary:
+        raise ReleaseError(
+            f"{catalogue.folder}: holds token {rows.max()}, the model's vocabulary ends at "
+            f"{vocabulary}; it is not this run's data"
+        )
+    return torch.from_numpy(rows)
 
 
 def verify(folder: Path, checkpoint: Checkpoint, tokens: torch.Tensor, prompt: str) -> Verification:

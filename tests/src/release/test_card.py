@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from release_run import CONFIG, write_checkpoint
 
+from alpenglow.data.catalogue import Catalogue
 from alpenglow.release.card import model_card
 from alpenglow.release.record import RunRecord
 from alpenglow.release.verify import Verification
@@ -34,9 +35,7 @@ def test_the_front_matter_is_what_the_hub_reads(run: Path) -> None:
     [
         "| parameters | 50,048 |",
         "| residual | serial |",
-        "| fingerprint | f00d |",
-        "| github | 1 | 100.0% | 12,345 | 6 | unknown |",
-        "| books | 3 | 0.0% | none: not in the catalogue | unknown | unknown |",
+        "| books | 3 | 0.0% | 0 | 0 | unknown | no raw files | unknown |",
         "| steps | 20 of 20 |",
         "| tokens | 20,480 |",
         "| training loss at this step | 4.2500 |",
@@ -50,6 +49,12 @@ def test_the_front_matter_is_what_the_hub_reads(run: Path) -> None:
 )
 def test_facts_come_from_the_run(run: Path, line: str) -> None:
     assert line in card_of(run).splitlines()
+
+
+def test_a_slice_is_accounted_for(run: Path) -> None:
+    tokens = Catalogue.load(run.parents[1] / "shards").tokens
+    row = f"| github | 1 | 100.0% | {tokens:,} | 2 | 3 | too short 1 | Apache-2.0 2 |"
+    assert row in card_of(run).splitlines()
 
 
 def test_the_verification_is_told(run: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import tomllib
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alpenglow.config import ConfigError, load
+from alpenglow.data.catalogue import Catalogue
 from alpenglow.model.config import ModelConfig
 from alpenglow.model.stages import build_local, global_tensors
 from alpenglow.parallel.tensor import TensorGroup
@@ -72,7 +74,7 @@ def test_a_tp2_checkpoint_gives_equal_logits(
         tie_word_embeddings=tied,
         rotary_pct=1.0 if tied else 0.25,
     )
-    tokens = real_tokens(run.parents[1] / "shards", VOCABULARY, 64)
+    tokens = real_tokens(Catalogue.load(run.parents[1] / "shards"), VOCABULARY, 64)
     trained = run_ranks(tp2_rank, 2, str(run), config, tokens)
     assert torch.equal(trained[0], trained[1])
     output, outcome = convert(ConvertRecipe(run=run))
@@ -259,7 +261,7 @@ def test_a_spoilt_release_is_refused(
     folder = tmp_path / "release"
     folder.mkdir()
     write_release(folder, checkpoint, run.parents[1] / "shards" / "tokenizer.json")
-    tokens = real_tokens(run.parents[1] / "shards", VOCABULARY, 32)
+    tokens = real_tokens(Catalogue.load(run.parents[1] / "shards"), VOCABULARY, 32)
     assert verify(folder, checkpoint, tokens, "The ").difference < LOGIT_TOLERANCE
     spoil(folder)
     with pytest.raises(ReleaseError, match=word):
@@ -307,8 +309,12 @@ def test_what_a_run_may_lack(run: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert "no whole checkpoint" in sentence()
     folder = write_checkpoint(run, 20, CONFIG)
     shards = run.parents[1] / "shards"
+    facts = (run / "run.toml").read_text()
+    (run / "run.toml").write_text(re.sub('fingerprint = "', 'fingerprint = "0', facts))
+    assert "restore the run's shards" in sentence()
+    (run / "run.toml").write_text(facts)
     (shards / "github-00000.h5").unlink()
-    assert "no token shard to verify the release with" in sentence()
+    assert "lists this shard, and it is missing" in sentence()
     (shards / "tokenizer.json").rename(shards / "else.json")
     assert "tokenizer.json: no such tokenizer" in sentence()
     (shards / "tokenizer.json").write_text("{")
