@@ -24,6 +24,7 @@ import deepspeed
 import deepspeed.ops
 import torch
 import torch.distributed
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
 from alpenglow.config import ConfigError
@@ -35,25 +36,17 @@ from alpenglow.model.stages import (
 )
 from alpenglow.parallel.layout import PARTITION_METHOD, Layout
 from alpenglow.parallel.tensor import TensorGroup
+from alpenglow.train.failure import TrainingError
 from alpenglow.train.instructions import Recomputation, RecordedEngine, record
+from alpenglow.train.no_compiler import without_compiler
 from alpenglow.train.optimizer import build_optimizer
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.training_state import create_moments
 from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import SpanRecorder
 
-TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # Elements DeepSpeed reduces at once; its own default, and gpt-neox's for these sizes.
 LARGEST_BUCKET = 500_000_000
-
-
-def prepare_environment(ranks: Ranks) -> None:
-    """Set what torch and DeepSpeed read when they are imported; to be called before that."""
-    ranks.export(os.environ)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if ranks.master_address.startswith("127."):
-        # gloo would otherwise look the host name up, which on a laptop may lead nowhere.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
 
 
 def start(ranks: Ranks, *, timeout_s: float) -> torch.device:
@@ -216,9 +209,18 @@ class Engine:
     ) -> Engine:
         """Build this rank's stage; collective, after `start`."""
         dtype = resolve_dtype(recipe.precision.dtype, device)
+        if dtype == "fp16" and not get_accelerator().is_fp16_supported():
+            raise TrainingError(
+                f"precision.dtype = fp16 on {device.type}: this device does not compute in fp16; "
+                "choose fp32, bf16 or auto"
+            )
         # Init is by global layer number (see model.stages): this seed is for anything else.
         torch.manual_seed(recipe.train.seed)
-        with _quiet(), _bounded_groups(recipe.train.collective_timeout_s):
+        with (
+            _quiet(),
+            without_compiler(),
+            _bounded_groups(recipe.train.collective_timeout_s),
+        ):
             rank = torch.distributed.get_rank()
             group = TensorGroup.create(layout, rank, recorder, comm=deepspeed.comm)
             checkpointing = recipe.train.activation_checkpointing

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import NoReturn
@@ -33,7 +34,13 @@ _MINIMUM_SCALE = "loss scale already at minimum"
 
 
 class TrainingError(RuntimeError):
-    """Training that cannot go on; the message is one sentence for the user."""
+    """Training that cannot go on, raised by every rank alike; one sentence for the user."""
+
+
+def tell(sentence: str) -> None:
+    """Write one sentence to stderr."""
+    sys.stderr.write(f"alpenglow.train: {sentence}\n")
+    sys.stderr.flush()
 
 
 def explain(error: BaseException) -> tuple[str, bool]:
@@ -54,7 +61,10 @@ def explain(error: BaseException) -> tuple[str, bool]:
             "an earlier checkpoint, lower optimizer.lr, or set precision.dtype"
         ), True
     if isinstance(error, RuntimeError) and any(mark in low for mark in _SILENT):
-        return f"a peer stayed silent for longer than train.collective_timeout_s ({text[:120]})", True
+        return (
+            f"a peer stayed silent for longer than train.collective_timeout_s ({text[:120]})",
+            True,
+        )
     if type(error).__module__.partition(".")[0].startswith("alpenglow"):
         return text, True  # our own errors are sentences for the user
     return f"{type(error).__name__}: {text[:300]}", False
@@ -75,11 +85,20 @@ def end_hard(error: BaseException, rank: int, errors: Path | None) -> NoReturn:
             traceback.print_exception(error)
         else:
             sentence += f" (traceback in {kept})"
-    sys.stderr.write(f"alpenglow.train: rank {rank}: {sentence}\n")
-    sys.stderr.flush()
+    if not _alike(error):
+        tell(f"rank {rank}: {sentence}")
+    elif rank == 0:
+        tell(sentence)
+    else:
+        time.sleep(1.0)  # a launcher ends all ranks when one is gone, and rank 0 has the word
     sys.stdout.flush()
     # Interpreter shutdown would wait for communication threads that wait for peers.
     os._exit(FAILED)
+
+
+def _alike(error: BaseException) -> bool:
+    """Whether every rank raises this same error, so that one of them tells it."""
+    return type(error).__name__ in ("TrainingError", "CheckpointError")
 
 
 def _keep_traceback(error: BaseException, rank: int, errors: Path | None) -> Path | None:

@@ -44,7 +44,9 @@ def _compute(kind: Kind, method: Method) -> Method:
     return run
 
 
-def _transfer(method: Method, peer: Callable[[Any], int], moved: Callable[[Any, int], Any]) -> Method:
+def _transfer(
+    method: Method, peer: Callable[[Any], int], moved: Callable[[Any, int], Any]
+) -> Method:
     """A span around a send or receive. What was received is known only afterwards, and what was
     sent is freed by the send, so bytes are counted on both sides of the call."""
 

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 import torch
 from torch import nn
 
 from alpenglow.train.recipe import OptimizerRecipe
+
+
+class DirectAdamW(torch.optim.AdamW):
+    """torch's AdamW without the compiler's wrapper around `step`.
+
+    The wrapper marks a border for compiled graphs, which there are none of here, and loads
+    torch._dynamo to do so (see `alpenglow.train.no_compiler`).
+    """
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -36,7 +47,7 @@ def build_optimizer(
     if fused_adam is not None:
         optimizer: torch.optim.Optimizer = fused_adam(groups, adam_w_mode=True, **options)
         return optimizer
-    return torch.optim.AdamW(groups, fused=device.type == "cuda", **options)
+    return DirectAdamW(groups, fused=device.type == "cuda", **options)
 
 
 def apex_fused_adam() -> Any:

@@ -70,9 +70,7 @@ def resume(
         log: told, on rank 0, which checkpoint is passed over and why.
     """
     below: int | None = None
-    while (
-        checkpoint := Checkpoint.newest(checkpoints, log, group=group, below=below)
-    ) is not None:
+    while (checkpoint := Checkpoint.newest(checkpoints, log, group=group, below=below)) is not None:
         error: str | None = None
         updates = int(checkpoint.state["updates"])
         try:

@@ -67,10 +67,10 @@ class RunDirectory:
     """JOBID.ATTEMPT."""
 
     @classmethod
-    def of_environment(cls, recipe: Path) -> RunDirectory:
-        """The directory that the launch node's parent names, else `runs/RECIPE` here."""
+    def of_environment(cls, recipe: Path, given: Path | None = None) -> RunDirectory:
+        """The directory given, else the one that the launch node names, else `runs/RECIPE` here."""
         named = os.environ.get("ALPENGLOW_RUN")
-        path = Path(named) if named else Path("runs") / recipe.stem
+        path = given or (Path(named) if named else Path("runs") / recipe.stem)
         return cls(path, os.environ.get("ALPENGLOW_SEGMENT") or _next_local_segment(path))
 
     @property
@@ -87,6 +87,10 @@ class RunDirectory:
     def errors(self) -> Path:
         """Folder of this segment's tracebacks."""
         return self.path / "errors" / self.segment
+
+    def complete(self, total_steps: int) -> bool:
+        """Whether the run's last checkpoint is there (its manifest is written last of all)."""
+        return (self.checkpoints / f"step-{total_steps:08d}" / "manifest.json").is_file()
 
     def describe(self, tables: Mapping[str, Any]) -> None:
         """Write run.toml, or check that the run that is here is this one. Rank 0 only.

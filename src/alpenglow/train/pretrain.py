@@ -1,0 +1,212 @@
+"""One segment of a pretraining run, put together: this module knows every part of the room."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping
+from time import monotonic_ns
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed
+
+from alpenglow.config import to_tables
+from alpenglow.data.catalogue import Catalogue
+from alpenglow.model.config import FLOPS_FORMULA
+from alpenglow.parallel.layout import Layout
+from alpenglow.train.batches import Batches
+from alpenglow.train.checkpoint import DistributedGroup, Group
+from alpenglow.train.engine import Engine, start
+from alpenglow.train.failure import TrainingError
+from alpenglow.train.recipe import PretrainRecipe
+from alpenglow.train.restart import resume
+from alpenglow.train.run_directory import RunDirectory, code_version, utc_now
+from alpenglow.train.stop import StopRequest
+from alpenglow.train.trainer import Segment, Trainer
+from alpenglow_lsf.machine import Machine
+from alpenglow_lsf.ranks import Ranks
+from alpenglow_profiling.events import Kind, Recorder
+
+# Bytes a parameter of weights and optimizer state in a checkpoint (fp16 weight, three fp32), and
+# the rate of a node to the file system, for the first estimate of a save; later ones are measured.
+STATE_BYTES = 14
+SAVE_BYTES_PER_S = 5e8
+
+T = TypeVar("T")
+
+
+def pretrain(
+    recipe: PretrainRecipe,
+    layout: Layout,
+    ranks: Ranks,
+    machine: Machine | None,
+    run: RunDirectory,
+    started: float,
+) -> int:
+    """Train until the recipe is complete (0) or the segment has to end (85).
+
+    Args:
+        recipe: what to train.
+        layout: on which ranks.
+        ranks: which of them this is.
+        machine: where; None where nobody said.
+        run: the run directory.
+        started: unix seconds at which this process began.
+    """
+    device = start(ranks, timeout_s=recipe.train.collective_timeout_s)
+    group = DistributedGroup(ranks.host)
+    # Without a scheduler ranks number the segment themselves, and may have looked at different
+    # moments.
+    run = dataclasses.replace(run, segment=group.all_gather_object(run.segment)[0])
+    stop = StopRequest(ranks.deadline, _first_save_estimate(recipe, group))
+    stop.install()
+
+    catalogue, batches = together(group, lambda: _open_data(recipe, layout, ranks.rank))
+    tables = _tables(recipe, layout, ranks, machine, run, group, catalogue, device)
+    together(group, lambda: run.describe(tables) if ranks.rank == 0 else None)
+    recorder = Recorder(run.events, ranks.rank, ranks.host, world_size=ranks.world_size)
+    if ranks.rank == 0:
+        sys.stdout.write(header(recipe, layout, tables))
+        sys.stdout.flush()
+
+    engine = Engine.build(recipe, layout, recorder, device)
+    restart = monotonic_ns()
+    begun = restart - round((time.time() - started) * 1e9)
+    position = resume(engine, recipe, run.checkpoints, group, _say)
+    ready = monotonic_ns()
+    recorder.record(Kind.STARTUP, begun, restart)
+    if position.step:
+        recorder.record(Kind.RESTART, restart, ready)
+        if ranks.rank == 0:
+            _say(f"resumed from step {position.step}, {(ready - restart) / 1e9:.1f} s")
+
+    segment = Segment(started, position.step, startup_s=(ready - begun) / 1e9)
+    trainer = Trainer(
+        engine,
+        recipe,
+        batches.step if engine.needs_data else batches.nothing,
+        position,
+        run,
+        group,
+        recorder,
+        stop,
+        segment,
+        about={key: tables[key] for key in ("run", "recipe", "data", "model")},
+    )
+    code = trainer.train()
+    batches.close()
+    recorder.close()
+    group.barrier()
+    torch.distributed.destroy_process_group()
+    return code
+
+
+def together(group: Group, act: Callable[[], T]) -> T:
+    """Run `act` on every rank; where it failed on any, all ranks raise the first failure.
+
+    Raises:
+        TrainingError: with the sentence of the first rank that failed.
+    """
+    result: T | None = None
+    failure: str | None = None
+    try:
+        result = act()
+    except (ValueError, OSError, RuntimeError, KeyError) as error:
+        failure = " ".join(str(error).split())
+    failures = [(rank, text) for rank, text in enumerate(group.all_gather_object(failure)) if text]
+    if failures:
+        rank, text = failures[0]
+        same = all(other == text for _, other in failures) and len(failures) == group.world_size
+        raise TrainingError(text if same or rank == 0 else f"rank {rank}: {text}")
+    return result  # type: ignore[return-value]
+
+
+def _open_data(recipe: PretrainRecipe, layout: Layout, rank: int) -> tuple[Catalogue, Batches]:
+    catalogue = Catalogue.load(recipe.data.catalogue)
+    return catalogue, Batches.open(recipe, layout, rank, catalogue)
+
+
+def _first_save_estimate(recipe: PretrainRecipe, group: Group) -> float:
+    nodes = len(set(group.all_gather_object(group.node)))
+    return recipe.model.parameters() * STATE_BYTES / nodes / SAVE_BYTES_PER_S
+
+
+def _tables(
+    recipe: PretrainRecipe,
+    layout: Layout,
+    ranks: Ranks,
+    machine: Machine | None,
+    run: RunDirectory,
+    group: Group,
+    catalogue: Catalogue,
+    device: torch.device,
+) -> dict[str, Any]:
+    """The tables of run.toml."""
+    from alpenglow.train.engine import resolve_dtype
+
+    nodes = len(set(group.all_gather_object(ranks.host)))
+    dtype = resolve_dtype(recipe.precision.dtype, device)
+    peak = None if machine is None else machine.peak(dtype)
+    return {
+        "run": {
+            "name": run.path.name,
+            "activity": "pretrain",
+            "created": utc_now(),
+            "code_version": code_version() if ranks.rank == 0 else "",
+        },
+        "machine": {
+            "name": "unnamed" if machine is None else machine.name,
+            "nodes": nodes,
+            "ranks": ranks.world_size,
+            "ranks_per_node": ranks.local_size,
+            "gpus_per_node": torch.cuda.device_count(),
+            **({} if peak is None else {"peak_flops_per_rank": peak}),
+        },
+        "layout": dataclasses.asdict(layout),
+        "batch": {
+            "micro_batch_size": recipe.batch.micro_batch_size,
+            "micro_batches": recipe.micro_batches(layout),
+            "sequence_length": recipe.batch.sequence_length,
+            "tokens_per_step": recipe.batch.tokens_per_step,
+        },
+        "data": {
+            "catalogue": str(recipe.data.catalogue),
+            "fingerprint": catalogue.fingerprint,
+            "tokenizer": str(catalogue.tokenizer_path),
+        },
+        "model": {
+            "parameters": recipe.model.parameters(),
+            "flops_per_token": recipe.model.flops_per_token(recipe.batch.sequence_length),
+            "flops_formula": FLOPS_FORMULA,
+            "dtype": dtype,
+        },
+        "recipe": to_tables(recipe),
+    }
+
+
+def header(recipe: PretrainRecipe, layout: Layout, tables: Mapping[str, Any]) -> str:
+    """A few lines that say what runs where."""
+    model, batch, machine = recipe.model, recipe.batch, tables["machine"]
+    peak = machine.get("peak_flops_per_rank")
+    rate = f", {peak / 1e12:.3g} TFLOP/s a rank" if peak else ""
+    residual = "parallel" if model.use_parallel_residual else "serial"
+    return (
+        f"model    GPT-NeoX, {model.num_layers} layers x {model.hidden_size} x "
+        f"{model.num_attention_heads} heads, vocabulary {model.vocab_size}, {residual} residual, "
+        f"{model.parameters():,} parameters, {tables['model']['dtype']}\n"
+        f"layout   pipeline {layout.pipeline} x tensor {layout.tensor} x data {layout.data} = "
+        f"{layout.world} ranks\n"
+        f"batch    {batch.global_batch_size} sequences of {batch.sequence_length} = "
+        f"{batch.tokens_per_step:,} tokens a step, {recipe.micro_batches(layout)} micro-batches "
+        f"of {batch.micro_batch_size} a replica\n"
+        f"data     {recipe.data.catalogue} (fingerprint {tables['data']['fingerprint'][:12]})\n"
+        f"machine  {machine['name']}: {machine['nodes']} nodes x {machine['ranks_per_node']} ranks"
+        f"{rate}\n"
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,155 @@
+"""A tiny training run on forked gloo ranks: the worker behind the tests of alpenglow.train.
+
+Everything is the real thing (engine, trainer, checkpoints, recorder) but the tokens, which are drawn
+from a seed per step: the order of real data is the business of the data room's tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distributed_ranks import run_ranks
+
+from alpenglow.model.config import ModelConfig
+from alpenglow.train.recipe import (
+    BatchRecipe,
+    DataRecipe,
+    OptimizerRecipe,
+    ParallelRecipe,
+    PrecisionRecipe,
+    PretrainRecipe,
+    TrainRecipe,
+)
+
+STEPS = 6
+
+
+def tiny_recipe(pipeline: int = 1, tensor: int = 1, **changes: dict[str, Any]) -> PretrainRecipe:
+    """A recipe of 6 steps that trains in a second; `changes` go by table name."""
+    recipe = PretrainRecipe(
+        model=ModelConfig(
+            num_layers=2,
+            hidden_size=32,
+            num_attention_heads=4,
+            vocab_size=128,
+            max_position_embeddings=32,
+        ),
+        batch=BatchRecipe(global_batch_size=16, micro_batch_size=2, sequence_length=16),
+        optimizer=OptimizerRecipe(lr=3e-3, min_lr=3e-4, warmup_steps=2),
+        data=DataRecipe({"github": 1.0}),
+        train=TrainRecipe(steps=STEPS, checkpoint_every=100, seed=7),
+        parallel=ParallelRecipe(pipeline, tensor),
+        precision=PrecisionRecipe(dtype="fp32"),
+    )
+    tables = {name: getattr(recipe, name) for name in changes}
+    return dataclasses.replace(
+        recipe, **{n: dataclasses.replace(t, **changes[n]) for n, t in tables.items()}
+    )
+
+
+def train(
+    recipe: PretrainRecipe, world: int, run: Path, *, stop_after: int | None = None
+) -> list[dict[str, Any]]:
+    """Run one segment on `world` ranks in `run`; returns what each rank says.
+
+    Args:
+        recipe: what to train.
+        world: number of ranks.
+        run: run directory; what an earlier call left there is gone on from.
+        stop_after: a signal arrives on the last rank during this step (1-based).
+    """
+    return run_ranks(worker, world, recipe, str(run), stop_after, timeout=100)
+
+
+def worker(
+    rank: int, size: int, recipe: PretrainRecipe, run_path: str, stop_after: int | None
+) -> dict[str, Any]:
+    """One rank of `train`."""
+    import torch
+
+    from alpenglow.train.checkpoint import DistributedGroup
+    from alpenglow.train.engine import Engine, start
+    from alpenglow.train.restart import resume
+    from alpenglow.train.run_directory import RunDirectory
+    from alpenglow.train.stop import StopRequest
+    from alpenglow.train.trainer import Segment, Trainer
+    from alpenglow_lsf.ranks import Ranks
+    from alpenglow_profiling.events import Recorder
+
+    ranks = Ranks(rank, rank, size, size, "node00", "127.0.0.1", 29500)
+    device = start(ranks, timeout_s=60)
+    if recipe.precision.dtype == "fp16":
+        # torch computes fp16 on any CPU, slowly; DeepSpeed wants the CPU to have units for it.
+        from deepspeed.accelerator import get_accelerator
+
+        get_accelerator().is_fp16_supported = lambda: True
+    layout = recipe.layout(size)
+    path = Path(run_path)
+    run = RunDirectory(path, f"test.{len(list(path.glob('events/*')))}")
+    group = DistributedGroup("node00")
+    run = dataclasses.replace(run, segment=group.all_gather_object(run.segment)[0])
+    recorder = Recorder(run.events, rank, "node00", world_size=size)
+    engine = Engine.build(recipe, layout, recorder, device)
+    messages: list[str] = []
+    position = resume(engine, recipe, run.checkpoints, group, messages.append)
+    resumed = position.step
+    stop = StopRequest(None, 0.0)
+    stop.install()
+    count = recipe.micro_batches(layout)
+
+    def micro_batches(step: int) -> Iterator[Any]:
+        if stop_after == step + 1 and rank == size - 1:
+            signal.raise_signal(signal.SIGTERM)
+        batch, length = recipe.batch.global_batch_size, recipe.batch.sequence_length
+        generator = torch.Generator().manual_seed(1000 + step)
+        tokens = torch.randint(recipe.model.vocab_size, (batch, length + 1), generator=generator)
+        tokens[:, 1::2] = tokens[:, 0:-1:2]  # something to learn: every second token repeats
+        data_rank = layout.coordinates(rank)[1]
+        parts = tokens.view(layout.data * count, -1, length + 1)
+        mine = parts[data_rank * count : (data_rank + 1) * count]
+        return iter([(part[:, :-1], part[:, 1:]) for part in mine])
+
+    segment = Segment(time.time(), position.step)
+    trainer = Trainer(
+        engine, recipe, micro_batches, position, run, group, recorder, stop, segment, {}
+    )
+    code = trainer.train()
+    recorder.close()
+    return {
+        "code": code,
+        "resumed": resumed,
+        "step": position.step,
+        "updates": position.updates,
+        "messages": messages,
+        "segment": run.segment,
+    }
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run: Path) -> list[float]:
+    """The loss of every step."""
+    return [line["loss"] for line in metrics(run)]
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    """Every tensor of two checkpoints is equal bit for bit, whatever fragments they lie in."""
+    import torch
+
+    from alpenglow.train.checkpoint import Checkpoint
+
+    first, second = Checkpoint.open(one), Checkpoint.open(other)
+    assert first.kinds() == second.kinds()
+    for kind in (kind for kind in first.kinds() if kind != "rng"):
+        assert sorted(first.names(kind)) == sorted(second.names(kind))
+        for name in first.names(kind):
+            assert torch.equal(first.tensor(kind, name), second.tensor(kind, name)), (kind, name)
