@@ -6,17 +6,19 @@
 It depends on (seed, geometry of the catalogue, mixture, i) and on nothing else: not on the number
 of ranks, the batch size, the length of the run or a restart.
 
-Two steps. **Which slice**: samples come in blocks of `BLOCK`; after b blocks slice k has had
-floor(b BLOCK W_k) - floor(b BLOCK W_(k-1)) samples, W being the cumulated exact weights, so every
-slice is within one sample of its quota at every block border, for ever; inside a block a keyed
-permutation spreads them. **Which window**: the j-th sample of a slice is window
-permutation(j mod n) of epoch j div n, with a new key each epoch, so every window comes once before
-any comes twice. A window has S + 1 tokens (inputs and labels overlap by S), starts at a multiple of
-S and never crosses a shard.
+Two steps. **Which slice**: samples come in blocks of B; after b blocks slice k has had
+floor(b B W_k) - floor(b B W_(k-1)) samples, W being the cumulated exact weights, so every slice is
+within one sample of its quota at every block border, for ever; inside a block a keyed permutation
+spreads them. B is 256, or the power of two that gives the smallest slice one sample a block: with
+less, a difference of floors could be negative. **Which window**: the j-th sample of a slice is
+window permutation(j mod n) of epoch j div n, with a new key each epoch, so every window comes once
+before any comes twice. A window has S + 1 tokens (inputs and labels overlap by S), starts at a
+multiple of S and never crosses a shard.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,8 +31,9 @@ from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.feistel import permute, round_keys
 
 BLOCK = 256
-"""Samples in a block; a constant of the format: another value is another stream."""
-_PLACES = np.arange(BLOCK)
+"""Least samples in a block; a constant of the format: another value is another stream."""
+SMALLEST_SHARE = Fraction(1, 1_000_000)
+"""A slice's share of the mixture; a smaller one would need blocks of over a million samples."""
 
 
 class OrderError(ValueError):
@@ -95,6 +98,8 @@ class Order:
         for weight in weights.values():
             edges.append(edges[-1] + weight / total)
         self._edges = edges
+        self.block = _block(weights, total)
+        self._assigned: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
 
     @classmethod
     def of(
@@ -150,7 +155,7 @@ class Order:
         For a part of a block the count is that of the block's beginning plus what the block's own
         permutation has brought so far.
         """
-        block, rest = divmod(samples, BLOCK)
+        block, rest = divmod(samples, self.block)
         counts = np.diff(self._before(block))
         if rest:
             which, _ = self._which_slice(np.arange(samples - rest, samples))
@@ -163,29 +168,41 @@ class Order:
 
     def _before(self, block: int) -> NDArray[np.int64]:
         """Cumulated samples of the slices before a block, [slices + 1]; exact integers."""
-        return np.array([int(block * BLOCK * edge) for edge in self._edges], np.int64)
+        return np.array([int(block * self.block * edge) for edge in self._edges], np.int64)
 
     def _which_slice(
         self, indices: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(slice, how many samples of that slice came before) of each sample."""
         which, ordinal = np.empty_like(indices), np.empty_like(indices)
-        blocks = indices // BLOCK
-        for block in np.unique(blocks):
+        blocks = indices // self.block
+        for block in np.unique(blocks).tolist():
             here = np.flatnonzero(blocks == block)
-            before = np.diff(self._before(int(block)))
-            quota = np.diff(self._before(int(block) + 1)) - before
-            first = np.concatenate([[0], np.cumsum(quota)])
-            keys = round_keys(*self._key, "block", int(block))
-            chosen = np.searchsorted(first, permute(_PLACES, BLOCK, keys), side="right") - 1
-            # The n-th sample of a slice in this block, in the order of the stream: a window must
-            # not come twice before all have come once, not even across one block.
-            nth = np.empty_like(chosen)
-            nth[np.argsort(chosen, kind="stable")] = _PLACES - np.repeat(first[:-1], quota)
-            inside = indices[here] - int(block) * BLOCK
+            chosen, count = self._assign(block)
+            inside = indices[here] - block * self.block
             which[here] = chosen[inside]
-            ordinal[here] = before[which[here]] + nth[inside]
+            ordinal[here] = count[inside]
         return which, ordinal
+
+    def _assign(self, block: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Slice and count within the slice of every sample of a block; the last block is kept."""
+        # Read once: a read-ahead thread may put another block here at any time.
+        kept = self._assigned
+        if kept is not None and kept[0] == block:
+            return kept[1:]
+        before = np.diff(self._before(block))
+        quota = np.diff(self._before(block + 1)) - before
+        first = np.concatenate([[0], np.cumsum(quota)])
+        places = np.arange(self.block)
+        shuffled = permute(places, self.block, round_keys(*self._key, "block", block))
+        chosen = np.searchsorted(first, shuffled, side="right") - 1
+        # The n-th sample of a slice in this block, in the order of the stream: a window must not
+        # come twice before all have come once, not even across one block.
+        nth = np.empty_like(chosen)
+        nth[np.argsort(chosen, kind="stable")] = places - np.repeat(first[:-1], quota)
+        count = before[chosen] + nth
+        self._assigned = (block, chosen, count)
+        return chosen, count
 
     def _shuffled(self, part: _Slice, ordinal: NDArray[np.int64]) -> NDArray[np.int64]:
         window = np.empty_like(ordinal)
@@ -218,6 +235,16 @@ def _weights(mixture: Mapping[str, float]) -> dict[str, Fraction]:
     if not weights:
         raise OrderError("mixture: no slice has a weight above 0")
     return weights
+
+
+def _block(weights: Mapping[str, Fraction], total: Fraction) -> int:
+    name, least = min(weights.items(), key=lambda item: item[1])
+    if least / total < SMALLEST_SHARE:
+        raise OrderError(
+            f"mixture: {name} has a share of {float(least / total):.1e}; give it at least one in a "
+            f"million, or leave it out"
+        )
+    return max(BLOCK, 1 << (math.ceil(total / least) - 1).bit_length())
 
 
 def _windows(name: str, shards: Sequence[tuple[str, int]], sequence_length: int) -> _Slice:

@@ -111,6 +111,13 @@ def test_any_mixture_counts_on_without_gaps(weights: list[float], begin: int, se
     assert [after[n] - before[n] for n in names] == counts.tolist()
 
 
+def test_a_rare_slice_gets_longer_blocks_and_its_quota() -> None:
+    stream = order({"big": [500], "rare": [500]}, {"big": 999.0, "rare": 1.0})
+    assert stream.block == 1024
+    which, _, _ = stream.samples(np.arange(100 * 1024))
+    assert abs(np.count_nonzero(which == 1) - 102.4) < 1
+
+
 def test_epochs_follow_from_mixture_and_sizes() -> None:
     stream = order({"big": [6400], "small": [100]}, {"big": 1.0, "small": 1.0})
     epochs = stream.epochs(512)
@@ -204,5 +211,7 @@ def test_a_mixture_that_cannot_be_served_is_one_sentence() -> None:
         order({"github": [5]}, {"github": -1.0})
     with pytest.raises(OrderError, match="no slice has a weight above 0"):
         order({"github": [5]}, {"github": 0.0})
+    with pytest.raises(OrderError, match="books has a share of"):
+        order({"github": [5], "books": [5]}, {"github": 1.0, "books": 1e-7})
     with pytest.raises(IndexError, match="numbered from 0"):
         order({"github": [5]}, {"github": 1.0}).sample(-1)
