@@ -195,8 +195,9 @@ class Follower:
             if state != job.said:
                 job.said = state
                 reason = f" ({job.status.reason})" if state == "PEND" and job.status.reason else ""
+                reason = reason or _duration(job.status)
                 self._line(f"{time.strftime('%H:%M:%S')} {state:4} {_label(job)}{reason}")
-            progress = self._progress(job)
+            progress = self._progress(job)  # of a running job
             when, text = self._last_progress.get(job.job_id, (0.0, ""))
             now = time.monotonic()
             if progress and progress != text and now - when >= PROGRESS_EVERY_S:
@@ -211,7 +212,9 @@ class Follower:
             detail = self._progress(job)
             if job.status.state is JobState.PENDING:
                 detail = job.status.reason
-            lines.append(f"{job.said:4} {_label(job)} {detail}"[:width])
+            elif job.status.state.ended:
+                detail = _duration(job.status)
+            lines.append(f"{job.said:4} {_label(job)} {detail.strip()}"[:width])
         self._clear()
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
@@ -229,7 +232,7 @@ class Follower:
 
     def _progress(self, job: Watched) -> str:
         if job.status.state is not JobState.RUNNING:
-            return f"{_duration(job.status)}" if job.status.state.ended else ""
+            return ""
         progress = read_json(job.run / "progress.json")
         if progress is None or progress.get("time", 0.0) < (job.status.started or 0.0):
             return ""
@@ -256,7 +259,7 @@ def _label(job: Watched) -> str:
 def _duration(status: JobStatus) -> str:
     if status.started is None or status.ended is None:
         return ""
-    return f"{status.ended - status.started:.0f} s"
+    return f" {status.ended - status.started:.0f} s"
 
 
 if __name__ == "__main__":

@@ -126,10 +126,9 @@ class ResourceSet:
         """Sentences about a request that fits but is probably not meant."""
         found = []
         cores, gpus = node.cores // node.sockets, node.gpus // node.sockets
-        shipped = self.cores == node.cores and self.gpus == node.gpus
-        if self.cores > cores and not shipped:
+        if cores < self.cores < node.cores:
             found.append(f"a set of -c {self.cores} straddles sockets of {cores} cores")
-        if self.gpus > gpus and not shipped:
+        if gpus < self.gpus < node.gpus:
             found.append(f"a set of -g {self.gpus} straddles sockets of {gpus} GPUs")
         if self.bind == "packed:1" and self.cores > self.tasks:
             found.append(

@@ -32,7 +32,7 @@ OPTIONS = (
     Option("-u", "mail address"),
     Option("-r"),
     Option("-rn"),
-    Option("-env", "variables"),
+    Option("-env", "variables", emulated=False),
     Option("-L", "login shell", emulated=False),
     Option("-G", "user group"),
     Option("-U", "reservation"),

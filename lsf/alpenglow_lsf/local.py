@@ -23,7 +23,7 @@ from pathlib import Path
 
 from alpenglow_lsf import dependency
 from alpenglow_lsf.files import write_text
-from alpenglow_lsf.job import SIGNALS, JobSpec
+from alpenglow_lsf.job import OPTIONS, SIGNALS, JobSpec
 from alpenglow_lsf.machine import Machine, StandIn
 from alpenglow_lsf.options import OptionError
 from alpenglow_lsf.scheduler import JobStatus, SchedulerError, Submission
@@ -31,10 +31,7 @@ from alpenglow_lsf.script import Script
 from alpenglow_lsf.spool import JobRecord, Spool
 
 DEFAULT_QUEUE = "batch"
-NOT_EMULATED = {
-    "-L", "-csm", "-n", "-R", "-ln_slots", "-ln_mem", "-cn_cu", "-cn_mem", "-Q", "-b", "-i", "-x",
-    "-H", "-K", "-I", "-Ip", "-Is", "-env",
-}  # fmt: skip
+NOT_EMULATED = frozenset(option.name for option in OPTIONS if not option.emulated)
 
 
 class Local:

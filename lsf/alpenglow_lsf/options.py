@@ -121,6 +121,9 @@ def _value(option: Option, words: list[str], program: str, known: dict[str, Opti
 
 
 def _unknown(word: str, known: dict[str, Option], program: str) -> str:
+    same = difflib.get_close_matches(word, known, n=1, cutoff=0.85)
+    if same:
+        return f"{program}: unknown option {word}; did you mean {same[0]}?"
     glued = [n for n in known if word.startswith(n) and known[n].value and not n.startswith("--")]
     if glued:
         name = max(glued, key=len)
