@@ -38,9 +38,14 @@ class Segment:
     reason_text: str
 
     @property
+    def begin_ns(self) -> int:
+        """Start in ns since 1970, to the microsecond: a float of unix seconds holds no more."""
+        return round(self.started * 1e6) * 1000
+
+    @property
     def elapsed_ns(self) -> int:
         """Wall-clock time in ns."""
-        return round(self.ended * 1e9) - round(self.started * 1e9)
+        return round(self.ended * 1e6) * 1000 - self.begin_ns
 
     @property
     def slots(self) -> int:

@@ -51,8 +51,8 @@ def work(ns: float, of: float, unit: str) -> str:
 
 
 def percent(fraction: float) -> str:
-    """A share: 41.3 %, 0.02 %, 0 %."""
+    """A share: 41.3 %, 0.02 %, 0 %; the space does not break."""
     value = 100 * fraction
     if value == 0:
-        return "0 %"
-    return f"{value:.1f} %" if abs(value) >= 0.1 else f"{value:.2g} %"
+        return "0\u00a0%"
+    return f"{value:.1f}\u00a0%" if abs(value) >= 0.1 else f"{value:.2g}\u00a0%"

@@ -150,7 +150,7 @@ def _segment(
     """Pieces of one segment; they sum to its charge."""
     total = np.zeros(len(PIECES), np.int64)
     elapsed = segment.elapsed_ns
-    begin = round(segment.started * 1e9)
+    begin = segment.begin_ns
     with_events = 0
     if events is not None and len(events.rows):
         rows = events.rows[np.argsort(events.rows["rank"], kind="stable")]

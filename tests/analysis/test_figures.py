@@ -1,0 +1,169 @@
+"""The figures hold what the account says, and no label lies on another."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alpenglow.parallel.layout import Layout
+from alpenglow_analysis import figures, style
+from alpenglow_analysis.run import Run
+from alpenglow_analysis.scaling import rates
+from alpenglow_analysis.synthetic import Segment, Synthetic
+from alpenglow_analysis.timeline import median_step, shown_ranks, timeline
+from alpenglow_analysis.units import count, percent, seconds, work
+from alpenglow_analysis.utilisation import account
+
+SHAPES = {
+    "one rank": Synthetic(Layout(1, 1, 1), 2, (Segment(1, 3),), jitter=0.05),
+    "laptop": Synthetic(
+        Layout(2, 2, 2),
+        8,
+        (Segment(1, 40, reason="more to do"), Segment(41, 60, killed=True), Segment(51, 90)),
+        jitter=0.05,
+    ),
+    "96 ranks": Synthetic(
+        Layout(12, 2, 4), 8, (Segment(1, 4),), ranks_per_node=6, gpus_per_node=6, jitter=0.05
+    ),
+    "192 ranks": Synthetic(Layout(12, 2, 8), 4, (Segment(1, 3),), ranks_per_node=6),
+}
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    spec = SHAPES[request.param]
+    return Run.load(spec.write(tmp_path_factory.mktemp("figures") / "run"))
+
+
+@pytest.fixture(scope="module")
+def drawn(run: Run) -> Iterator[dict[str, Any]]:
+    where = account(run)
+    found = rates(run, where)
+    with style.settings():
+        yield {
+            "waterfall": figures.waterfall(run, where),
+            "ideal": figures.ideal_and_actual(run, found),
+            "ranks": figures.ranks(run, where),
+            "timeline": timeline(run, median_step(where) or 0),
+            "curves": figures.curves(run, found),
+        }
+
+
+def boxes(made: Any) -> list[tuple[str, Any]]:
+    """Every text that is drawn, with the pixels it takes."""
+    made.canvas.draw()
+    texts = [text for legend in made.legends for text in legend.get_texts()]
+    for axes in [*made.axes, *(child for parent in made.axes for child in parent.child_axes)]:
+        texts += [*axes.texts, axes.title, axes._left_title]
+        texts += axes.get_legend().get_texts() if axes.get_legend() else []
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            texts.append(axis.label)
+            # Matplotlib keeps ticks just outside the view, and does not draw them.
+            texts += [
+                tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high
+            ]
+    drawn = [text for text in texts if text.get_visible() and text.get_text().strip()]
+    return [(text.get_text(), text.get_window_extent()) for text in drawn]
+
+
+def test_no_text_is_cut_or_lies_on_another(drawn: dict[str, Any]) -> None:
+    for name, made in drawn.items():
+        page = made.bbox
+        texts = boxes(made)
+        for i, (text, box) in enumerate(texts):
+            assert box.x0 >= -1, (name, text)
+            assert box.x1 <= page.x1 + 1, (name, text)
+            assert box.y0 >= -1, (name, text)
+            assert box.y1 <= page.y1 + 1, (name, text)
+            for other, there in texts[:i]:
+                wide = min(box.x1, there.x1) - max(box.x0, there.x0)
+                high = min(box.y1, there.y1) - max(box.y0, there.y0)
+                assert wide < 1 or high < 1, (name, text, other)
+
+
+def test_bars_of_the_waterfall_are_the_account(run: Run, drawn: dict[str, Any]) -> None:
+    where = account(run)
+    bars = drawn["waterfall"].axes[0].patches
+    widths = [bar.get_width() for bar in bars]
+    assert widths[0] == pytest.approx(100)
+    assert sum(widths[1:]) == pytest.approx(100)
+    assert widths[-1] == pytest.approx(100 * where.share("compute"))
+    ends = [bar.get_x() for bar in bars[1:]]
+    assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(ends))
+
+
+def test_the_timeline_shows_every_pass_of_the_shown_ranks(run: Run, drawn: dict[str, Any]) -> None:
+    axes = drawn["timeline"].axes[0]
+    shown, m = shown_ranks(run.facts.layout), run.facts.micro_batches
+    assert len(axes.get_yticks()) == len(shown)
+    numbers = [text.get_text() for text in axes.texts]
+    assert sorted(numbers) == sorted(str(i) for i in range(m) for _ in range(2 * len(shown)))
+
+
+def test_a_bar_of_a_rank_is_as_high_as_its_step(run: Run, drawn: dict[str, Any]) -> None:
+    axes = drawn["ranks"].axes[0]
+    tops = np.array([bar.get_y() + bar.get_height() for bar in axes.patches])
+    where = account(run)
+    scale = 1e3 if where.step_s.mean() < 1 else 1.0
+    assert tops.max() == pytest.approx(where.step_s.mean() * scale)
+
+
+def test_nothing_global_is_touched(run: Run) -> None:
+    import matplotlib
+
+    before = matplotlib.rcParams.copy()
+    with style.settings():
+        figures.waterfall(run, account(run)).canvas.draw()
+    assert matplotlib.rcParams.copy() == before
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_the_same_run_gives_the_same_picture(tmp_path: Path) -> None:
+    run = Run.load(SHAPES["one rank"].write(tmp_path / "run"))
+    with style.settings():
+        first, second = (style.to_svg(figures.waterfall(run, account(run))) for _ in range(2))
+    assert first == second
+    assert first.startswith("<svg")
+
+
+def test_colours_are_told_apart_in_grey() -> None:
+    """Neighbours in a stack differ in brightness by a tenth at least, or one of them is hatched."""
+
+    def grey(name: str) -> float:
+        colour, _ = style.COLOURS[name]
+        red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    for below, above in zip(figures.STACK, figures.STACK[1:], strict=False):
+        hatched = style.COLOURS[below][1] != style.COLOURS[above][1]
+        assert hatched or abs(grey(below) - grey(above)) > 0.1, (below, above)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (count(73_319.6), "73.3 k"),
+        (count(4_194_304), "4.19 M"),
+        (count(812), "812"),
+        (count(0.25), "0.25"),
+        (count(float("nan")), "unknown"),
+        (seconds(0.012), "12 ms"),
+        (seconds(3.4217), "3.42 s"),
+        (seconds(250), "4 min 10 s"),
+        (seconds(7500), "2 h 05 min"),
+        (percent(0.4131), "41.3\u00a0%"),
+        (percent(0.0002), "0.02\u00a0%"),
+        (percent(0), "0\u00a0%"),
+        (work(3.6e12, 3.6e13, "GPU"), "1 GPU-hours"),
+        (work(5e9, 1e12, "rank"), "5 rank-s"),
+    ],
+)
+def test_numbers_read_well(text: str, expected: str) -> None:
+    assert text == expected
