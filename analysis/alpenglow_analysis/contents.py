@@ -72,7 +72,7 @@ def contents(
         findings=findings(run, account, rates),
         pieces=_pieces(run, account, price),
         rates=_rates(run, rates),
-        flops=_flops(run, account, rates),
+        flops=_flops(run, account, rates) + _sharing(run),
         facts=_facts(run, account, price),
         segments=_segments(run),
         others=_others(run),
@@ -217,6 +217,15 @@ def _flops(run: Run, account: Account, rates: list[Rate]) -> list[str]:
     return said
 
 
+def _sharing(run: Run) -> list[str]:
+    if run.facts.unit != "rank":
+        return []
+    return [
+        "Ranks have no GPU of their own here. Where they share cores, a pass takes as long as the "
+        "sharing makes it, so the ideals are those of this crowd and not of free cores."
+    ]
+
+
 def _facts(run: Run, account: Account, price: float | None) -> list[tuple[str, str]]:
     facts, shape, metrics = run.facts, run.facts.layout, run.metrics
     rows = [
@@ -247,7 +256,7 @@ def _facts(run: Run, account: Account, price: float | None) -> list[tuple[str, s
             else "unknown",
         ),
         ("Segments", str(len(run.segments))),
-        ("Charged", f"{hours(_node_hours(run))} node-hours (nodes asked for x elapsed time)"),
+        ("Charged", f"{hours(_node_hours(run))} node-hours ({_rule(run)})"),
     ]
     if price is not None:
         rows.append(("Price", f"${price:,.2f} a node-hour"))
@@ -265,6 +274,17 @@ def _facts(run: Run, account: Account, price: float | None) -> list[tuple[str, s
         (name.capitalize(), str(facts.data[name])) for name in ("tokenizer",) if name in facts.data
     ]
     return rows
+
+
+def _rule(run: Run) -> str:
+    asked = max(segment.nodes_asked for segment in run.segments)
+    charged = max(segment.nodes for segment in run.segments)
+    if asked == charged:
+        return "nodes asked for x elapsed time"
+    return (
+        f"nodes x elapsed time; {run.facts.machine} stands in for a bigger machine: {asked} nodes "
+        f"were asked for, {charged} pretend nodes were there"
+    )
 
 
 def _segments(run: Run) -> Table:

@@ -16,6 +16,8 @@ from typing import Any
 from alpenglow.parallel.layout import Layout, LayoutError
 from alpenglow_analysis.metrics import Metrics
 from alpenglow_analysis.segment import RunError, Segment
+from alpenglow_lsf.machine import MachineError
+from alpenglow_lsf.machine import load as load_machine
 from alpenglow_profiling.events import Events, EventsError, Kind, read
 
 
@@ -211,8 +213,8 @@ class Run:
                 )
             elif segment.estimated:
                 found.append(
-                    f"segment {segment.name} was never closed (killed, or still running): its end "
-                    "is its last sign of life, so its charge is rather too low"
+                    f"segment {segment.name} did not close its record (killed, or still running): "
+                    "its end is its last sign of life, so its charge is rather too low"
                 )
         return tuple(found)
 
@@ -229,7 +231,12 @@ def _segment(
     seen = max((t for t in last if not math.isnan(t)), default=None)
     record = path / "segments" / f"{name}.json"
     if record.is_file():
-        return Segment.load(record, ranks_per_node=facts.slots_per_node, seen=seen)
+        return Segment.load(
+            record,
+            ranks_per_node=facts.slots_per_node,
+            stand_in=is_stand_in(facts.machine),
+            seen=seen,
+        )
     if seen is None or math.isnan(first):
         return None
     return Segment.without_record(
@@ -241,6 +248,14 @@ def _segment(
         ranks_per_node=facts.slots_per_node,
         seen=(first, seen),
     )
+
+
+def is_stand_in(machine: str) -> bool:
+    """Whether a machine only stands in for a bigger one; False where its file is not here."""
+    try:
+        return load_machine(machine).stand_in is not None
+    except MachineError:
+        return False
 
 
 def _events(directory: Path) -> Events | None:

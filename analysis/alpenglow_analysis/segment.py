@@ -23,9 +23,10 @@ class Segment:
     ended: float
     """Where `estimated`, the last sign of life instead."""
     estimated: bool
-    """The record was never closed: the job was killed, or is still running."""
+    """The parent did not close the record: the job was killed, or is still running."""
     nodes: int
-    """Nodes that are charged."""
+    """Nodes that are charged: those asked for; on a stand-in, those it pretended to have."""
+    nodes_asked: int
     ranks: int
     ranks_per_node: int
     """Ranks that a node of this job can hold: what one charged node is divided by."""
@@ -58,12 +59,21 @@ class Segment:
         return self.nodes * self.elapsed_ns / 3.6e12
 
     @classmethod
-    def load(cls, path: Path, *, ranks_per_node: int, seen: float | None = None) -> Segment:
+    def load(
+        cls,
+        path: Path,
+        *,
+        ranks_per_node: int,
+        stand_in: bool = False,
+        seen: float | None = None,
+    ) -> Segment:
         """Read a record, and rank 0's part of it where the parent could not merge it.
 
         Args:
             path: `segments/JOBID.ATTEMPT.json`.
             ranks_per_node: what the machine's nodes hold, from run.toml.
+            stand_in: the machine cuts a request to its own size: what was cut was never there,
+                so it is not charged.
             seen: unix time of the last event or metrics line: what is known of the end of a
                 segment whose record was left open.
 
@@ -80,7 +90,11 @@ class Segment:
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{path}: not a segment record: {error!r} is missing or wrong") from None
         ended = fields.get("ended")
-        signs = [started, seen or 0.0, float(fields.get("heartbeat") or 0.0)]
+        # A parent that was killed leaves its record open, or the next segment's closes it from
+        # the last heartbeat: either way the ranks' own last signs of life may be later.
+        estimated = ended is None or bool(fields.get("estimated"))
+        beat = fields.get("heartbeat")
+        signs = [started] + [float(t) for t in (ended, seen, beat) if t is not None]
         used = int(fields.get("nodes_used") or nodes)
         ranks = int(fields.get("ranks") or 0)
         code = fields.get("exit_code")
@@ -89,9 +103,10 @@ class Segment:
             name=path.stem,
             activity=str(fields.get("activity") or "unknown"),
             started=started,
-            ended=max(started, float(ended)) if ended is not None else max(signs),
-            estimated=ended is None,
-            nodes=nodes,
+            ended=max(signs) if ended is None or estimated else max(started, float(ended)),
+            estimated=estimated,
+            nodes=used if stand_in else nodes,
+            nodes_asked=nodes,
             ranks=ranks,
             ranks_per_node=max(ranks_per_node, -(-ranks // max(1, used)), 1),
             hosts=tuple(fields.get("hosts") or ()),
@@ -129,6 +144,7 @@ class Segment:
             ended=seen[1],
             estimated=True,
             nodes=nodes,
+            nodes_asked=nodes,
             ranks=ranks,
             ranks_per_node=ranks_per_node,
             hosts=(),

@@ -51,6 +51,7 @@ class Synthetic:
     layout: Layout
     micro_batches: int
     segments: tuple[Segment, ...]
+    machine: str = "synthetic"
     ranks_per_node: int = 4
     gpus_per_node: int = 0
     peak_flops_per_rank: float | None = None
@@ -122,7 +123,7 @@ class Synthetic:
 
     def _facts(self, name: str) -> dict[str, Any]:
         machine: dict[str, Any] = {
-            "name": "synthetic",
+            "name": self.machine,
             "nodes": self.nodes,
             "ranks": self.ranks,
             "ranks_per_node": self.ranks_per_node,
@@ -310,7 +311,7 @@ class Synthetic:
             "job_id": job,
             "attempt": int(attempt),
             "activity": segment.activity,
-            "machine": "synthetic",
+            "machine": self.machine,
             "submitted": begin / 1e9 - 300,
             "started": begin / 1e9,
             "heartbeat": None,

@@ -88,6 +88,28 @@ def test_an_open_record_ends_with_the_last_sign_of_life(run_dir: Path) -> None:
     assert run.segments[1].ended == pytest.approx(last_event, abs=1e-6)
 
 
+def test_a_stand_in_charges_what_it_has(tmp_path: Path) -> None:
+    """On a laptop 512 nodes are asked for and two are pretended: 510 were never there."""
+    charged = {}
+    for machine in ("laptop", "summit"):
+        spec = Synthetic(Layout(2, 2, 2), 2, (Segment(1, 2),), spare_nodes=510, machine=machine)
+        charged[machine] = Run.load(spec.write(tmp_path / machine)).segments[0]
+    assert (charged["laptop"].nodes, charged["laptop"].nodes_asked) == (2, 512)
+    assert (charged["summit"].nodes, charged["summit"].nodes_asked) == (512, 512)
+
+
+def test_a_record_that_another_segment_closed_is_an_estimate(run_dir: Path) -> None:
+    path = run_dir / "segments" / "1002.0.json"
+    fields = json.loads(path.read_text())
+    early = fields["started"] + 1.0
+    path.write_text(json.dumps(fields | {"ended": early, "reason": "failed", "estimated": True}))
+    segment = Run.load(run_dir).segments[1]
+    assert segment.estimated
+    assert segment.ended > early, "the ranks were still alive after the last heartbeat"
+    path.write_text(json.dumps(fields | {"ended": early, "reason": "failed"}))
+    assert Run.load(run_dir).segments[1].ended == early
+
+
 def test_a_trainer_started_by_hand_is_charged_by_its_spans(run_dir: Path) -> None:
     shutil.rmtree(run_dir / "segments")
     run = Run.load(run_dir)
