@@ -66,8 +66,8 @@ def contents(
     model = f"{billions(facts.parameters)} parameters" if facts.parameters else "model size unknown"
     return Contents(
         title=facts.name,
-        subtitle=f"{facts.activity} · {model} · {facts.ranks} {_plural(facts.unit)} on "
-        f"{facts.nodes} nodes of {facts.machine} · {_day(run.segments[0].started)}",
+        subtitle=f"{facts.activity} · {model} · {_some(facts.ranks, facts.unit)} on "
+        f"{_some(facts.nodes, 'node')} of {facts.machine} · {_day(run.segments[0].started)}",
         cards=_cards(run, account, rates, price),
         findings=findings(run, account, rates),
         pieces=_pieces(run, account, price),
@@ -85,6 +85,10 @@ def contents(
 
 def _plural(unit: str) -> str:
     return f"{unit}s"
+
+
+def _some(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _time(unix: float) -> str:
@@ -141,7 +145,7 @@ def _cards(
 
 def _pieces(run: Run, account: Account, price: float | None) -> Table:
     unit, charged = run.facts.unit, max(1, account.charged_ns)
-    heads = ["piece", "share of the charge", f"{unit}-time", f"{unit}-equivalents", "node-hours"]
+    heads = ["piece", "share of the charge", f"{unit}-time", f"{unit}-equivalents", "node-time"]
     if price is not None:
         heads.append("dollars")
     node_hours = _node_hours(run)
@@ -154,7 +158,7 @@ def _pieces(run: Run, account: Account, price: float | None) -> Table:
             percent(share),
             work(ns, charged, unit),
             f"{share * slots:.3g}",
-            hours(share * node_hours),
+            work(share * node_hours * 3.6e12, node_hours * 3.6e12, "node"),
         ]
         return cells if price is None else [*cells, f"{share * node_hours * price:,.2f}"]
 

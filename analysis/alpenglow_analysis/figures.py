@@ -107,7 +107,7 @@ def ranks(run: Run, account: Account) -> Figure | None:
         axes.bar(x, height, bottom=bottom, width=width, label=PIECES[name], **fill)
         bottom += height
     median = float(np.median(account.step_s)) * scale
-    axes.axhline(median, color=INK, lw=1, ls="--", label="Median step, mean over ranks")
+    axes.axhline(median, color=INK, lw=1, ls="--", label="Duration of the median step")
     _name_stages(axes, x, stage, names)
     axes.set_ylabel(f"mean time in a step ({time_unit})")
     axes.set_title("What a step is made of, rank by rank")
@@ -219,8 +219,9 @@ def curves(run: Run, found: list[Rate]) -> Figure | None:
     speed.set_xlabel("step")
     speed.yaxis.set_major_formatter(lambda value, _: count(value))
     loss.set_title("Loss and throughput of the steps that count", pad=20)
-    loss.legend(loc="upper right", fontsize=9)
-    speed.legend(loc="lower center", ncols=4, fontsize=9)
+    speed.xaxis.get_major_locator().set_params(integer=True)
+    handles, labels = speed.get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     return made
 
 
