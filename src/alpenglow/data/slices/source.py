@@ -1,0 +1,112 @@
+"""Where a slice's raw input lies: what `units` is given, and the files found there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from alpenglow.data.document import Document, Input, InputAbsent, Unit
+from alpenglow.data.recipe import SliceRecipe
+
+
+@dataclass(frozen=True)
+class Source:
+    """A slice's part of the recipe, with its paths resolved."""
+
+    name: str
+    recipe: SliceRecipe
+    root: Path
+    """File or folder of raw input; for a wheel, the folder that it is downloaded to."""
+    unit_bytes: int
+
+    @classmethod
+    def of(cls, name: str, recipe: SliceRecipe, unit_bytes: int) -> Source:
+        """Resolve `input`: `raw/NAME` if absent, `raw` for a wheel."""
+        default = Path("raw") if recipe.origin == "wheel" else Path("raw") / name
+        return cls(name, recipe, recipe.input or default, unit_bytes)
+
+    def files(self, endings: Collection[str], needs: str) -> list[Input]:
+        """List the raw files in the order of their names.
+
+        Args:
+            endings: what the names of raw files end with.
+            needs: the slice's sentence, for the error.
+
+        Raises:
+            InputAbsent: nothing is there, or nothing with one of these endings.
+        """
+        self.expect_folder(needs)
+        if not self.root.exists():
+            raise InputAbsent(f"{self.name}: {self.root} is not there; {needs}")
+        if self.root.is_file():
+            paths, base = [self.root], self.root.parent
+        else:
+            paths, base = sorted(_walk(self.root)), self.root
+        found = [path for path in paths if path.name.lower().endswith(tuple(endings))]
+        if not found:
+            raise InputAbsent(
+                f"{self.name}: {self.root} holds no file with ending {', '.join(endings)}; {needs}"
+            )
+        return [
+            Input(str(path), path.relative_to(base).as_posix(), self.licence, path.stat().st_size)
+            for path in found
+        ]
+
+    def expect_folder(self, needs: str) -> None:
+        """Refuse an origin that the slice does not know.
+
+        Raises:
+            InputAbsent: the recipe asks for another origin than a folder.
+        """
+        if self.recipe.origin != "folder":
+            raise InputAbsent(
+                f"{self.name}: origin = {self.recipe.origin!r} is not known to this slice; {needs}"
+            )
+
+    @property
+    def licence(self) -> str:
+        """Return what is noted where a document states nothing itself."""
+        return self.recipe.licence
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder) / name
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def decode(data: bytes) -> str | None:
+    """Decode a text file: UTF-8, with or without a mark, else Latin-1; None for binary data."""
+    if b"\0" in data:
+        return None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def whole_files(unit: Unit) -> Iterator[Document]:
+    """Read a unit whose every input is one document."""
+    for item in unit.inputs:
+        text = decode(Path(item.path).read_bytes())
+        if text is None:
+            yield Document(
+                "", unit.slice, item.source, item.licence, fault="binary", size=item.size
+            )
+        else:
+            yield Document(text, unit.slice, item.source, item.licence)
+
+
+def up_to(documents: Iterator[Document], limit: int | None) -> Iterator[Document]:
+    """Pass documents on until they reach `limit` bytes."""
+    total = 0
+    for document in documents:
+        yield document
+        total += document.bytes
+        if limit is not None and total >= limit:
+            return
