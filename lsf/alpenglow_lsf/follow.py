@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,7 +185,8 @@ class Follower:
                     f"job {job.job_id} {status.name} can never start "
                     f"({status.dependency} does not hold): it is killed"
                 )
-                self._scheduler.cancel([job.job_id])
+                with suppress(SchedulerError):  # it may have ended since the last look
+                    self._scheduler.cancel([job.job_id])
 
     def _show(self) -> None:
         if self._terminal:

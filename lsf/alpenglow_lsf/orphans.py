@@ -28,6 +28,18 @@ def dies_with_parent(signum: int = signal.SIGKILL) -> Callable[[], None]:
     return tie
 
 
+def forget_signals() -> None:
+    """Take signals as a login shell does: nothing ignored, nothing blocked.
+
+    A process started in the background of a script inherits an ignored INT, and would then not
+    heed bkill.
+    """
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
 def die_with_parent(signum: int = signal.SIGTERM) -> None:
     """Ask that this process itself gets `signum` when its parent dies."""
     if sys.platform == "linux":

@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise RunError(
                 "LSB_JOBID is not set: this runs inside a job, submit the script by bsub"
             )
+        jsrun = Path(order.command[0]).name == "jsrun"
+        if jsrun and machine.refuse_tmpdir and os.environ.get("TMPDIR"):
+            raise RunError(f"TMPDIR is set, which breaks jsrun on {machine.name}: unset it")
         _make(order.run)
         lock = RunLock(order.run, order.activity)
         with lock.held(job_id):

@@ -21,8 +21,9 @@ from typing import IO
 
 from alpenglow_lsf import dependency
 from alpenglow_lsf.dependency import Standing, Verdict
+from alpenglow_lsf.files import read_json
 from alpenglow_lsf.machine import Machine, load
-from alpenglow_lsf.orphans import dies_with_parent
+from alpenglow_lsf.orphans import dies_with_parent, forget_signals
 from alpenglow_lsf.scheduler import JobState, SchedulerError
 from alpenglow_lsf.spool import JobRecord, Spool
 
@@ -53,12 +54,11 @@ def main() -> None:
     machine = _machine(folder, job_id)
     if machine.stand_in is None:
         raise SchedulerError(f"machine {machine.name} has no [stand_in] table")
+    forget_signals()
     Supervisor(Spool(folder, machine.stand_in), machine, job_id).run()
 
 
 def _machine(folder: Path, job_id: int) -> Machine:
-    from alpenglow_lsf.files import read_json
-
     values = read_json(folder / f"{job_id}.json") or {}
     return load(str(values.get("machine")))
 

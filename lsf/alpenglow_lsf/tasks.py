@@ -304,8 +304,6 @@ def _blamed(words: str, code: int) -> Outcome | None:
     found = re.search(r"process rank (\d+) .{0,200}? exited on signal (\d+)", text)
     if found:
         return Outcome(int(found[1]), -int(found[2]))
-    found = re.search(r"MPI_ABORT was invoked on rank (\d+) .{0,200}? errorcode (\d+)", text)
-    if found:
-        return Outcome(int(found[1]), int(found[2]))
-    found = re.search(r"MPI_Abort\(\) .{0,200}?rank (\d+)", text)
+    # MPI_Abort: mpirun's own exit code is the one that the rank gave.
+    found = re.search(r"due to process rank (\d+) .{0,200}? calling \"abort\"", text)
     return Outcome(int(found[1]), code) if found else None

@@ -54,7 +54,9 @@ def test_what_is_no_expression_is_refused(text: str) -> None:
 
 
 def test_names_become_the_ids_of_the_newest() -> None:
-    found = resolve(parse('done("prepare") && ended(7)'), {"prepare": "12", "7": "7"}.get)
+    found = resolve(
+        parse('done("prepare") && ended(7)'), lambda job: "12" if job == "prepare" else job
+    )
     assert [c.job for c in conditions(found)] == ["12", "7"]
     with pytest.raises(DependencyError, match="no job nobody"):
-        resolve(parse("done(nobody)"), {}.get)
+        resolve(parse("done(nobody)"), lambda job: None)
