@@ -146,7 +146,7 @@ def _mpi(recipe: ClusterRecipe, run: Path, ranks: Ranks) -> Iterator[Client]:
         if not is_client:
             stack.close()
             sys.exit(0)
-        client = stack.enter_context(Client(set_as_default=False))
+        client = stack.enter_context(Client())
         try:
             _wait(client, ranks.world_size - 2, recipe.wait_s)
             yield client

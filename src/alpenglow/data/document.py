@@ -7,7 +7,7 @@ times.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -114,14 +114,12 @@ def pack(slice_name: str, inputs: list[Input], unit_bytes: int) -> list[Unit]:
     return units
 
 
-def cap(inputs: list[Input], max_bytes: int | None) -> list[Input]:
+def cap(inputs: Iterable[Input], max_bytes: int | None) -> list[Input]:
     """Keep inputs from the front until they reach `max_bytes`."""
-    if max_bytes is None:
-        return inputs
     kept: list[Input] = []
     total = 0
     for item in inputs:
-        if total >= max_bytes:
+        if max_bytes is not None and total >= max_bytes:
             break
         kept.append(item)
         total += item.size

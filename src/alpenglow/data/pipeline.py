@@ -119,7 +119,7 @@ class Job:
         self.ranks = ranks
         self.began = time.time()
         run.mkdir(parents=True, exist_ok=True)
-        self.progress = Progress(run / "progress.json", "prepare", "MB")
+        self.progress = Progress(run / "progress.json", "prepare", "MB", bar=ranks.world_size == 1)
         self.skipped: dict[str, str] = {}
 
     def run(self, client: Client) -> int:

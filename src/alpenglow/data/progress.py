@@ -18,17 +18,25 @@ class Progress:
         path: progress.json of the run directory.
         activity: the job's word for what it does.
         unit: what is counted.
-        stream: where the bar goes; a terminal gets one line that is rewritten.
+        bar: rewrite one line where the stream is a terminal. False under MPI: mpirun gives its ranks
+            a pseudo-terminal, whatever their output goes to in the end.
+        stream: where it is shown.
     """
 
     def __init__(
-        self, path: Path, activity: str, unit: str, *, stream: TextIO | None = None
+        self,
+        path: Path,
+        activity: str,
+        unit: str,
+        *,
+        bar: bool = True,
+        stream: TextIO | None = None,
     ) -> None:
         self._path = path
         self._activity = activity
         self._unit = unit
         self._stream = stream or sys.stdout
-        self._terminal = self._stream.isatty()
+        self._terminal = bar and self._stream.isatty()
         self._tenth = -1
         self._written = 0.0
         self._open = False

@@ -8,8 +8,10 @@ made of its docstrings as a documentation site would.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.metadata
 import inspect
+import itertools
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,10 +43,10 @@ def units(config: Source) -> list[Unit]:
     if config.recipe.origin != "installed":
         inputs = config.files((".txt", ".md"), NEEDS)
         return pack(NAME, cap(inputs, config.recipe.max_bytes), config.unit_bytes)
-    inputs = [*_written(), *_modules()]
+    inputs = cap(itertools.chain(_written(), _modules()), config.recipe.max_bytes)
     if not inputs:
         raise InputAbsent(f"{NAME}: this Python has no packages with documentation; {NEEDS}")
-    return pack(NAME, cap(inputs, config.recipe.max_bytes), config.unit_bytes)
+    return pack(NAME, inputs, config.unit_bytes)
 
 
 def read(unit: Unit) -> Iterator[Document]:
@@ -64,23 +66,25 @@ def read(unit: Unit) -> Iterator[Document]:
 def _written() -> Iterator[Input]:
     """Texts that somebody wrote as text: they come first, so that a cap does not take them away."""
     for item in installed.files():
-        name = item.path.name.lower()
-        text = item.path.suffix in ENDINGS and not name.startswith(NO_TEXT)
-        text = text and "licenses" not in item.path.parts
-        wanted = text or item.path.name == "METADATA" or item.source.endswith(REFERENCE)
-        if wanted and item.path.is_file():
-            yield Input(str(item.path), item.source, item.licence, item.path.stat().st_size)
+        *folders, name = item.source.split("/")
+        text = name.endswith(ENDINGS) and not name.lower().startswith(NO_TEXT)
+        text = text and "licenses" not in folders
+        if text or name == "METADATA" or item.source.endswith(REFERENCE):
+            found = item.input()
+            if found is not None:
+                yield found
 
 
 def _modules() -> Iterator[Input]:
     """Modules from the far end of the order, where the GitHub slice comes last, if at all."""
     for item in reversed(installed.files()):
-        if item.path.suffix != ".py" or item.source.endswith(REFERENCE) or not item.path.is_file():
+        if not item.path.endswith(".py") or item.source.endswith(REFERENCE):
             continue
-        size = item.path.stat().st_size
-        if size >= MIN_MODULE:
+        found = item.input()
+        if found is not None and found.size >= MIN_MODULE:
             # About a fifth of a library's source is docstrings; the cap counts in pages.
-            yield Input(str(item.path), f"{item.source}#documentation", item.licence, size // 5)
+            name = f"{item.source}#documentation"
+            yield dataclasses.replace(found, source=name, size=found.size // 5)
 
 
 def _reference(item: Input) -> Iterator[Document]:

@@ -26,16 +26,19 @@ def units(config: Source) -> list[Unit]:
         InputAbsent: there is no source file.
     """
     if config.recipe.origin == "installed":
-        inputs = [
-            Input(str(item.path), item.source, item.licence, item.path.stat().st_size)
-            for item in installed.files()
-            if item.path.suffix in ENDINGS and item.path.is_file()
-        ]
+        inputs = cap(_installed(), config.recipe.max_bytes)
         if not inputs:
             raise InputAbsent(f"{NAME}: this Python has no source files beside it; {NEEDS}")
     else:
-        inputs = config.files(ENDINGS, NEEDS)
-    return pack(NAME, cap(inputs, config.recipe.max_bytes), config.unit_bytes)
+        inputs = cap(config.files(ENDINGS, NEEDS), config.recipe.max_bytes)
+    return pack(NAME, inputs, config.unit_bytes)
+
+
+def _installed() -> Iterator[Input]:
+    for item in installed.files():
+        found = item.input() if item.path.endswith(ENDINGS) else None
+        if found is not None:
+            yield found
 
 
 def read(unit: Unit) -> Iterator[Document]:
