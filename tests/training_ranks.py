@@ -1,7 +1,7 @@
 """A tiny training run on forked gloo ranks: the worker behind the tests of alpenglow.train.
 
-Everything is the real thing (engine, trainer, checkpoints, recorder) but the tokens, which are drawn
-from a seed per step: the order of real data is the business of the data room's tests.
+Everything is the real thing (engine, trainer, checkpoints, recorder) but the tokens, which are
+drawn from a seed per step: the order of real data is the business of the data room's tests.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def tiny_recipe(pipeline: int = 1, tensor: int = 1, **changes: dict[str, Any]) -
             vocab_size=128,
             max_position_embeddings=32,
         ),
-        batch=BatchRecipe(global_batch_size=16, micro_batch_size=2, sequence_length=16),
+        batch=BatchRecipe(global_batch_size=16, micro_batch_size=4, sequence_length=16),
         optimizer=OptimizerRecipe(lr=3e-3, min_lr=3e-4, warmup_steps=2),
         data=DataRecipe({"github": 1.0}),
         train=TrainRecipe(steps=STEPS, checkpoint_every=100, seed=7),

@@ -144,6 +144,10 @@ def deepspeed_config(
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
         },
+        "pipeline": {
+            "pipe_partitioned": recipe.parallel.slice_transfers,
+            "grad_partitioned": recipe.parallel.slice_transfers,
+        },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
@@ -225,7 +229,9 @@ class Engine:
             group = TensorGroup.create(layout, rank, recorder, comm=deepspeed.comm)
             checkpointing = recipe.train.activation_checkpointing
             module = deepspeed.PipelineModule(
-                layers=layer_specs(recipe.model, group, seed=recipe.train.seed),
+                layers=layer_specs(
+                    recipe.model, group, seed=recipe.train.seed, attention=recipe.train.attention
+                ),
                 loss_fn=loss_function(recipe.model, group),
                 topology=PipeModelDataParallelTopology(
                     num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data

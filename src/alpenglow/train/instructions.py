@@ -1,9 +1,9 @@
 """DeepSpeed's pipeline instructions with a recorder around each: where a rank's step goes.
 
-The engine looks an instruction's method up in `_INSTRUCTION_MAP` by its exact type. `RecordedEngine`
-replaces that table by one whose methods open a span and call the engine's own; the arithmetic and
-the order of communication stay DeepSpeed's. DeepSpeed's timers stay off: they crash the pipeline
-engine of 0.19.8 and synchronise the device.
+The engine looks an instruction's method up in `_INSTRUCTION_MAP` by its exact type.
+`RecordedEngine` replaces that table by one whose methods open a span and call the engine's own; the
+arithmetic and the order of communication stay DeepSpeed's. DeepSpeed's timers stay off: they crash
+the pipeline engine of 0.19.8 and synchronise the device.
 """
 
 from __future__ import annotations
@@ -47,8 +47,11 @@ def _compute(kind: Kind, method: Method) -> Method:
 def _transfer(
     method: Method, peer: Callable[[Any], int], moved: Callable[[Any, int], Any]
 ) -> Method:
-    """A span around a send or receive. What was received is known only afterwards, and what was
-    sent is freed by the send, so bytes are counted on both sides of the call."""
+    """A span around a send or receive.
+
+    What was received is known only afterwards, and what was sent is freed by the send, so bytes are
+    counted on both sides of the call.
+    """
 
     def run(engine: RecordedEngine, buffer_id: int) -> None:
         micro_batch = engine.next_micro_batch(method.__name__)
@@ -88,7 +91,7 @@ def _optimizer(method: Method) -> Method:
     return run
 
 
-class RecordedEngine(PipelineEngine):  # type: ignore[misc]
+class RecordedEngine(PipelineEngine):
     """The pipeline engine with spans; made by `record`, never constructed."""
 
     recorder: SpanRecorder

@@ -1,8 +1,8 @@
 """Start-up without torch's compiler, which training never uses.
 
 Making any optimizer imports torch._dynamo, and DeepSpeed imports a Muon optimizer whose decorators
-import torch._inductor: 3.3 s of CPU time a rank, 13 s for eight ranks on two cores. Both happen only
-to wrap functions that are then called as they are.
+import torch._inductor: 3.3 s of CPU time a rank, 13 s for eight ranks on two cores. Both happen
+only to wrap functions that are then called as they are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _unwrapped(function: Any = None, **_: Any) -> Any:
 
 @contextlib.contextmanager
 def without_compiler() -> Iterator[None]:
-    """Let nothing inside load torch's compiler; harmless where torch changed and it loads anyway."""
+    """Let nothing inside load torch's compiler; no harm where torch changed and it loads anyway."""
     wrapped: list[Callable[..., Any]] = [*vars(torch.optim.Optimizer).values()]
     wrapped.append(torch.utils.checkpoint.checkpoint)
     for method in wrapped:
@@ -32,8 +32,9 @@ def without_compiler() -> Iterator[None]:
         # function that is the function itself.
         if getattr(method, "__module__", "").startswith("torch.") and function is not None:
             vars(function).setdefault("__dynamo_disable", function)
-    compile_, torch.compile = torch.compile, _unwrapped
+    original = torch.compile
+    torch.compile = _unwrapped  # type: ignore[assignment]
     try:
         yield
     finally:
-        torch.compile = compile_
+        torch.compile = original

@@ -28,7 +28,8 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, A
     Every pipeline stage holds both, which DeepSpeed needs: it reduces the gradient norm once for
     each group, over all stages together.
     """
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for parameter in module.parameters():
         (decayed if parameter.ndim > 1 else kept).append(parameter)
     return [

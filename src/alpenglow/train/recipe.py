@@ -34,6 +34,9 @@ class ParallelRecipe:
     """Pipeline stages."""
     tensor: int = 1
     """Ranks that share one layer's matrices."""
+    slice_transfers: bool = True
+    """Each rank of a tensor group sends its share of the activations to the next stage, where they
+    are gathered: 1/tensor of the bytes between nodes for one more collective inside a node."""
 
     def __post_init__(self) -> None:
         _positive("parallel", pipeline=self.pipeline, tensor=self.tensor)
@@ -140,7 +143,7 @@ class DataRecipe:
     catalogue: Path = Path("shards/catalogue.json")
     """Catalogue of the token shards, which `jobs/prepare_data.lsf` writes."""
     optional: tuple[str, ...] = ()
-    """Slices of the mixture that may be absent from the catalogue; the rest then share by weight."""
+    """Slices of the mixture that may be absent from the catalogue; the rest share by weight."""
     seed: int = 1234
     """Seed of the order of the windows."""
 
@@ -202,6 +205,8 @@ class TrainRecipe:
     """Steps between printed lines; metrics.jsonl has every step."""
     activation_checkpointing: bool = False
     """Recompute a transformer layer's activations in the backward pass instead of keeping them."""
+    attention: Literal["plain", "sdpa"] = "plain"
+    """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention."""
     seed: int = 1234
     """Seed of the initial weights."""
     collective_timeout_s: float = 600.0

@@ -51,7 +51,7 @@ class StopRequest:
         self.save_s = max(self.save_s, seconds)
 
     def reserve(self) -> float:
-        """Seconds to keep free before the deadline: a save half as slow again, two steps, leaving."""
+        """Seconds to keep free before the deadline: a slow save, two steps, and leaving."""
         return 1.5 * self.save_s + 2.0 * self.step_s + MARGIN_S
 
     def wanted(self, now: float | None = None) -> str | None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-
 from alpenglow.train.checkpoint import Group
 from alpenglow.train.engine import Engine, StepResult
 from alpenglow.train.failure import TrainingError

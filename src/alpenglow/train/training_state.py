@@ -9,6 +9,7 @@ In fp32 the weights are their own master copy and are stored once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,10 +88,12 @@ def fragments(
     """
     found: Fragments = []
     for tensor, parameter in _written_here(tensors, coordinates):
-        place = {"global_shape": tensor.global_shape, "slice": tensor.slice}
+        place = functools.partial(
+            Fragment.of, global_shape=tensor.global_shape, slice=tensor.slice
+        )
         if coordinates[1] == 0:
             weight = parameter.detach()
-            found.append((Fragment.of("weight", tensor.name, weight, **place), weight))
+            found.append((place("weight", tensor.name, weight), weight))
         shard = shard_of(parameter, optimizer)
         if shard is None:
             continue
@@ -99,8 +102,7 @@ def fragments(
             parts["master"] = shard.flat.detach()
         for kind, flat in parts.items():
             part = shard.of(flat)
-            fragment = Fragment.of(kind, tensor.name, part, flat=shard.range, **place)
-            found.append((fragment, part))
+            found.append((place(kind, tensor.name, part, flat=shard.range), part))
     return found
 
 

@@ -1,0 +1,258 @@
+"""`python -m alpenglow.train` as a user meets it: real shards, real processes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from alpenglow.data.catalogue import Catalogue
+from alpenglow.data.shards import ShardWriter
+from alpenglow.train.checkpoint import Checkpoint
+from alpenglow_profiling.events import Kind, read
+
+pytestmark = pytest.mark.distributed
+
+RECIPE = """
+[model]
+num_layers = 2
+hidden_size = 32
+num_attention_heads = 4
+vocab_size = 128
+max_position_embeddings = 32
+
+[batch]
+global_batch_size = 8
+micro_batch_size = 2
+sequence_length = 16
+
+[optimizer]
+lr = 3e-3
+
+[data]
+catalogue = "shards/catalogue.json"
+[data.mixture]
+github = 3
+wikipedia = 1
+
+[train]
+steps = 6
+checkpoint_every = 4
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a recipe and two small shards."""
+    (tmp_path / "tiny.toml").write_text(RECIPE)
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    infos = []
+    for number, name in enumerate(("github", "wikipedia")):
+        writer = ShardWriter(
+            folder / f"{name}-00000.h5",
+            slice=name,
+            dtype="uint16",
+            tokenizer_hash="t",
+            recipe_hash="r",
+        )
+        tokens = np.random.default_rng(number).integers(0, 120, 4000)
+        writer.add(tokens, bytes([number] * 16), "drawn")
+        infos.append(writer.close())
+    Catalogue.build(
+        folder,
+        infos,
+        tokenizer="tokenizer.json",
+        tokenizer_hash="t",
+        vocab_size=120,
+        recipe_hash="r",
+    ).write()
+    return tmp_path
+
+
+def environment(rank: int, size: int, port: int, **more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ALPENGLOW_", "JSM_", "OMPI"))}
+    return kept | {
+        "JSM_NAMESPACE_RANK": str(rank),
+        "JSM_NAMESPACE_SIZE": str(size),
+        "JSM_NAMESPACE_LOCAL_RANK": str(rank),
+        "JSM_NAMESPACE_LOCAL_SIZE": str(size),
+        "ALPENGLOW_HOST": "node00",
+        "ALPENGLOW_MASTER_PORT": str(port),
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        **more,
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def begin(
+    place: Path, arguments: Sequence[str] = (), size: int = 1, **more: str
+) -> list[subprocess.Popen[str]]:
+    port = free_port()
+    command = [sys.executable, "-m", "alpenglow.train", "tiny.toml", "--run", "run", *arguments]
+    return [
+        subprocess.Popen(
+            command,
+            cwd=place,
+            env=environment(rank, size, port, **more),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+
+
+def end(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Exit code, output and error of each rank."""
+    found = []
+    try:
+        for process in processes:
+            output, error = process.communicate(timeout=60)
+            found.append((process.returncode, output, error))
+    finally:
+        for process in processes:
+            process.kill()
+    return found
+
+
+def wait_for_steps(place: Path, steps: int) -> None:
+    path = place / "run/metrics.jsonl"
+    for _ in range(600):
+        if path.exists() and path.read_text().count("\n") >= steps:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{path} did not reach {steps} lines")
+
+
+def test_a_run_its_repetition_and_another_one(place: Path) -> None:
+    """One rank without a launcher; then the same again; then a recipe that is another run's."""
+    ((code, output, error),) = end(begin(place))
+    assert (code, error) == (0, "")
+    lines = output.splitlines()
+    for word in ("model", "layout", "batch", "data", "machine"):
+        assert any(line.startswith(f"{word} ") for line in lines[:5])
+    assert sum(line.startswith("step ") for line in lines) == 6
+    assert lines[-1] == "complete: 6 steps"
+    rows = read(place / "run/events/local.1").rows
+    for kind in (Kind.STARTUP, Kind.STEP, Kind.DATA_WAIT, Kind.FORWARD, Kind.OPTIMIZER):
+        assert (rows["kind"] == kind).any()
+    (startup,) = rows[rows["kind"] == Kind.STARTUP]
+    assert 0.2e9 < startup["end_ns"] - startup["begin_ns"] < 60e9
+
+    ((code, output, error),) = end(begin(place))
+    assert (code, error) == (0, "")
+    assert output == "run is complete: 6 steps are done\n"
+
+    ((code, _, error),) = end(begin(place, ["train.steps=8"]))
+    assert code == 1
+    assert error.count("\n") == 1
+    assert "train.steps = 6, this recipe says 8" in error
+
+
+@pytest.mark.parametrize("how", ["key", "catalogue", "cut", "slice", "words"])
+def test_bad_input_is_one_sentence(place: Path, how: str) -> None:
+    shard = place / "shards/wikipedia-00000.h5"
+    arguments: list[str] = []
+    if how == "key":
+        arguments, sentence = ["train.stepz=3"], "unknown key train.stepz; did you mean train.steps"
+    elif how == "catalogue":
+        (place / "shards/catalogue.json").unlink()
+        sentence = "run bsub jobs/prepare_data.lsf first"
+    elif how == "cut":
+        shard.write_bytes(shard.read_bytes()[:-100])
+        sentence = "wikipedia-00000.h5"
+    elif how == "slice":
+        arguments, sentence = ["data.mixture.books=1"], "gives a weight to books"
+    else:
+        arguments, sentence = ["model.vocab_size=64"], "120 words, more than model.vocab_size = 64"
+    ranks = end(begin(place, arguments, size=1 if how in ("cut", "words") else 2))
+    assert {code for code, _, _ in ranks} == {1}
+    (error,) = [error for _, _, error in ranks if error]
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not (place / "run/run.toml").exists()
+
+
+def test_a_port_in_use_is_named(place: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen(1)
+        port = other.getsockname()[1]
+        command = [sys.executable, "-m", "alpenglow.train", "tiny.toml"]
+        done = subprocess.run(
+            command,
+            cwd=place,
+            env=environment(0, 2, port),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"port {port}" in done.stderr
+
+
+LONG = ["train.steps=5000", "train.checkpoint_every=5000", "parallel.pipeline=2"]
+
+
+@pytest.fixture
+def two_ranks(place: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    processes = begin(place, LONG, size=2)
+    try:
+        wait_for_steps(place, 3)
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(
+    place: Path, two_ranks: list[subprocess.Popen[str]]
+) -> None:
+    two_ranks[1].send_signal(signal.SIGTERM)
+    ranks = end(two_ranks)
+    assert [code for code, _, _ in ranks] == [85, 85]
+    assert "(signal TERM): submit again" in ranks[0][1].splitlines()[-1]
+    checkpoint = Checkpoint.newest(place / "run/checkpoints", print)
+    assert checkpoint is not None
+    assert checkpoint.verify() == []
+    record = json.loads((place / "run/segments/local.1.rank0.json").read_text())
+    assert record["last_durable_checkpoint"] == checkpoint.step == record["last_step"]
+
+
+def test_a_killed_rank_ends_the_others(place: Path, two_ranks: list[subprocess.Popen[str]]) -> None:
+    begun = time.monotonic()
+    two_ranks[1].kill()
+    (code, _, error), _ = end(two_ranks)
+    assert time.monotonic() - begun < 10
+    assert code == 1
+    assert error.count("\n") == 1
+    assert "rank 0: lost a peer, which ended first" in error
+    assert not (place / "run/errors").exists()
+
+
+def test_the_walltime_is_respected(place: Path) -> None:
+    deadline = time.time() + 12
+    long = ["train.steps=100000", "train.checkpoint_every=100000"]
+    ((code, output, _),) = end(begin(place, long, ALPENGLOW_DEADLINE=str(deadline)))
+    assert time.time() < deadline
+    assert code == 85
+    assert "(walltime): submit again" in output.splitlines()[-1]
