@@ -151,6 +151,8 @@ class Follower:
         else:
             self._line(f"job {job.job_id} {status.name} failed{code}: {status.reason}")
             self._tail(status.output)
+            if status.error != status.output:
+                self._tail(status.error)
         job.said = status.state.value
 
     def _tail(self, output: Path | None) -> None:
@@ -159,6 +161,8 @@ class Follower:
         text = output.read_text(encoding="utf-8", errors="replace")
         # The scheduler's summary would push the program's own last words out of sight.
         body = text.partition(f"\n{'-' * 60}\nSubject: Job ")[0]
+        if not body.strip():
+            return
         self._line(f"the end of {output}:")
         for line in body.splitlines()[-LAST_LINES:]:
             self._line(f"  {line}")

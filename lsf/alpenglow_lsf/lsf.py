@@ -19,7 +19,7 @@ from alpenglow_lsf.scheduler import JobState, JobStatus, SchedulerError, Submiss
 
 FIELDS = (
     "jobid", "stat", "job_name", "queue", "proj_name", "submit_time", "start_time", "finish_time",
-    "exit_code", "pend_reason", "exit_reason", "output_file", "sub_cwd", "runtimelimit",
+    "exit_code", "pend_reason", "exit_reason", "output_file", "error_file", "sub_cwd", "runtimelimit",
     "dependency",
 )  # fmt: skip
 DELIMITER = "^"
@@ -86,7 +86,6 @@ def parse_status(line: str) -> JobStatus:
         state = JobState(values["stat"])
     except ValueError:
         state = JobState.UNKNOWN
-    output = values["output_file"].replace("%J", values["jobid"])
     code = values["exit_code"]
     return JobStatus(
         job_id=values["jobid"],
@@ -99,12 +98,19 @@ def parse_status(line: str) -> JobStatus:
         ended=_moment(values["finish_time"]) if state.ended else None,
         exit_code=int(code) if code.isdigit() else (0 if state is JobState.DONE else None),
         reason=values["exit_reason"] if state.ended else values["pend_reason"],
-        output=Path(values["sub_cwd"].replace("$HOME", "~"), output).expanduser()
-        if output
-        else None,
+        output=_file(values, "output_file"),
+        error=_file(values, "error_file"),
         walltime_s=_limit(values["runtimelimit"]),
         dependency=values["dependency"],
     )
+
+
+def _file(values: Mapping[str, str], field: str) -> Path | None:
+    """Read a file of the job; bjobs names it as it was asked for, and shortens the home folder."""
+    if not values[field]:
+        return None
+    name = values[field].replace("%J", values["jobid"])
+    return Path(values["sub_cwd"].replace("$HOME", "~"), name).expanduser()
 
 
 def _limit(text: str) -> float | None:

@@ -61,6 +61,8 @@ class JobStatus:
     reason: str = ""
     """Why it waits or how it ended."""
     output: Path | None = None
+    error: Path | None = None
+    """Error file, where it is not the output file."""
     walltime_s: float | None = None
     dependency: str = ""
 

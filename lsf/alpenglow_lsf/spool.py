@@ -78,6 +78,7 @@ class JobRecord:
             exit_code=self.exit_code,
             reason=self.reason,
             output=Path(self.folder, self.output),
+            error=None if self.error is None else Path(self.folder, self.error),
             walltime_s=self.walltime_s,
             dependency=self.options.get("-w", ""),
         )

@@ -32,7 +32,8 @@ def test_a_campaign_is_followed_through_its_successors(site: Site) -> None:
 
 
 def test_a_failure_shows_the_end_of_the_output_and_ends_the_dependants(site: Site) -> None:
-    site.script("bad.lsf", "seq 40; echo the shard is cut; exit 7", "-J bad")
+    body = "seq 40; echo the last step; echo the shard is cut >&2; exit 7"
+    site.script("bad.lsf", body, "-J bad", "-e bad.%J.err")
     bad = site.bsub("bad.lsf")
     waits = site.bsub("-w", f"done({bad})", "-J", "waits", "bad.lsf")
     too = site.bsub("-w", f"done({waits})", "-J", "too", "bad.lsf")
@@ -41,7 +42,7 @@ def test_a_failure_shows_the_end_of_the_output_and_ends_the_dependants(site: Sit
     assert done.returncode == 7
     assert f"job {bad} bad failed with exit code 7" in done.stdout
     assert f"the end of {site.folder}/bad.{bad}.out:" in done.stdout
-    assert "  the shard is cut\n" in done.stdout
+    assert f"the end of {site.folder}/bad.{bad}.err:\n  the shard is cut\n" in done.stdout
     assert "  27\n" in done.stdout and "  26\n" not in done.stdout
     assert (
         f"job {waits} waits can never start (done({bad}) does not hold): it is killed"
