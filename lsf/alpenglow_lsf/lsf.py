@@ -19,8 +19,8 @@ from alpenglow_lsf.scheduler import JobState, JobStatus, SchedulerError, Submiss
 
 FIELDS = (
     "jobid", "stat", "job_name", "queue", "proj_name", "submit_time", "start_time", "finish_time",
-    "exit_code", "pend_reason", "exit_reason", "output_file", "error_file", "sub_cwd", "runtimelimit",
-    "dependency",
+    "exit_code", "pend_reason", "exit_reason", "output_file", "error_file", "sub_cwd",
+    "runtimelimit", "dependency",
 )  # fmt: skip
 DELIMITER = "^"
 TIMEOUT_S = 120.0

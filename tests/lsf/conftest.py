@@ -36,7 +36,7 @@ class Site:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
@@ -76,7 +76,7 @@ class Site:
     def state(self, job_id: str) -> str:
         return self.call("bjobs", "-noheader", "-o", "stat", job_id).stdout.strip()
 
-    def wait(self, job_id: str, *states: str, seconds: float = 20) -> dict[str, Any]:
+    def wait(self, job_id: str, *states: str, seconds: float = 60) -> dict[str, Any]:
         states = states or ("DONE", "EXIT")
         self.until(lambda: self.job(job_id)["state"] in states, seconds, self.job(job_id))
         return self.job(job_id)
@@ -85,7 +85,7 @@ class Site:
         record = self.job(job_id)
         return Path(record["folder"], record["output"]).read_text()
 
-    def until(self, holds: Callable[[], bool], seconds: float = 20, what: object = "") -> None:
+    def until(self, holds: Callable[[], bool], seconds: float = 60, what: object = "") -> None:
         end = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < end, f"did not come true in {seconds} s: {what}"

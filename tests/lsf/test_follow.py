@@ -70,7 +70,7 @@ def test_progress_of_this_job_is_shown_and_older_progress_is_not(site: Site) -> 
     progress.write_text(json.dumps(fresh))
     assert "[######..................]  25% 1/4 steps loss 3.1" in follower.stdout.readline()
     (site.folder / "go").touch()
-    assert follower.wait(20) == 0
+    assert follower.wait(60) == 0
     assert "old" not in follower.communicate()[0]
 
 

@@ -147,7 +147,7 @@ def test_signals_reach_the_ranks(site: Site, name: str) -> None:
     assert step.stdout is not None
     assert [step.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
     step.send_signal(getattr(signal, f"SIG{name}"))
-    assert step.wait(20) == 85
+    assert step.wait(60) == 85
     step.communicate()
 
 
@@ -156,7 +156,7 @@ def test_a_stopped_step_says_by_what(site: Site) -> None:
     assert step.stdout is not None
     assert [step.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
     step.terminate()
-    assert step.wait(20) == 143
+    assert step.wait(60) == 143
     assert "was killed by SIGTERM after jsrun got SIGTERM" in step.communicate()[1]
 
 
