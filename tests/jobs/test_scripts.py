@@ -1,0 +1,115 @@
+"""Every shipped job: its script passes Summit's rules, its recipe loads on every machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpenglow import config
+from alpenglow_lsf import machine
+from alpenglow_lsf.script import Script
+from alpenglow_lsf.validate import check_script
+
+ROOT = Path(__file__).parents[2]
+JOBS = ROOT / "jobs"
+SCRIPTS = sorted(JOBS.glob("*.lsf"))
+
+
+def schema(name: str) -> type[Any]:
+    if name == "prepare_data":
+        from alpenglow.data.recipe import PrepareRecipe
+
+        return PrepareRecipe
+    if name.startswith("pretrain"):
+        from alpenglow.train.recipe import PretrainRecipe
+
+        return PretrainRecipe
+    if name == "report":
+        from alpenglow_analysis.report import ReportRecipe
+
+        return ReportRecipe
+    from alpenglow.release.__main__ import ConvertRecipe
+
+    return ConvertRecipe
+
+
+def recipe(name: str, on: str) -> Any:
+    path = JOBS / f"{name}.toml"
+    return config.load(path, schema(name), machine=on, machines=machine.names())
+
+
+def test_the_shipped_jobs_are_these() -> None:
+    stems = [path.stem for path in SCRIPTS]
+    assert stems == ["convert", "prepare_data", "pretrain_3b", "pretrain_7b", "report"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("on", ["summit", "laptop"])
+def test_script_breaks_no_rule(script: Path, on: str) -> None:
+    findings = check_script(script, machine.load(on))
+    assert [str(f) for f in findings if f.refuses] == []
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_script_has_the_agreed_form(script: Path) -> None:
+    text = script.read_text()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert lines[0] == 'source "${ALPENGLOW_ENVIRONMENT:-env/summit.sh}" || exit'
+    assert lines[1].startswith("exec python -m alpenglow_lsf.run --run ")
+    assert "jsrun -" in text
+    assert f"jobs/{script.stem}.toml" in lines[-1]
+    for follower in re.findall(r"--then (\S+)", text):
+        assert (ROOT / follower).is_file()
+    assert "-P" not in Script.parse(text).spec.options()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("on", machine.names())
+def test_recipe_loads(script: Path, on: str) -> None:
+    assert recipe(script.stem, on) is not None
+
+
+# The cards' numbers: nodes, layers, hidden, heads, pipeline, lr.
+PUBLISHED = [
+    ("pretrain_3b", 256, 32, 2560, 32, 6, 1.6e-4),
+    ("pretrain_7b", 512, 32, 4096, 32, 12, 1.2e-4),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes", "layers", "hidden", "heads", "pipeline", "rate"), PUBLISHED
+)
+def test_recipe_and_script_carry_the_published_layout(
+    name: str, nodes: int, layers: int, hidden: int, heads: int, pipeline: int, rate: float
+) -> None:
+    loaded = recipe(name, "summit")
+    model, batch = loaded.model, loaded.batch
+    assert (model.num_layers, model.hidden_size, model.num_attention_heads) == (
+        layers,
+        hidden,
+        heads,
+    )
+    assert not model.use_parallel_residual
+    assert (loaded.parallel.pipeline, loaded.parallel.tensor) == (pipeline, 2)
+    assert loaded.optimizer.lr == rate
+    assert batch.global_batch_size * batch.sequence_length == 4_194_304
+    script = Script.read(JOBS / f"{name}.lsf")
+    assert script.spec.nodes == nodes
+    ranks = nodes * 6
+    data = ranks // (pipeline * 2)
+    # Gradient accumulation 8 is on the cards, and with it the bubble of the published layout.
+    assert batch.global_batch_size // (data * batch.micro_batch_size) == 8
+
+
+def test_the_laptop_keeps_the_shape() -> None:
+    laptop = machine.load("laptop")
+    assert laptop.stand_in is not None
+    ranks = laptop.stand_in.nodes * laptop.stand_in.tasks_per_node
+    for name in ("pretrain_3b", "pretrain_7b"):
+        parallel = recipe(name, "laptop").parallel
+        assert parallel.pipeline == 2
+        assert ranks % (parallel.pipeline * parallel.tensor) == 0
+        assert ranks // (parallel.pipeline * parallel.tensor) >= 2
