@@ -98,12 +98,13 @@ def _local(recipe: ClusterRecipe, run: Path) -> Iterator[Client]:
                 security=_security(folder),
                 host="127.0.0.1",
                 dashboard_address=None,
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
                 memory_limit=0,
                 local_directory=tempfile.gettempdir(),
             )
         )
         client = stack.enter_context(Client(cluster))
-        _wait(client, recipe.workers, recipe.wait_s)
+        wait_for(client, recipe.workers, recipe.wait_s)
         yield client
         _silence(client)
         quiet()
@@ -148,7 +149,7 @@ def _mpi(recipe: ClusterRecipe, run: Path, ranks: Ranks) -> Iterator[Client]:
             sys.exit(0)
         client = stack.enter_context(Client())
         try:
-            _wait(client, ranks.world_size - 2, recipe.wait_s)
+            wait_for(client, ranks.world_size - 2, recipe.wait_s)
             yield client
         finally:
             _silence(client)
@@ -158,7 +159,12 @@ def _mpi(recipe: ClusterRecipe, run: Path, ranks: Ranks) -> Iterator[Client]:
             client.shutdown()
 
 
-def _wait(client: Client, workers: int, seconds: float) -> None:
+def wait_for(client: Client, workers: int, seconds: float) -> None:
+    """Wait until so many workers are there.
+
+    Raises:
+        WorkersAbsent: they did not come in time; the message says how many did.
+    """
     try:
         client.wait_for_workers(workers, timeout=seconds)
     except TimeoutError:

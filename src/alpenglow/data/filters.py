@@ -24,20 +24,26 @@ class Filter:
         """Return the reason to drop the document; None keeps it."""
         if document.fault:
             return document.fault
-        recipe, text = self._recipe, document.text
+        return self._any(document.text) or (
+            self._code(document) if document.slice in CODE else self._prose(document.text)
+        )
+
+    def _any(self, text: str) -> str | None:
+        recipe = self._recipe
         if len(text) < recipe.min_characters:
             return "too short"
         if len(text) > recipe.max_characters:
             return "too long"
         if "\0" in text:
             return "binary"
+        if not _is_unicode(text):
+            return "not Unicode"
         if alphanumeric_share(text) < recipe.min_alphanumeric:
             return "few letters and digits"
-        if document.slice in CODE:
-            return self._code(document)
-        if prose_share(text) < recipe.min_prose_lines:
-            return "not prose"
         return None
+
+    def _prose(self, text: str) -> str | None:
+        return "not prose" if prose_share(text) < self._recipe.min_prose_lines else None
 
     def _code(self, document: Document) -> str | None:
         lines = document.text.splitlines()
@@ -63,3 +69,12 @@ def prose_share(text: str) -> float:
     """
     lines = [line for line in text.splitlines() if line.strip()]
     return sum(len(line.split(None, 4)) >= 4 for line in lines) / len(lines) if lines else 0.0
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; JSON can hold half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -18,8 +18,8 @@ class Progress:
         path: progress.json of the run directory.
         activity: the job's word for what it does.
         unit: what is counted.
-        bar: rewrite one line where the stream is a terminal. False under MPI: mpirun gives its ranks
-            a pseudo-terminal, whatever their output goes to in the end.
+        bar: rewrite one line where the stream is a terminal. False under MPI: mpirun gives its
+            ranks a pseudo-terminal, whatever their output goes to in the end.
         stream: where it is shown.
     """
 

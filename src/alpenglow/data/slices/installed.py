@@ -63,25 +63,28 @@ def version() -> str:
 
 def _library() -> Iterator[Installed]:
     root = Path(sysconfig.get_paths()["stdlib"])
-    for path in root.rglob("*.py"):
-        inner = path.relative_to(root)
-        if SKIPPED_FOLDERS.isdisjoint(inner.parts[:-1]):
-            yield Installed(str(path), f"{version()}/{inner.as_posix()}", PYTHON_LICENCE)
+    for folder, inner, names in os.walk(root):
+        inner[:] = sorted(set(inner) - SKIPPED_FOLDERS)
+        for name in names:
+            path = Path(folder, name)
+            if path.suffix == ".py":
+                source = f"{version()}/{path.relative_to(root).as_posix()}"
+                yield Installed(str(path), source, PYTHON_LICENCE)
 
 
 def _packages() -> Iterator[Installed]:
     for distribution in importlib.metadata.distributions():
-        metadata = distribution.metadata
+        metadata = distribution.metadata  # parsed anew at each access, and by each .version
         name = re.sub(r"[-_.]+", "-", metadata["Name"] or "").lower()
         if not name or name == OWN:
             continue
+        package = f"{name}-{metadata['Version']}"
         licence, root = licence_of(metadata), str(distribution.locate_file(""))
-        # RECORD as it stands: Distribution.files looks at every file, which takes 20 s for torch.
+        # RECORD as it stands: Distribution.files would look at every file.
         for row in csv.reader((distribution.read_text("RECORD") or "").splitlines()):
             if row and not row[0].endswith(".pyc"):
                 inner = "/".join(part for part in row[0].split("/") if part != "..")
-                source = f"{name}-{distribution.version}/{inner}"
-                yield Installed(os.path.join(root, row[0]), source, licence)  # noqa: PTH118
+                yield Installed(os.path.join(root, row[0]), f"{package}/{inner}", licence)  # noqa: PTH118
 
 
 def licence_of(metadata: importlib.metadata.PackageMetadata) -> str:

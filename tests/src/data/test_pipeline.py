@@ -1,0 +1,351 @@
+"""The whole job: same shards for any number of workers, restart, deadline, and bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alpenglow.config import ConfigError, parse
+from alpenglow.data import assembly
+from alpenglow.data.catalogue import Catalogue
+from alpenglow.data.cluster import connect
+from alpenglow.data.document import DataError, Input, InputAbsent, Unit
+from alpenglow.data.pipeline import Job, main
+from alpenglow.data.progress import Progress
+from alpenglow.data.recipe import ClusterRecipe, FilterRecipe, PrepareRecipe
+from alpenglow.data.staging import Staged, Task, prepare
+from alpenglow.data.tokenizer import Tokenizer
+from alpenglow_lsf.ranks import Ranks
+
+ALONE = Ranks.from_environment({})
+SENTENCES = (
+    "The glow on the peak number {} was seen from the valley before the sun had set.",
+    "Nobody in village {} could say how long the snow would stay on the northern side.",
+    "A path of {} steps leads from the last house to the hut below the glacier.",
+)
+
+
+def book(number: int) -> str:
+    return "\n".join(SENTENCES[i % 3].format(number * 1000 + i) for i in range(40)) + "\n"
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Books and C4 with known duplicates and a document that is too short."""
+    folder = tmp_path / "raw"
+    (folder / "books").mkdir(parents=True)
+    for number in range(12):
+        (folder / "books" / f"{number:02d}.txt").write_text(book(number))
+    (folder / "books" / "11b.txt").write_text(book(3))
+    (folder / "books" / "short.txt").write_text("too short")
+    (folder / "c4").mkdir()
+    lines = [{"text": book(n), "url": f"https://a/{n}"} for n in (5, 20, 21, 22, 20)]
+    (folder / "c4" / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def recipe(raw: Path, output: Path, **changes: Any) -> PrepareRecipe:
+    tables = {
+        "output": str(output),
+        "shard_tokens": 2000,
+        "unit_bytes": 8000,
+        "slices": {"books": {"input": str(raw / "books"), "licence": "CC0-1.0"},
+                   "c4": {"input": str(raw / "c4"), "licence": "ODC-By 1.0"}},
+        "tokenizer": {"vocab_size": 400, "sample_bytes": 20_000},
+        "cluster": {"protocol": "tcp", "workers": 1},
+    }  # fmt: skip
+    return parse(PrepareRecipe, tables | changes, "test")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    recipe = ClusterRecipe(protocol="tcp", workers=1)
+    with connect(recipe, tmp_path_factory.mktemp("run"), ALONE) as connected:
+        yield connected
+
+
+def job(recipe: PrepareRecipe, run: Path, ranks: Ranks = ALONE) -> Job:
+    return Job(recipe, run, None, ranks)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def test_job(raw: Path, tmp_path: Path, client: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    output, run = tmp_path / "shards", tmp_path / "run"
+    made = recipe(raw, output)
+    assert job(made, run).run(client) == 0
+    catalogue = Catalogue.load(output)
+    catalogue.verify()
+    assert set(catalogue.slices) == {"books", "c4"}
+    assert len(catalogue.shards) > 4
+    assert catalogue.recipe_hash == made.hash
+    ledger = json.loads((output / "ledger.json").read_text())["slices"]
+    assert ledger["books"]["read"]["documents"] == 14
+    # Book 5 is in c4 too, which comes first in the order of slices.
+    assert ledger["books"]["kept"]["documents"] == 11
+    assert set(ledger["books"]["dropped"]) == {"exact duplicate", "too short"}
+    assert ledger["c4"]["kept"]["documents"] == 4
+    assert list(ledger["c4"]["licences"]) == ["ODC-By 1.0"]
+    assert catalogue.tokens == sum(book["kept"]["tokens"] for book in ledger.values())
+    # Every kept document is there, once, whole, with one end.
+    encoder = Tokenizer.load(output / "tokenizer.json").encoder()
+    texts = []
+    for index in range(len(catalogue.shards)):
+        shard = catalogue.open(index)
+        offsets = shard.offsets()
+        assert np.flatnonzero(shard.tokens == 0).tolist() == (offsets[1:] - 1).tolist()
+        pairs = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        texts += [encoder.decode(shard.tokens[a : b - 1].tolist()) for a, b in pairs]
+    assert texts == [book(n) for n in (0, 1, 2, 3, 4, *range(6, 12), 5, 20, 21, 22)]
+    assert not list(tmp_path.glob(".shards.*"))
+    assert not (run / "staging").exists()
+    progress = json.loads((run / "progress.json").read_text())
+    assert (progress["activity"], progress["done"]) == ("prepare", progress["total"])
+    assert "tokenising" in capsys.readouterr().out
+
+
+def test_second_run_is_up_to_date_and_a_damaged_shard_is_not(
+    raw: Path, tmp_path: Path, client: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "shards"
+    made = recipe(raw, output)
+    assert job(made, tmp_path / "run").run(client) == 0
+    before = digests(output)
+    capsys.readouterr()
+    began = time.monotonic()
+    assert job(made, tmp_path / "run").run(client) == 0
+    assert time.monotonic() - began < 2
+    assert "up to date" in capsys.readouterr().out
+    shard = next(output.glob("c4-*.h5"))
+    content = bytearray(shard.read_bytes())
+    with_tokens = Catalogue.load(output).open(len(list(output.glob("books-*.h5")))).tokens
+    at = content.find(with_tokens.tobytes()[:64])
+    content[at] ^= 1
+    shard.write_bytes(content)
+    assert job(made, tmp_path / "run").run(client) == 0
+    assert "the shards are made anew" in capsys.readouterr().out
+    assert digests(output) == before
+
+
+def test_changed_recipe_replaces_the_shards(raw: Path, tmp_path: Path, client: Any) -> None:
+    output = tmp_path / "shards"
+    assert job(recipe(raw, output), tmp_path / "run").run(client) == 0
+    first = Catalogue.load(output)
+    changed = recipe(raw, output, shard_tokens=1_000_000)
+    assert job(changed, tmp_path / "run").run(client) == 0
+    second = Catalogue.load(output)
+    assert len(first.shards) > len(second.shards) == 2
+    assert len(list(output.glob("*.h5"))) == 2
+
+
+def test_three_workers_write_the_same_bytes_as_one(raw: Path, tmp_path: Path, client: Any) -> None:
+    one = recipe(raw, tmp_path / "one")
+    assert job(one, tmp_path / "run-one").run(client) == 0
+    three = recipe(raw, tmp_path / "three", cluster={"protocol": "tcp", "workers": 3})
+    assert three.hash == one.hash
+    with connect(three.cluster, tmp_path / "run-three", ALONE) as other:
+        assert job(three, tmp_path / "run-three").run(other) == 0
+    assert digests(tmp_path / "one") == digests(tmp_path / "three")
+
+
+def test_near_its_end_the_job_stops_and_goes_on_later(
+    raw: Path, tmp_path: Path, client: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, run = tmp_path / "shards", tmp_path / "run"
+    late = dataclasses.replace(ALONE, deadline=time.time() + 10)
+    assert job(recipe(raw, output), run, late).run(client) == 85
+    assert "submit the job again" in capsys.readouterr().out
+    assert not output.exists()
+    assert not list(tmp_path.glob(".shards.*"))
+    assert job(recipe(raw, output), run).run(client) == 0
+
+
+def task(folder: Path) -> Task:
+    tokenizer = Tokenizer.train([book(0)], 300)
+    path = folder / "tokenizer.json"
+    path.write_text(tokenizer.json)
+    return Task(folder, path, tokenizer.hash, "recipe", FilterRecipe())
+
+
+def test_a_unit_that_is_done_is_not_read_again(tmp_path: Path) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text(book(1))
+    item = Input(str(text), "a.txt", "CC0-1.0", text.stat().st_size)
+    unit, about = Unit("books", "books-00000", (item,)), task(tmp_path)
+    first = prepare(unit, about)
+    text.unlink()
+    again = prepare(unit, about)
+    assert again.read == first.read == (1, item.size)
+    assert (again.tokens == first.tokens).all()
+    # Another recipe, or other input of that name, is no longer that unit.
+    for changed in (
+        (unit, dataclasses.replace(about, recipe_hash="other")),
+        (dataclasses.replace(unit, inputs=(dataclasses.replace(item, size=1),)), about),
+    ):
+        with pytest.raises(FileNotFoundError):
+            prepare(*changed)
+    # A mark that was cut counts as none.
+    first.path.write_bytes(first.path.read_bytes()[:-100])
+    with pytest.raises(FileNotFoundError):
+        prepare(unit, about)
+
+
+def staged(unit: str, slice_name: str, texts: list[int], tokens: list[int]) -> Staged:
+    count = len(texts)
+    return Staged(
+        unit, slice_name, Path(unit), np.array([[t, t] for t in texts], np.uint64).reshape(-1, 2),
+        np.full(count, 10), np.array(tokens, np.int64), np.zeros(count, np.int32), ("MIT",),
+        (count, 10 * count), {},
+    )  # fmt: skip
+
+
+def test_the_earliest_of_equal_texts_is_kept_over_all_slices() -> None:
+    units = [staged("a", "books", [1, 2, 1], [5, 5, 5]), staged("b", "books", [], []),
+             staged("c", "c4", [2, 3, 3], [5, 5, 5])]  # fmt: skip
+    kept = assembly.first_of_each(units)
+    assert [k.tolist() for k in kept] == [[True, True, False], [], [False, True, False]]
+    ledger = assembly.account(units, kept, {})
+    assert ledger.slice("c4").dropped[assembly.DUPLICATE].documents == 2
+
+
+def test_shards_are_cut_at_documents() -> None:
+    units = [staged("a", "books", [1, 2, 3], [60, 30, 50]), staged("b", "books", [4, 5], [10, 99])]
+    plans = assembly.plan_shards(units, assembly.first_of_each(units), 100)
+    cut = [[(str(p.path), p.rows.tolist()) for p in plan.pieces] for plan in plans]
+    assert cut == [[("a", [0, 1, 2])], [("b", [0, 1])]]
+    assert [plan.file for plan in plans] == ["books-00000.h5", "books-00001.h5"]
+    plans = assembly.plan_shards(units, assembly.first_of_each(units), 90)
+    cut = [[(str(p.path), p.rows.tolist()) for p in plan.pieces] for plan in plans]
+    assert cut == [[("a", [0, 1])], [("a", [2]), ("b", [0, 1])]]
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    output = tmp_path / "thesis"
+    output.mkdir()
+    (output / "chapter.tex").write_text("years of work")
+    with pytest.raises(DataError, match="no folder of shards, and it would be replaced"):
+        assembly.open_building(output)
+    assert (output / "chapter.tex").exists()
+
+
+def test_a_swap_that_was_cut_short_is_put_right(tmp_path: Path) -> None:
+    aside = tmp_path / ".shards.old"
+    aside.mkdir()
+    (aside / "catalogue.json").write_text("{}")
+    building = assembly.open_building(tmp_path / "shards")
+    assert (tmp_path / "shards" / "catalogue.json").exists()
+    assembly.swap(building, tmp_path / "shards")
+    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "sentence"),
+    [
+        ({"slices": {"books": {"input": "nowhere"}}}, InputAbsent, "books: nowhere is not there"),
+        ({"slices": {"books": {"input": "nowhere", "optional": True}}}, DataError, "no slice has"),
+        ({"tokenizer": {"origin": "file", "file": "no.json"}}, DataError, "tokenizer is not there"),
+        ({"filters": {"min_characters": 10**6, "max_characters": 10**7}}, DataError,
+         "the filters left no text"),
+    ],
+)  # fmt: skip
+def test_input_that_cannot_be_used(
+    changes: dict[str, Any], error: type[Exception], sentence: str, raw: Path, tmp_path: Path,
+    client: Any,
+) -> None:  # fmt: skip
+    output = tmp_path / "shards"
+    with pytest.raises(error, match=sentence):
+        job(recipe(raw, output, **changes), tmp_path / "run").run(client)
+    assert not output.exists()
+    assert not list(tmp_path.glob(".shards.*"))
+
+
+def test_damaged_input_keeps_the_former_shards(raw: Path, tmp_path: Path, client: Any) -> None:
+    output = tmp_path / "shards"
+    assert job(recipe(raw, output), tmp_path / "run").run(client) == 0
+    before = digests(output)
+    (raw / "c4" / "a.jsonl").write_text("{")
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1"):
+        job(recipe(raw, output, shard_tokens=3000), tmp_path / "run").run(client)
+    assert digests(output) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"slices": {"book": {}}}, "unknown slice book; did you mean books?"),
+        ({"slices": {}}, "no slice is named"),
+        ({"slices": {"wikipedia": {"origin": "wheel"}}}, "origin = 'wheel' needs wheel"),
+        ({"tokenizer": {"vocab_size": 200}}, "vocab_size = 200"),
+        ({"tokenizer": {"origin": "file"}}, "needs file"),
+        ({"cluster": {"workers": 0}}, "workers = 0"),
+        ({"filters": {"min_character": 1}}, "did you mean filters.min_characters?"),
+    ],
+)
+def test_recipe_that_is_refused(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipe(tmp_path, tmp_path / "shards", **changes)
+    assert sentence in str(caught.value)
+
+
+def test_hash_covers_what_decides_the_content(raw: Path, tmp_path: Path) -> None:
+    made = recipe(raw, tmp_path / "a")
+    assert recipe(raw, tmp_path / "b", run="elsewhere").hash == made.hash
+    assert recipe(raw, tmp_path / "a", filters={"min_characters": 99}).hash != made.hash
+    file = tmp_path / "tokenizer.json"
+    given = {"origin": "file", "file": str(file)}
+    file.write_text("one")
+    one = recipe(raw, tmp_path / "a", tokenizer=given).hash
+    file.write_text("two")
+    assert recipe(raw, tmp_path / "a", tokenizer=given).hash != one
+
+
+def test_main_says_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ALPENGLOW_MACHINE", raising=False)
+    monkeypatch.delenv("ALPENGLOW_RUN", raising=False)
+    path = tmp_path / "prepare.toml"
+    path.write_text('outputs = "x"\n[slices.books]\n')
+    assert main([str(path)]) == 1
+    assert main([str(tmp_path / "absent.toml")]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert errors == [
+        f"prepare: {path}: unknown key outputs; did you mean output?",
+        f"prepare: {tmp_path / 'absent.toml'}: no such recipe",
+    ]
+
+
+def test_progress_on_a_terminal_and_in_a_file(tmp_path: Path) -> None:
+    class Stream:
+        def __init__(self, terminal: bool) -> None:
+            self.text, self.terminal = "", terminal
+
+        def write(self, text: str) -> int:
+            self.text += text
+            return len(text)
+
+        def flush(self) -> None: ...
+
+        def isatty(self) -> bool:
+            return self.terminal
+
+    terminal, file = Stream(True), Stream(False)
+    for stream in (terminal, file):
+        progress = Progress(tmp_path / "progress.json", "prepare", "MB", stream=stream)  # type: ignore[arg-type]
+        for done in range(101):
+            progress.show(done, 100, "tokenising")
+        progress.say("done")
+    assert terminal.text.count("\n") == 2
+    assert terminal.text.count("\r") == 101
+    assert file.text.count("\n") == 12
+    assert json.loads((tmp_path / "progress.json").read_text())["done"] == 100
