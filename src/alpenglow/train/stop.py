@@ -20,7 +20,7 @@ MORE_TO_DO = 85
 # LSF warns by the signal of -wa (URG or USR2 by habit); bkill and jsrun send TERM.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGURG)
 # Seconds left for leaving the processes and closing the segment's record.
-MARGIN_S = 5.0
+MARGIN_S = 10.0
 
 
 class StopRequest:

@@ -55,14 +55,14 @@ def test_the_laptop_keeps_the_shape(name: str) -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("batch.global_batch_size=30", r"global_batch_size = 30 .*micro_batch_size = 4 .* 2 = 8"),
+        ("batch.global_batch_size=30", r"global_batch_size = 30 .*micro_batch_size = 2 .* 2 = 4"),
         ("parallel.pipeline=3", r"pipeline 3 x tensor 2 = 6 .* 8 ranks"),
         ("parallel.tensor=8", r"num_attention_heads = 4 does not divide by tensor = 8"),
         ("parallel.pipeline=8", r"num_layers = 4 cannot fill pipeline = 8"),
         ("batch.sequence_length=4096", r"sequence_length = 4096 .*max_position_embeddings = 128"),
-        ("optimizer.min_lr=1.0", r"min_lr = 1.0 .*lr = 0.004"),
-        ("optimizer.warmup_steps=500", r"warmup_steps = 500 .* 110 steps"),
-        ("train.steps=5", r"train.steps = 5 and train.tokens = 450560: give exactly one"),
+        ("optimizer.min_lr=1.0", r"min_lr = 1.0 .*lr = 0.003"),
+        ("optimizer.warmup_steps=500", r"warmup_steps = 500 .* 170 steps"),
+        ("train.steps=5", r"train.steps = 5 and train.tokens = 348160: give exactly one"),
         ("optimizer.betas=[0.9]", r"betas = \[0.9\]"),
         ("optimizer.learning_rate=1", r"unknown key optimizer.learning_rate"),
         ("data.optional=['pile']", r"data.optional names pile"),
