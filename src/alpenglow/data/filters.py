@@ -6,6 +6,8 @@ Exact duplicates are not found here: that needs all documents, see `pipeline`.
 
 from __future__ import annotations
 
+import re
+
 from alpenglow.data.document import Document
 from alpenglow.data.recipe import FilterRecipe
 
@@ -18,7 +20,9 @@ class Filter:
 
     def __init__(self, recipe: FilterRecipe) -> None:
         self._recipe = recipe
-        self._licences = tuple(word.lower() for word in recipe.licences)
+        # At the beginning of a word: "mit" is not found in "limited".
+        words = "|".join(re.escape(word) for word in recipe.licences)
+        self._licences = re.compile(rf"\b(?:{words})", re.I) if words else None
 
     def __call__(self, document: Document) -> str | None:
         """Return the reason to drop the document; None keeps it."""
@@ -51,8 +55,7 @@ class Filter:
             return "a long line"
         if len(document.text) > self._recipe.code_mean_line * max(1, len(lines)):
             return "long lines"
-        licence = document.licence.lower()
-        if self._licences and not any(word in licence for word in self._licences):
+        if self._licences and not self._licences.search(document.licence):
             return "licence"
         return None
 

@@ -88,7 +88,7 @@ class FilterRecipe:
     code_mean_line: float = 100.0
     """Code: characters over lines (RedPajama)."""
     licences: tuple[str, ...] = ()
-    """Code: keep only where the licence names one of these words; empty keeps all."""
+    """Code: keep only where a word of the licence begins with one of these; empty keeps all."""
 
 
 @dataclass(frozen=True)

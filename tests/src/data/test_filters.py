@@ -56,6 +56,7 @@ def test_licences_are_a_rule_for_code_only() -> None:
     assert keep(code(CODE, licence="Apache-2.0 OR X")) is None
     assert keep(code(CODE, licence="GPL-2.0-only")) == "licence"
     assert keep(code(CODE, licence="not stated")) == "licence"
+    assert keep(code(CODE, licence="limited use")) == "licence"
     assert keep(text(PROSE, licence="GPL-2.0-only")) is None
 
 
