@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ import numpy as np
 
 from alpenglow_profiling.kind import ROW, Kind, Rows
 from alpenglow_profiling.log import Log, LogError, read_log
+from alpenglow_profiling.recorder import log_path
 
 FORMAT_VERSION = 1
 CLOCK: np.dtype[np.void] = np.dtype([("rank", "<u4"), ("monotonic_ns", "<i8"), ("wall_ns", "<i8")])
@@ -70,7 +71,9 @@ class Events:
     """One sentence for each thing that could not be read."""
 
 
-def merge(directory: Path, *, remove_logs: bool = False) -> list[Path]:
+def merge(
+    directory: Path, *, ranks: Collection[int] | None = None, remove_logs: bool = False
+) -> list[Path]:
     """Turn the logs of a segment into one HDF5 file a node; call it again at any time.
 
     A node whose file already holds its logs as they are is left alone. A log that was cut is read
@@ -78,6 +81,8 @@ def merge(directory: Path, *, remove_logs: bool = False) -> list[Path]:
 
     Args:
         directory: `events/SEGMENT` of a run.
+        ranks: only the logs of these; a node's ranks, where each node merges its own at the
+            segment's end. None is all.
         remove_logs: delete each log once the file that holds it is on disk; only for a segment
             that has ended.
 
@@ -87,7 +92,7 @@ def merge(directory: Path, *, remove_logs: bool = False) -> list[Path]:
     Raises:
         OSError: a file cannot be written.
     """
-    logs, _ = _read_logs(directory)
+    logs, _ = _read_logs(directory, ranks)
     for node, parts in _by_node(logs).items():
         path = _node_path(directory, node)
         if not _holds(path, parts):
@@ -135,9 +140,14 @@ def _in_memory(directory: Path) -> tuple[list[NodeEvents], list[str]]:
     return parts, damages
 
 
-def _read_logs(directory: Path) -> tuple[list[Log], list[str]]:
+def _read_logs(
+    directory: Path, ranks: Collection[int] | None = None
+) -> tuple[list[Log], list[str]]:
     logs, damages = [], []
+    mine = None if ranks is None else {log_path(directory, rank) for rank in ranks}
     for path in sorted(directory.glob("rank-*.log")):
+        if mine is not None and path not in mine:
+            continue
         try:
             logs.append(read_log(path))
         except LogError as error:

@@ -225,6 +225,11 @@ def test_merge_makes_one_file_a_node_and_is_idempotent(tmp_path: Path) -> None:
     assert got.damages == ()
     assert got.nodes == {0: "node/0", 1: "node/0", 2: "node/1", 3: "node/1"}
     assert len(got.rows) == 4 * 20 * 6
+    merge(tmp_path, ranks=[2, 3], remove_logs=True)
+    assert [path.name for path in sorted(tmp_path.glob("*.log"))] == [
+        "rank-00000.log",
+        "rank-00001.log",
+    ]
     merge(tmp_path, remove_logs=True)
     assert not list(tmp_path.glob("*.log"))
     assert (read(tmp_path).rows == got.rows).all()

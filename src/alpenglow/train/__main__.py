@@ -22,7 +22,7 @@ from pathlib import Path  # noqa: E402
 
 from alpenglow.config import ConfigError, load  # noqa: E402
 from alpenglow.train.environment import prepare  # noqa: E402
-from alpenglow.train.failure import FAILED, end_hard, tell  # noqa: E402
+from alpenglow.train.failure import FAILED, end_hard, tell, tell_once  # noqa: E402
 from alpenglow.train.recipe import PretrainRecipe  # noqa: E402
 from alpenglow.train.run_directory import RunDirectory  # noqa: E402
 from alpenglow_lsf.machine import Machine, MachineError, current, names  # noqa: E402
@@ -55,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         ranks.check_master()
     except (ConfigError, MachineError, RanksError) as error:
-        if ranks.rank == 0:
-            tell(str(error))
+        tell_once(str(error), ranks.rank)
         return FAILED
     if run.complete(recipe.total_steps):
         if ranks.rank == 0:

@@ -16,6 +16,8 @@ from typing import NoReturn
 
 FAILED = 1
 """Exit code of a rank that failed."""
+PATIENCE_S = 10.0
+"""How long a rank leaves rank 0 to say what they all know."""
 
 # What gloo, NCCL and torch's store say when another rank is gone.
 _LOST = (
@@ -41,6 +43,18 @@ def tell(sentence: str) -> None:
     """Write one sentence to stderr."""
     sys.stderr.write(f"alpenglow.train: {sentence}\n")
     sys.stderr.flush()
+
+
+def tell_once(sentence: str, rank: int) -> None:
+    """Write a sentence that every rank has, from rank 0 alone.
+
+    The others wait for it: a launcher ends all ranks when the first is gone, and rank 0 may be the
+    last to come up.
+    """
+    if rank == 0:
+        tell(sentence)
+    else:
+        time.sleep(PATIENCE_S)
 
 
 def explain(error: BaseException) -> tuple[str, bool]:
@@ -85,12 +99,10 @@ def end_hard(error: BaseException, rank: int, errors: Path | None) -> NoReturn:
             traceback.print_exception(error)
         else:
             sentence += f" (traceback in {kept})"
-    if not _alike(error):
-        tell(f"rank {rank}: {sentence}")
-    elif rank == 0:
-        tell(sentence)
+    if _alike(error):
+        tell_once(sentence, rank)
     else:
-        time.sleep(1.0)  # a launcher ends all ranks when one is gone, and rank 0 has the word
+        tell(f"rank {rank}: {sentence}")
     sys.stdout.flush()
     # Interpreter shutdown would wait for communication threads that wait for peers.
     os._exit(FAILED)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +20,7 @@ from alpenglow.model.config import FLOPS_FORMULA
 from alpenglow.parallel.layout import Layout
 from alpenglow.train.batches import Batches
 from alpenglow.train.checkpoint import DistributedGroup, Group
-from alpenglow.train.engine import Engine, start
+from alpenglow.train.engine import Engine, resolve_dtype, start
 from alpenglow.train.failure import TrainingError
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import resume
@@ -27,13 +29,14 @@ from alpenglow.train.stop import StopRequest
 from alpenglow.train.trainer import Segment, Trainer
 from alpenglow_lsf.machine import Machine
 from alpenglow_lsf.ranks import Ranks
-from alpenglow_profiling.events import Kind, Recorder
+from alpenglow_profiling.events import Kind, Recorder, merge, merge
 
 # Bytes a parameter of weights and optimizer state in a checkpoint (fp16 weight, three fp32), and
 # the rate of a node to the file system, for the first estimate of a save; later ones are measured.
 STATE_BYTES = 14
 SAVE_BYTES_PER_S = 5e8
 
+LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -98,9 +101,19 @@ def pretrain(
     code = trainer.train()
     batches.close()
     recorder.close()
-    group.barrier()
+    hosts = group.all_gather_object(ranks.host)  # no log of a node grows once all ranks are here
     torch.distributed.destroy_process_group()
+    if ranks.local_rank == 0:
+        _merge_events(run, [rank for rank, host in enumerate(hosts) if host == ranks.host])
     return code
+
+
+def _merge_events(run: RunDirectory, ranks: list[int]) -> None:
+    """Make this node's event file from its ranks' logs; what fails is left to the next reader."""
+    try:
+        merge(run.events, ranks=ranks, remove_logs=True)
+    except OSError as error:
+        LOG.warning("events of this node stay in its logs: %s", error)
 
 
 def together(group: Group, act: Callable[[], T]) -> T:
@@ -144,8 +157,6 @@ def _tables(
     device: torch.device,
 ) -> dict[str, Any]:
     """The tables of run.toml."""
-    from alpenglow.train.engine import resolve_dtype
-
     nodes = len(set(group.all_gather_object(ranks.host)))
     dtype = resolve_dtype(recipe.precision.dtype, device)
     peak = None if machine is None else machine.peak(dtype)
