@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 
@@ -38,13 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 127 if isinstance(error, LaunchError) else 1
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def _run(step: JobStep, machine: Machine, stand_in: StandIn) -> int:
     environ = dict(os.environ)
     if "LSB_JOBID" in environ:
         # The job's script may be killed with -9; then nobody else would end this step.
         die_with_parent(signal.SIGTERM)
-    else:
-        environ.setdefault("ALPENGLOW_MASTER_PORT", str(10000 + os.getpid() % 20000))
+    # Two checkouts on one computer have the same job ids; ports from these would meet.
+    environ.setdefault("ALPENGLOW_MASTER_PORT", str(_free_port()))
     nodes = int(environ.get("ALPENGLOW_NODES_ASKED", stand_in.nodes))
     hosts = compute_hosts(environ, machine.target.reserved_hosts)
     hosts = hosts or [f"node{i + 1}" for i in range(stand_in.nodes)]
