@@ -5,7 +5,9 @@ jsrun -r1 -a6 -g6 -c42 -b packed:7 python -m alpenglow.train jobs/pretrain_7b.to
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import sys
@@ -40,9 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Find a port below the range of outgoing connections: ranks listen on it many seconds later."""
+    for port in random.sample(range(10000, 30000), 50):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise LaunchError("jsrun: none of 50 ports from 10000 to 29999 is free")
 
 
 def _run(step: JobStep, machine: Machine, stand_in: StandIn) -> int:

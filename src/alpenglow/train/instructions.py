@@ -72,10 +72,12 @@ def _transfer(
     return run
 
 
-def _reduce(method: Method) -> Method:
+def _reduce(method: Method, needed: Callable[[Any], bool]) -> Method:
+    """A span around a reduction, unless there is nothing to reduce over."""
+
     def run(engine: RecordedEngine) -> None:
-        if not engine.is_data_parallel and method.__name__ == "_exec_reduce_grads":
-            method(engine)  # nothing to reduce over: no span, so that no time is ascribed to it
+        if not needed(engine):
+            method(engine)
             return
         with engine.recorder.span(Kind.GRADIENT_REDUCE, bytes=engine.gradient_bytes):
             method(engine)
@@ -109,8 +111,12 @@ class RecordedEngine(PipelineEngine):
 
     _INSTRUCTION_MAP = {  # noqa: RUF012 - DeepSpeed's class attribute
         schedule.OptimizerStep: _optimizer(PipelineEngine._exec_optimizer_step),
-        schedule.ReduceGrads: _reduce(PipelineEngine._exec_reduce_grads),
-        schedule.ReduceTiedGrads: _reduce(PipelineEngine._exec_reduce_tied_grads),
+        schedule.ReduceGrads: _reduce(
+            PipelineEngine._exec_reduce_grads, lambda engine: engine.is_data_parallel
+        ),
+        schedule.ReduceTiedGrads: _reduce(
+            PipelineEngine._exec_reduce_tied_grads, lambda engine: bool(engine.module.tied_comms)
+        ),
         schedule.LoadMicroBatch: _compute(Kind.DATA_WAIT, PipelineEngine._exec_load_micro_batch),
         schedule.ForwardPass: _compute(Kind.FORWARD, PipelineEngine._exec_forward_pass),
         schedule.BackwardPass: _compute(Kind.BACKWARD, PipelineEngine._exec_backward_pass),
