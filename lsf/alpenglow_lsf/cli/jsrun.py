@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _free_port() -> int:
-    """Find a port below the range of outgoing connections: ranks listen on it many seconds later."""
+    """Find a port below the range of outgoing connections; ranks listen on it seconds later."""
     for port in random.sample(range(10000, 30000), 50):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
