@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import sys
@@ -29,7 +28,7 @@ from alpenglow.train.stop import StopRequest
 from alpenglow.train.trainer import Segment, Trainer
 from alpenglow_lsf.machine import Machine
 from alpenglow_lsf.ranks import Ranks
-from alpenglow_profiling.events import Kind, Recorder, merge, merge
+from alpenglow_profiling.events import Kind, Recorder, merge
 
 # Bytes a parameter of weights and optimizer state in a checkpoint (fp16 weight, three fp32), and
 # the rate of a node to the file system, for the first estimate of a save; later ones are measured.

@@ -150,6 +150,7 @@ def test_a_run_its_repetition_and_another_one(place: Path) -> None:
         assert any(line.startswith(f"{word} ") for line in lines[:5])
     assert sum(line.startswith("step ") for line in lines) == 6
     assert lines[-1] == "complete: 6 steps"
+    assert [path.name for path in (place / "run/events/local.1").iterdir()] == ["node00.h5"]
     rows = read(place / "run/events/local.1").rows
     for kind in (Kind.STARTUP, Kind.STEP, Kind.DATA_WAIT, Kind.FORWARD, Kind.OPTIMIZER):
         assert (rows["kind"] == kind).any()
@@ -182,7 +183,7 @@ def test_bad_input_is_one_sentence(place: Path, how: str) -> None:
         arguments, sentence = ["data.mixture.books=1"], "gives a weight to books"
     else:
         arguments, sentence = ["model.vocab_size=64"], "120 words, more than model.vocab_size = 64"
-    ranks = end(begin(place, arguments, size=1 if how in ("cut", "words") else 2))
+    ranks = end(begin(place, arguments, size=2 if how == "slice" else 1))
     assert {code for code, _, _ in ranks} == {1}
     (error,) = [error for _, _, error in ranks if error]
     assert sentence in error

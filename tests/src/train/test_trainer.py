@@ -18,7 +18,8 @@ pytestmark = pytest.mark.distributed
 
 
 def rows_of(rows: Rows, kind: Kind) -> Rows:
-    return rows[rows["kind"] == kind]
+    chosen: Rows = rows[rows["kind"] == kind]
+    return chosen
 
 
 def test_every_instruction_of_the_schedule_is_recorded(tmp_path: Path) -> None:
