@@ -8,6 +8,7 @@ foresaw keeps its traceback in a file of the run directory.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 import traceback
@@ -31,6 +32,8 @@ _LOST = (
     "nccl communicator was aborted",
     "sendbytes failed",
 )
+# gloo begins a sentence with the line of its source that says it.
+_SOURCE_LINE = re.compile(r"\[/[^\]]*\] *")
 _SILENT = ("timed out", "timeout")
 _MINIMUM_SCALE = "loss scale already at minimum"
 
@@ -63,7 +66,7 @@ def explain(error: BaseException) -> tuple[str, bool]:
     Returns:
         The sentence, and whether it explains everything (no traceback is worth keeping).
     """
-    text = " ".join(str(error).split())
+    text = _SOURCE_LINE.sub("", " ".join(str(error).split()))
     low = text.lower()
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", True

@@ -17,8 +17,9 @@ import torch.distributed
 MORE_TO_DO = 85
 """Exit code of a segment that saved and must be submitted again."""
 
-# LSF warns by the signal of -wa (URG or USR2 by habit); bkill and jsrun send TERM.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGURG)
+# LSF warns by the signal of -wa (URG or USR2 by habit); jsrun sends TERM; bkill sends INT, ten
+# seconds later TERM and ten seconds later KILL, which is time enough for a small model's save.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGURG, signal.SIGINT)
 # Seconds left for leaving the processes and closing the segment's record.
 MARGIN_S = 10.0
 
@@ -44,6 +45,8 @@ class StopRequest:
             signal.signal(number, self._note)
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT == self.received:
+            raise KeyboardInterrupt  # whoever presses Ctrl-C twice means it
         self.received = number
 
     def saved(self, seconds: float) -> None:

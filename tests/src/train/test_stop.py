@@ -34,3 +34,17 @@ def test_a_signal_is_only_noted(number: signal.Signals) -> None:
     finally:
         for one, handler in zip(SIGNALS, before, strict=True):
             signal.signal(one, handler)
+
+
+def test_a_second_interrupt_interrupts() -> None:
+    before = [signal.getsignal(one) for one in SIGNALS]
+    try:
+        stop = StopRequest(None, 1.0)
+        stop.install()
+        signal.raise_signal(signal.SIGINT)
+        assert stop.wanted() == "signal INT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        for one, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(one, handler)
