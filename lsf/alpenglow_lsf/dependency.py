@@ -1,7 +1,7 @@
 """Dependency expressions of `bsub -w`: done(1) && (ended(2) || exit(3, 85)).
 
 A condition can be true, not yet true, or never true any more: `done()` on a job that failed leaves
-its dependant pending for ever, which is said as the pending reason.
+its dependent pending for ever, which is said as the pending reason.
 """
 
 from __future__ import annotations

@@ -88,9 +88,7 @@ def fragments(
     """
     found: Fragments = []
     for tensor, parameter in _written_here(tensors, coordinates):
-        place = functools.partial(
-            Fragment.of, global_shape=tensor.global_shape, slice=tensor.slice
-        )
+        place = functools.partial(Fragment.of, global_shape=tensor.global_shape, slice=tensor.slice)
         if coordinates[1] == 0:
             weight = parameter.detach()
             found.append((place("weight", tensor.name, weight), weight))
