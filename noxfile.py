@@ -31,8 +31,8 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy, strict, on the four roots."""
-    session.run("mypy", *PACKAGES)
+    """Mypy, strict, on the four roots and the tests."""
+    session.run("mypy", *PACKAGES, "tests", "noxfile.py")
 
 
 @nox.session

@@ -16,8 +16,6 @@ from typing import Any
 from alpenglow.parallel.layout import Layout, LayoutError
 from alpenglow_analysis.metrics import Metrics
 from alpenglow_analysis.segment import RunError, Segment
-from alpenglow_lsf.machine import MachineError
-from alpenglow_lsf.machine import load as load_machine
 from alpenglow_profiling.events import Events, EventsError, Kind, read
 
 
@@ -234,7 +232,6 @@ def _segment(
         return Segment.load(
             record,
             ranks_per_node=facts.slots_per_node,
-            stand_in=is_stand_in(facts.machine),
             seen=seen,
         )
     if seen is None or math.isnan(first):
@@ -248,14 +245,6 @@ def _segment(
         ranks_per_node=facts.slots_per_node,
         seen=(first, seen),
     )
-
-
-def is_stand_in(machine: str) -> bool:
-    """Whether a machine only stands in for a bigger one; False where its file is not here."""
-    try:
-        return load_machine(machine).stand_in is not None
-    except MachineError:
-        return False
 
 
 def _events(directory: Path) -> Events | None:

@@ -64,7 +64,6 @@ class Segment:
         path: Path,
         *,
         ranks_per_node: int,
-        stand_in: bool = False,
         seen: float | None = None,
     ) -> Segment:
         """Read a record, and rank 0's part of it where the parent could not merge it.
@@ -72,8 +71,6 @@ class Segment:
         Args:
             path: `segments/JOBID.ATTEMPT.json`.
             ranks_per_node: what the machine's nodes hold, from run.toml.
-            stand_in: the machine cuts a request to its own size: what was cut was never there,
-                so it is not charged.
             seen: unix time of the last event or metrics line: what is known of the end of a
                 segment whose record was left open.
 
@@ -105,7 +102,7 @@ class Segment:
             started=started,
             ended=max(signs) if ended is None or estimated else max(started, float(ended)),
             estimated=estimated,
-            nodes=used if stand_in else nodes,
+            nodes=int(fields.get("nodes_charged") or nodes),
             nodes_asked=nodes,
             ranks=ranks,
             ranks_per_node=max(ranks_per_node, -(-ranks // max(1, used)), 1),

@@ -318,6 +318,7 @@ class Synthetic:
             "ended": None if segment.killed else end / 1e9,
             "nodes_asked": nodes,
             "nodes_used": self.nodes if trained else 1,
+            "nodes_charged": nodes,
             "ranks": self.ranks if trained else 1,
             "hosts": [f"n{n:03d}" for n in range(self.nodes)],
             "charge_rule": "nodes x elapsed",

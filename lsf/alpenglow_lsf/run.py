@@ -205,15 +205,27 @@ class Parent:
         asked = int(self._environ.get("ALPENGLOW_NODES_ASKED") or len(hosts) or 1)
         step = find_step(self._order.command)
         if step is None:
-            return {"nodes_asked": asked, "nodes_used": 0, "ranks": 1, "hosts": []}
+            return {
+                "nodes_asked": asked,
+                "nodes_used": 0,
+                "nodes_charged": self._charged(asked),
+                "ranks": 1,
+                "hosts": [],
+            }
         places = step.places(self._machine, asked)
         used = sorted({place.host for place in places})
         return {
             "nodes_asked": asked,
             "nodes_used": len(used),
+            "nodes_charged": self._charged(asked),
             "ranks": len(places),
             "hosts": [hosts[i] for i in used if i < len(hosts)],
         }
+
+    def _charged(self, asked: int) -> int:
+        """Whole nodes that the job holds; a stand-in holds no more than it has."""
+        stand_in = self._machine.stand_in
+        return asked if stand_in is None else min(asked, stand_in.nodes)
 
     def _child_environment(self) -> dict[str, str]:
         fields = self.segment.fields

@@ -22,8 +22,8 @@ FORMAT = 1
 FIELDS = (
     "format", "job_id", "attempt", "job_name", "activity", "script", "command", "machine",
     "project", "queue", "submitted", "started", "heartbeat", "ended", "nodes_asked", "nodes_used",
-    "ranks", "hosts", "walltime_s", "deadline", "charge_rule", "resumed_from_step", "last_step",
-    "last_durable_checkpoint", "startup_s", "save_s", "drain_s", "exit_code", "reason",
+    "nodes_charged", "ranks", "hosts", "walltime_s", "deadline", "charge_rule",
+    "resumed_from_step", "last_step", "last_durable_checkpoint", "startup_s", "save_s", "drain_s", "exit_code", "reason",
     "reason_text", "estimated", "then",
 )  # fmt: skip
 """Keys of a record; times in unix seconds, None for what is not known."""

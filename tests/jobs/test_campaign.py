@@ -138,7 +138,8 @@ def test_every_job_left_a_closed_record(checkout: Checkout) -> None:
         assert record["ended"] > record["started"]
     (pretrain,) = (r for r in records if r["activity"] == "pretrain")
     assert [t["script"] for t in pretrain["then"]] == ["jobs/report.lsf", "jobs/convert.lsf"]
-    assert (pretrain["ranks"], pretrain["nodes_used"], pretrain["nodes_asked"]) == (8, 2, 512)
+    nodes = [pretrain[f"nodes_{word}"] for word in ("asked", "used", "charged")]
+    assert (pretrain["ranks"], nodes) == (8, [512, 2, 2])
     assert pretrain["last_durable_checkpoint"] == STEPS
     events = [path.name for path in sorted(checkout.run.glob("events/*/*"))]
     assert events == ["node1.h5", "node2.h5"]

@@ -63,7 +63,7 @@ def test_script_has_the_agreed_form(script: Path) -> None:
     assert f"jobs/{script.stem}.toml" in lines[-1]
     for follower in re.findall(r"--then (\S+)", text):
         assert (ROOT / follower).is_file()
-    assert "-P" not in Script.parse(text).spec.options()
+    assert "-P" not in dict(Script.parse(text).spec.options())
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -148,7 +148,7 @@ def _slices(record: RunRecord) -> str:
     for shard in record.data_file(record.catalogue.name).get("shards", []):
         tokens, documents = held.get(shard["slice"], (0, 0))
         held[shard["slice"]] = (tokens + shard["tokens"], documents + shard["documents"])
-    names = [*dict.fromkeys([*mixture, *held])]
+    names = [name for name in dict.fromkeys([*mixture, *held]) if mixture.get(name) or name in held]
     if not names:
         return "The mixture is unknown."
     # Slices that the catalogue does not hold leave their weight to the others.

@@ -114,8 +114,8 @@ def _segments(run: Path, activity: str | None) -> list[dict[str, Any]]:
 
 
 def _node_hours(segment: dict[str, Any]) -> float | None:
-    """Nodes asked for times elapsed time; an open record ends at its last heartbeat."""
-    nodes, started = segment.get("nodes_asked"), segment.get("started")
+    """Nodes charged times elapsed time; an open record ends at its last heartbeat."""
+    nodes, started = segment.get("nodes_charged"), segment.get("started")
     ended = segment.get("ended") or segment.get("heartbeat")
     if nodes is None or started is None or ended is None:
         return None

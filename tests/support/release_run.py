@@ -18,7 +18,7 @@ from alpenglow.model.config import ModelConfig
 from alpenglow.model.neox import initial_tensor
 from alpenglow.train.checkpoint import Fragment, SingleProcess, save, step_directory
 
-TEXT = (Path(__file__).parents[1] / "LICENSE").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[2] / "LICENSE").read_text(encoding="utf-8")
 VOCABULARY = 384
 
 CONFIG = ModelConfig(
@@ -87,7 +87,8 @@ def make_run(root: Path) -> Path:
     account.read.add(3, len(TEXT) + 5)
     account.drop("too short", 1, 5)
     for text in (TEXT[:3000], TEXT[3000:]):
-        account.keep("Apache-2.0", len(text), 100)
+        account.kept.add(1, len(text), 100)
+        account.licence("Apache-2.0").add(1, len(text), 100)
     ledger.skipped["books"] = "no raw files"
     (shards / "ledger.json").write_text(json.dumps(ledger.tables()))
     facts = {
@@ -103,12 +104,12 @@ def make_run(root: Path) -> Path:
         },
     }
     (run / "run.toml").write_text(tomli_w.dumps(facts))
-    closed = {"activity": "pretrain", "nodes_asked": 2, "started": 0.0, "ended": 3600.0}
+    closed = {"activity": "pretrain", "nodes_charged": 2, "started": 0.0, "ended": 3600.0}
     (run / "segments" / "1.1.json").write_text(json.dumps(closed | {"reason": "more to do"}))
-    opened = {"activity": "pretrain", "nodes_asked": 2, "started": 4000.0, "ended": None}
+    opened = {"activity": "pretrain", "nodes_charged": 2, "started": 4000.0, "ended": None}
     (run / "segments" / "2.1.json").write_text(json.dumps(opened))
     (run / "segments" / "2.1.rank0.json").write_text(json.dumps({"heartbeat": 5800.0}))
-    other = {"activity": "convert", "nodes_asked": 1, "started": 0.0, "ended": 36000.0}
+    other = {"activity": "convert", "nodes_charged": 1, "started": 0.0, "ended": 36000.0}
     (run / "segments" / "3.1.json").write_text(json.dumps(other))
     lines = [
         json.dumps({"step": 19, "loss": 5.5}),
