@@ -85,9 +85,9 @@ def _at(table: Any, *keys: str) -> Any:
 
 
 def _find(run: Path, named: Path) -> Path:
-    """A path of the recipe: from here, from the checkout, or from the folder that holds runs/."""
+    """A path of the recipe: from the folder that holds runs/, from the checkout, or from here."""
     root = os.environ.get("ALPENGLOW_ROOT")
-    bases = [Path(), *([Path(root)] if root else []), run.absolute().parent.parent]
+    bases = [run.absolute().parent.parent, *([Path(root)] if root else []), Path()]
     found = (base / named for base in bases)
     return next((path for path in found if path.parent.is_dir()), named)
 
