@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpenglow.data.catalogue import NAME as CATALOGUE
+from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.document import DataError
 from alpenglow.data.ledger import Ledger
+from alpenglow.data.order import tail_tokens
 from alpenglow.data.staging import Piece, Staged
 
 DUPLICATE = "exact duplicate"
@@ -112,6 +114,14 @@ def account(
     return ledger
 
 
+def tails(catalogue: Catalogue, sequence_length: int) -> dict[str, Any]:
+    """Count, for each slice, the tokens at the ends of shards that no training window reaches."""
+    tokens = dict.fromkeys(catalogue.slices, 0)
+    for shard in catalogue.shards:
+        tokens[shard.slice] += tail_tokens(shard.tokens, sequence_length)
+    return {"sequence_length": sequence_length, "tokens": tokens}
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file under a temporary name in the same folder, fsync it and rename it."""
     temporary = path.with_name(f".{path.name}.tmp")
@@ -151,7 +161,11 @@ def open_building(output: Path) -> Path:
 
 
 def swap(building: Path, output: Path) -> None:
-    """Put a finished folder in the place of `output`; readers find one or the other whole."""
+    """Put a finished folder in the place of `output`.
+
+    A reader finds the old folder or the new one, whole; between two renames it finds none. A job
+    that is killed there leaves the old one aside, and the next start puts it back.
+    """
     descriptor = os.open(building, os.O_RDONLY)
     try:
         os.fsync(descriptor)

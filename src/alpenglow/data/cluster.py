@@ -104,10 +104,12 @@ def _local(recipe: ClusterRecipe, run: Path) -> Iterator[Client]:
             )
         )
         client = stack.enter_context(Client(cluster))
-        wait_for(client, recipe.workers, recipe.wait_s)
-        yield client
-        _silence(client)
-        quiet()
+        try:
+            wait_for(client, recipe.workers, recipe.wait_s)
+            yield client
+        finally:
+            _silence(client)
+            quiet()
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import json
 import os
 import shutil
 import sys
@@ -130,6 +131,8 @@ class Job:
         """
         if self._up_to_date():
             return 0
+        if self.recipe.tokenizer.origin == "file" and self.recipe.tokenizer.file is not None:
+            Tokenizer.load(self.recipe.tokenizer.file)  # said now, not after the text is collected
         building = assembly.open_building(self.recipe.output)
         try:
             self._describe(None)
@@ -160,16 +163,18 @@ class Job:
                 return False
             if catalogue.tokens <= VERIFY_TOKENS:
                 catalogue.verify()
+            ledger = json.loads((output / LEDGER).read_text(encoding="utf-8"))
             whole = Tokenizer.load(catalogue.tokenizer_path).hash == catalogue.tokenizer_hash
-            if not whole or not (output / LEDGER).is_file():
+            if not whole or ledger["fingerprint"] != catalogue.fingerprint:
                 raise DataError(f"{output}: the tokenizer or the ledger is not the catalogue's")
-        except (CatalogueError, DataError, ShardError) as error:
+            left_out = f", left out: {', '.join(ledger['skipped'])}" if ledger["skipped"] else ""
+        except (CatalogueError, DataError, ShardError, OSError, ValueError, KeyError) as error:
             self.progress.say(f"{error}: the shards are made anew")
             return False
         self._describe(catalogue)
         self.progress.say(
-            f"{output}: up to date, {catalogue.tokens:,} tokens in {len(catalogue.shards)} shards; "
-            "remove the folder to collect the text again"
+            f"{output}: up to date, {catalogue.tokens:,} tokens in {len(catalogue.shards)} shards"
+            f"{left_out}; remove the folder to collect the text again"
         )
         return True
 
@@ -213,7 +218,11 @@ class Job:
             recipe_hash=recipe.hash,
         )
         dataclasses.replace(catalogue, folder=building).write()
-        facts = {"recipe_hash": recipe.hash, "fingerprint": catalogue.fingerprint}
+        facts = {
+            "recipe_hash": recipe.hash,
+            "fingerprint": catalogue.fingerprint,
+            "tails": assembly.tails(catalogue, recipe.sequence_length),
+        }
         assembly.write_json(building / LEDGER, ledger.tables(**facts))
         assembly.swap(building, recipe.output)
         return catalogue

@@ -124,6 +124,8 @@ class PrepareRecipe:
     """A shard is closed by the document that reaches this many tokens."""
     unit_bytes: int = 64_000_000
     """Raw input of one task."""
+    sequence_length: int = 2048
+    """Window that the training will read; here only for the ledger's count of shard tails."""
     tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
     filters: FilterRecipe = field(default_factory=FilterRecipe)
     cluster: ClusterRecipe = field(default_factory=ClusterRecipe)
@@ -136,8 +138,8 @@ class PrepareRecipe:
                 near = difflib.get_close_matches(name, SLICES, n=1, cutoff=0.4)
                 cure = f"did you mean {near[0]}?" if near else f"known: {', '.join(SLICES)}"
                 raise ValueError(f"unknown slice {name}; {cure}")
-        if self.shard_tokens < 1 or self.unit_bytes < 1:
-            raise ValueError("shard_tokens and unit_bytes must be at least 1")
+        if min(self.shard_tokens, self.unit_bytes, self.sequence_length) < 1:
+            raise ValueError("shard_tokens, unit_bytes and sequence_length must be at least 1")
 
     @property
     def hash(self) -> str:

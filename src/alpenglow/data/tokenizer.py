@@ -43,7 +43,7 @@ class Tokenizer:
         except FileNotFoundError:
             raise DataError(
                 f"{path}: the tokenizer is not there; put it there, name another file as "
-                f"tokenizer.file, or leave the key out to train one"
+                f"tokenizer.file, or set tokenizer.origin = 'train' to train one"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}: the tokenizer cannot be read ({error})") from None

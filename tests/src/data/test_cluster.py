@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import ssl
@@ -53,6 +54,19 @@ def refuse_a_stranger(address: str) -> None:
         wrapped.sendall(b"\0" * 64)
         if wrapped.recv(1) == b"":
             raise ConnectionError
+
+
+def test_a_failing_block_ends_as_quietly_as_a_good_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    with (
+        pytest.raises(DataError, match="the input is damaged"),
+        connect(ClusterRecipe(protocol="tcp", workers=1), tmp_path, ALONE),
+    ):
+        raise DataError("the input is damaged")
+    assert logging.getLogger("distributed").level == logging.CRITICAL
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_certificates_verify_strictly_and_the_authority_has_no_key(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from alpenglow.data import assembly
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.cluster import connect
 from alpenglow.data.document import DataError, Input, InputAbsent, Unit
+from alpenglow.data.order import Order, natural
 from alpenglow.data.pipeline import Job, main
 from alpenglow.data.progress import Progress
-from alpenglow.data.recipe import ClusterRecipe, FilterRecipe, PrepareRecipe
+from alpenglow.data.recipe import ClusterRecipe, FilterRecipe, PrepareRecipe, SliceRecipe
 from alpenglow.data.staging import Staged, Task, prepare
 from alpenglow.data.tokenizer import Tokenizer
 from alpenglow_lsf.ranks import Ranks
@@ -82,7 +83,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_job(raw: Path, tmp_path: Path, client: Any, capsys: pytest.CaptureFixture[str]) -> None:
     output, run = tmp_path / "shards", tmp_path / "run"
-    made = recipe(raw, output)
+    made = recipe(raw, output, sequence_length=100)
     assert job(made, run).run(client) == 0
     catalogue = Catalogue.load(output)
     catalogue.verify()
@@ -96,6 +97,11 @@ def test_job(raw: Path, tmp_path: Path, client: Any, capsys: pytest.CaptureFixtu
     assert set(ledger["books"]["dropped"]) == {"exact duplicate", "too short"}
     assert ledger["c4"]["kept"]["documents"] == 4
     assert list(ledger["c4"]["licences"]) == ["ODC-By 1.0"]
+    tails = json.loads((output / "ledger.json").read_text())["tails"]
+    order = Order.of(catalogue, natural(catalogue), sequence_length=100, seed=0)
+    assert tails["sequence_length"] == 100
+    for name, tokens in catalogue.slices.items():
+        assert tails["tokens"][name] == tokens - 100 * order.windows[name]
     assert catalogue.tokens == sum(book["kept"]["tokens"] for book in ledger.values())
     # Every kept document is there, once, whole, with one end.
     encoder = Tokenizer.load(output / "tokenizer.json").encoder()
@@ -119,13 +125,17 @@ def test_second_run_is_up_to_date_and_a_damaged_shard_is_not(
 ) -> None:
     output = tmp_path / "shards"
     made = recipe(raw, output)
+    absent = SliceRecipe(input=raw / "arxiv", optional=True)
+    made = dataclasses.replace(made, slices={**made.slices, "arxiv": absent})
     assert job(made, tmp_path / "run").run(client) == 0
     before = digests(output)
     capsys.readouterr()
     began = time.monotonic()
     assert job(made, tmp_path / "run").run(client) == 0
     assert time.monotonic() - began < 2
-    assert "up to date" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "up to date" in said
+    assert "left out: arxiv;" in said
     shard = next(output.glob("c4-*.h5"))
     content = bytearray(shard.read_bytes())
     with_tokens = Catalogue.load(output).open(len(list(output.glob("books-*.h5")))).tokens

@@ -62,7 +62,10 @@ def test_the_verification_is_told(run: Path) -> None:
     assert "largest difference 1.2e-06 over 512 positions" in card
 
 
-def test_a_bare_run_says_unknown(tmp_path: Path) -> None:
+def test_a_bare_run_says_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The checkout may hold real shards, which a run without a catalogue would find.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ALPENGLOW_ROOT", raising=False)
     run = tmp_path / "runs" / "bare"
     run.mkdir(parents=True)
     (run / "run.toml").write_text("")
