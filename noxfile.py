@@ -1,7 +1,7 @@
 """What is checked, by the names CI uses. `./env/laptop nox` runs the default sessions.
 
-Sessions run inside the environment that env/laptop made and install nothing. Slow or heavy checks
-(`bench`, `versions`) are beside the default ones: `./env/laptop nox -s bench`.
+Sessions run inside the environment that env/laptop made and install nothing. Slow or heavy checks are
+beside the default ones: `./env/laptop nox -s bench`.
 """
 
 import nox
@@ -53,3 +53,9 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "alpenglow.data.bench", "windows")
     session.run("python", "-m", "alpenglow.data.bench", "order")
     session.run("python", "-m", "alpenglow_profiling.bench")
+
+
+@nox.session
+def proof(session: nox.Session) -> None:
+    """Our model against transformers: the table of differences for every shape of ranks."""
+    session.run("python", "-m", "alpenglow.model.proof")

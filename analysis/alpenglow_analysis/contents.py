@@ -111,7 +111,7 @@ def _cards(
     if price is not None:
         charged += f", ${_node_hours(run) * price:,.2f}"
     cards = [
-        ("Charged", f"{hours(_node_hours(run))} node-hours", charged),
+        ("Charged", f"{hours(_node_hours(run))} node-h", charged),
         (
             "Useful compute",
             percent(account.share("compute")),
