@@ -1,7 +1,7 @@
 """What is checked, by the names CI uses. `./env/laptop nox` runs the default sessions.
 
-Sessions run inside the environment that env/laptop made and install nothing. Slow or heavy checks are
-beside the default ones: `./env/laptop nox -s bench`.
+Sessions run inside the environment that env/laptop made and install nothing. Slow or heavy checks
+are beside the default ones: `./env/laptop nox -s bench`.
 """
 
 import nox

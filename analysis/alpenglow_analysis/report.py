@@ -27,6 +27,7 @@ from alpenglow_analysis.scaling import rates
 from alpenglow_analysis.segment import RunError
 from alpenglow_analysis.timeline import median_step, timeline
 from alpenglow_analysis.utilisation import Account, account
+from alpenglow_lsf.files import write_text
 from alpenglow_lsf.machine import MachineError, current, names
 
 
@@ -93,8 +94,8 @@ def build(
                 data = base64.b64encode(style.to_svg(made).encode()).decode()
                 shown[name] = Figure(f"figures/{name}.png", f"data:image/svg+xml;base64,{data}")
     page = contents(run, where, found, shown, price_per_node_hour)
-    _write(folder / "report.md", _render("report.md.j2", page))
-    _write(folder / "index.html", _render("index.html.j2", page))
+    write_text(folder / "report.md", _render("report.md.j2", page))
+    write_text(folder / "index.html", _render("index.html.j2", page))
     return folder / "index.html"
 
 
@@ -115,18 +116,6 @@ def _render(template: str, page: Contents) -> str:
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     return environment.get_template(template).render(page=page)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _recipe(options: argparse.Namespace) -> ReportRecipe:

@@ -6,7 +6,6 @@ when: the same input gives the same bytes for any number of workers.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -120,21 +119,6 @@ def tails(catalogue: Catalogue, sequence_length: int) -> dict[str, Any]:
     for shard in catalogue.shards:
         tokens[shard.slice] += tail_tokens(shard.tokens, sequence_length)
     return {"sequence_length": sequence_length, "tokens": tokens}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name in the same folder, fsync it and rename it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_json(path: Path, tables: Mapping[str, Any]) -> None:
-    """Write JSON as `write_text` does."""
-    write_text(path, json.dumps(tables, indent=1) + "\n")
 
 
 def open_building(output: Path) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import xxhash
 
 from alpenglow.data.shards import Shard, ShardError, ShardInfo
+from alpenglow_lsf.files import write_json
 
 FORMAT = 1
 NAME = "catalogue.json"
@@ -100,13 +100,7 @@ class Catalogue:
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
         }
         path = self.folder / NAME
-        temporary = path.with_name(f"{NAME}.tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(tables, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_json(path, tables)
         return path
 
     @property

@@ -39,6 +39,7 @@ from alpenglow.data.slices.source import Source
 from alpenglow.data.staging import Staged, Task, prepare, sample, write_shard
 from alpenglow.data.tokenizer import NAME as TOKENIZER
 from alpenglow.data.tokenizer import Tokenizer
+from alpenglow_lsf.files import write_json, write_text
 from alpenglow_lsf.machine import Machine, MachineError, current, names
 from alpenglow_lsf.ranks import Ranks, RanksError
 
@@ -120,7 +121,7 @@ class Job:
         self.ranks = ranks
         self.began = time.time()
         run.mkdir(parents=True, exist_ok=True)
-        self.progress = Progress(run / "progress.json", "prepare", "MB", bar=ranks.world_size == 1)
+        self.progress = Progress(run, "prepare", "MB", bar=ranks.world_size == 1)
         self.skipped: dict[str, str] = {}
 
     def run(self, client: Client) -> int:
@@ -208,7 +209,7 @@ class Job:
             for plan in plans
         ]
         shards: list[ShardInfo] = [info for _, info in self._gather(client, calls)]
-        assembly.write_text(building / TOKENIZER, tokenizer.json)
+        write_text(building / TOKENIZER, tokenizer.json)
         catalogue = Catalogue.build(
             recipe.output,
             shards,
@@ -223,7 +224,7 @@ class Job:
             "fingerprint": catalogue.fingerprint,
             "tails": assembly.tails(catalogue, recipe.sequence_length),
         }
-        assembly.write_json(building / LEDGER, ledger.tables(**facts))
+        write_json(building / LEDGER, ledger.tables(**facts))
         assembly.swap(building, recipe.output)
         return catalogue
 
@@ -272,7 +273,7 @@ class Job:
                 f"trained a tokenizer of {tokenizer.encoder().vocab_size} tokens on {size:.1f} MB "
                 f"in {time.time() - began:.1f} s"
             )
-        assembly.write_text(path, tokenizer.json)
+        write_text(path, tokenizer.json)
         return tokenizer
 
     def _prepare(self, client: Client, units: list[Unit], task: Task) -> list[Staged]:
@@ -366,7 +367,7 @@ class Job:
                 "fingerprint": catalogue.fingerprint,
                 "tokenizer": str(catalogue.tokenizer_path),
             }
-        assembly.write_text(self.directory / "run.toml", tomli_w.dumps(tables))
+        write_text(self.directory / "run.toml", tomli_w.dumps(tables))
 
 
 if __name__ == "__main__":

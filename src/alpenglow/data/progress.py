@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import time
 from pathlib import Path
 from typing import TextIO
+
+from alpenglow_lsf.progress import ProgressFile
 
 WIDTH = 30
 
@@ -15,7 +15,7 @@ class Progress:
     """Shows how much is done.
 
     Args:
-        path: progress.json of the run directory.
+        run: the run directory, for its progress.json.
         activity: the job's word for what it does.
         unit: what is counted.
         bar: rewrite one line where the stream is a terminal. False under MPI: mpirun gives its
@@ -25,20 +25,18 @@ class Progress:
 
     def __init__(
         self,
-        path: Path,
+        run: Path,
         activity: str,
         unit: str,
         *,
         bar: bool = True,
         stream: TextIO | None = None,
     ) -> None:
-        self._path = path
-        self._activity = activity
+        self._file = ProgressFile(run, activity, unit)
         self._unit = unit
         self._stream = stream or sys.stdout
         self._terminal = bar and self._stream.isatty()
         self._tenth = -1
-        self._written = 0.0
         self._open = False
         self._last: tuple[float, float] = (0.0, 0.0)
 
@@ -49,11 +47,11 @@ class Progress:
             self._open = False
         self._stream.write(f"{text}\n")
         self._stream.flush()
-        self._record(*self._last, text, force=True)
+        self._file.show(*self._last, text, force=True)
 
     def show(self, done: float, total: float, text: str) -> None:
         """Say how far it is: `done` of `total`, with a few words beside."""
-        self._last = (done, total)
+        self._last = (round(done, 3), round(total, 3))
         share = min(1.0, done / total) if total else 1.0
         line = f"{text} {done:.1f} of {total:.1f} {self._unit} ({100 * share:.0f} %)"
         if self._terminal:
@@ -65,21 +63,4 @@ class Progress:
             self._tenth = int(10 * share)
             self._stream.write(f"{line}\n")
             self._stream.flush()
-        self._record(done, total, text, force=share >= 1.0)
-
-    def _record(self, done: float, total: float, text: str, *, force: bool) -> None:
-        now = time.time()
-        if not force and now - self._written < 1.0:
-            return
-        self._written = now
-        fields = {
-            "activity": self._activity,
-            "done": round(done, 3),
-            "total": round(total, 3),
-            "unit": self._unit,
-            "text": text,
-            "time": now,
-        }
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text(json.dumps(fields) + "\n", encoding="utf-8")
-        temporary.replace(self._path)  # not fsynced: after a crash it is stale anyway
+        self._file.show(*self._last, text, force=share >= 1.0)

@@ -31,8 +31,8 @@ from alpenglow.release.huggingface import (
 from alpenglow.release.record import RunRecord
 from alpenglow.release.verify import LENGTH, Verification, real_tokens, verify
 from alpenglow.train.checkpoint import Checkpoint, CheckpointError, step_directory, steps
-from alpenglow.train.run_directory import Progress
 from alpenglow_lsf.machine import MachineError, current, names
+from alpenglow_lsf.progress import ProgressFile
 from alpenglow_lsf.ranks import Ranks, RanksError
 
 log = logging.getLogger("alpenglow.release")
@@ -86,7 +86,7 @@ def convert(recipe: ConvertRecipe) -> tuple[Path, Verification | None]:
     config = model_config(checkpoint)
     output = recipe.output or recipe.run / "release" / "huggingface"
     total = len(config.tensor_shapes()) + 1
-    progress = Progress(recipe.run / "progress.json", "convert", total, "tensor")
+    progress = ProgressFile(recipe.run, "convert", "tensor")
     log.info("%s, step %d: %s parameters", record.name, checkpoint.step, f"{config.parameters():,}")
     with put_in_place(output) as folder:
         write_release(
@@ -94,18 +94,18 @@ def convert(recipe: ConvertRecipe) -> tuple[Path, Verification | None]:
             checkpoint,
             record.tokenizer,
             dtype=recipe.dtype,
-            done=lambda done, _: progress.show(done, f"step {checkpoint.step}"),
+            done=lambda done, _: progress.show(done, total, f"step {checkpoint.step}"),
         )
         outcome = None
         if recipe.verify:
-            progress.show(total - 1, "comparing logits", force=True)
+            progress.show(total - 1, total, "comparing logits", force=True)
             length = min(LENGTH, config.max_position_embeddings)
             tokens = real_tokens(_data(record), config.vocab_size, length)
             outcome = verify(folder, checkpoint, tokens, recipe.prompt)
         dtype = release_dtype(checkpoint, recipe.dtype)
         card = model_card(record, checkpoint, config, dtype, outcome)
         (folder / "README.md").write_text(card, encoding="utf-8")
-    progress.show(total, f"{output}", force=True)
+    progress.show(total, total, f"{output}", force=True)
     return output, outcome
 
 

@@ -27,6 +27,7 @@ from typing import Any
 import tomli_w
 
 from alpenglow.config import ConfigError
+from alpenglow_lsf.files import write_text
 
 # Tables and keys of a recipe that may change between the segments of one run: they do not change
 # what is learnt from which tokens in which order, up to rounding.
@@ -46,16 +47,6 @@ FREE = frozenset(
         "train.collective_timeout_s",
     }
 )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old one or the new one, never a part."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,7 @@ class RunDirectory:
         path = self.path / "run.toml"
         if not path.exists():
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, tomli_w.dumps(dict(tables)))
+            write_text(path, tomli_w.dumps(dict(tables)))
             return
         try:
             former = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -124,7 +115,7 @@ class RunDirectory:
         folder = self.path / "segments"
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(fields | {"heartbeat": time.time()}, indent=1) + "\n"
-        write_atomically(folder / f"{self.segment}.rank0.json", text)
+        write_text(folder / f"{self.segment}.rank0.json", text)
 
 
 def _next_local_segment(path: Path) -> str:
@@ -185,32 +176,6 @@ def _ends_line(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-class Progress:
-    """Keeps progress.json fresh, at most once a second."""
-
-    def __init__(self, path: Path, activity: str, total: int, unit: str) -> None:
-        self._path = path
-        self._fixed = {"activity": activity, "total": total, "unit": unit}
-        self._last = 0.0
-
-    def show(self, done: int, text: str, *, force: bool = False) -> None:
-        """Say how far the run is.
-
-        Args:
-            done: units done.
-            text: what a person should read beside the bar.
-            force: write even within the same second.
-        """
-        now = time.time()
-        if not force and now - self._last < 1.0:
-            return
-        self._last = now
-        fields = self._fixed | {"done": done, "text": text, "time": now}
-        temporary = self._path.with_name(f"{self._path.name}.tmp")
-        temporary.write_text(json.dumps(fields) + "\n", encoding="utf-8")
-        temporary.replace(self._path)  # no fsync: it is stale after a crash anyway
 
 
 def code_version() -> str:

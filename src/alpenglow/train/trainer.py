@@ -16,8 +16,9 @@ from alpenglow.train.failure import TrainingError
 from alpenglow.train.learning_rate import CosineSchedule
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import Position, save_position
-from alpenglow.train.run_directory import Metrics, Progress, RunDirectory
+from alpenglow.train.run_directory import Metrics, RunDirectory
 from alpenglow.train.stop import MORE_TO_DO, StopRequest
+from alpenglow_lsf.progress import ProgressFile
 from alpenglow_profiling.events import Kind, SpanRecorder
 
 # fp16 halves its scale a few times in a row when a run starts; so many in a row is divergence.
@@ -86,7 +87,7 @@ class Trainer:
         )
         self.device = next(engine.inner.module.parameters()).device
         self.metrics = Metrics(run.path / "metrics.jsonl") if group.rank == 0 else None
-        self.progress = Progress(run.path / "progress.json", "pretrain", self.total, "step")
+        self.progress = ProgressFile(run.path, "pretrain", "step")
         self._skipped_in_a_row = 0
         self._reported = 0.0
         self._recent_s: list[float] = []
@@ -166,7 +167,7 @@ class Trainer:
         pace = sum(self._recent_s) / len(self._recent_s) if self._recent_s else seconds
         left = _clock(pace * (self.total - step))
         text = f"loss {result.loss:.3f}, {tokens / seconds:,.0f} tokens/s, {left} left"
-        self.progress.show(step, text, force=step == self.total)
+        self.progress.show(step, self.total, text, force=step == self.total)
         if step % self.recipe.train.log_every == 0 or step == self.total:
             note = "" if result.applied else f"  skipped: overflow at scale {result.loss_scale:g}"
             self._say(

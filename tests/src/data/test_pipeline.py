@@ -351,7 +351,7 @@ def test_progress_on_a_terminal_and_in_a_file(tmp_path: Path) -> None:
 
     terminal, file = Stream(True), Stream(False)
     for stream in (terminal, file):
-        progress = Progress(tmp_path / "progress.json", "prepare", "MB", stream=stream)  # type: ignore[arg-type]
+        progress = Progress(tmp_path, "prepare", "MB", stream=stream)  # type: ignore[arg-type]
         for done in range(101):
             progress.show(done, 100, "tokenising")
         progress.say("done")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from alpenglow.config import ConfigError
-from alpenglow.train.run_directory import Metrics, Progress, RunDirectory, code_version
+from alpenglow.train.run_directory import Metrics, RunDirectory, code_version
 
 TABLES: dict[str, Any] = {
     "run": {"name": "r"},
@@ -81,24 +80,6 @@ def test_half_a_line_is_not_continued(tmp_path: Path) -> None:
     metrics.append(step=3)
     metrics.close()
     assert path.read_text() == '{"step":1}\n{"st\n{"step":2}\n{"step":3}\n'
-
-
-def test_progress_is_written_once_a_second(tmp_path: Path) -> None:
-    path = tmp_path / "progress.json"
-    progress = Progress(path, "pretrain", 10, "step")
-    progress.show(1, "a")
-    progress.show(2, "b")
-    assert json.loads(path.read_text())["done"] == 1
-    progress.show(10, "c", force=True)
-    shown = json.loads(path.read_text())
-    assert shown.pop("time") > 0
-    assert shown == {
-        "activity": "pretrain",
-        "total": 10,
-        "unit": "step",
-        "done": 10,
-        "text": "c",
-    }
 
 
 def test_segments_without_a_scheduler_are_numbered(
