@@ -58,10 +58,15 @@ class Catalogue:
         return cls(folder, ordered, tokenizer, tokenizer_hash, vocab_size, recipe_hash)
 
     @classmethod
-    def load(cls, path: Path) -> Catalogue:
+    def load(cls, path: Path, *, look: bool = True) -> Catalogue:
         """Read `catalogue.json` (or the one in a folder) and see that every shard is there, whole.
 
         Only names and sizes of the shards are looked at; `verify` reads them.
+
+        Args:
+            path: the catalogue or its folder.
+            look: look at the shards. One rank of thousands is enough: the rest would ask a
+                parallel file system the same millions of times.
 
         Raises:
             CatalogueError: no catalogue, not one of ours, or a shard is missing or cut.
@@ -85,8 +90,9 @@ class Catalogue:
         catalogue = cls(folder=file.parent, shards=shards, **words)
         if catalogue.fingerprint != found.get("fingerprint"):
             raise CatalogueError(f"{file}: the shards listed do not have the fingerprint it names")
-        for shard in shards:
-            catalogue._look(shard)
+        if look:
+            for shard in shards:
+                catalogue._look(shard)
         return catalogue
 
     def write(self) -> Path:

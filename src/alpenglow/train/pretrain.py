@@ -136,7 +136,7 @@ def together(group: Group, act: Callable[[], T]) -> T:
 
 
 def _open_data(recipe: PretrainRecipe, layout: Layout, rank: int) -> tuple[Catalogue, Batches]:
-    catalogue = Catalogue.load(recipe.data.catalogue)
+    catalogue = Catalogue.load(recipe.data.catalogue, look=rank == 0)
     return catalogue, Batches.open(recipe, layout, rank, catalogue)
 
 
