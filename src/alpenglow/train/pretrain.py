@@ -171,7 +171,7 @@ def _tables(
             "nodes": nodes,
             "ranks": ranks.world_size,
             "ranks_per_node": ranks.local_size,
-            "gpus_per_node": torch.cuda.device_count(),
+            "gpus_per_node": _gpus_per_node(machine, device),
             **({} if peak is None else {"peak_flops_per_rank": peak}),
         },
         "layout": dataclasses.asdict(layout),
@@ -194,6 +194,13 @@ def _tables(
         },
         "recipe": to_tables(recipe),
     }
+
+
+def _gpus_per_node(machine: Machine | None, device: torch.device) -> int:
+    """GPUs that a node of this run has; a rank may see only those of its resource set."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.device_count() if machine is None else machine.compute.gpus
 
 
 def header(recipe: PretrainRecipe, layout: Layout, tables: Mapping[str, Any]) -> str:
