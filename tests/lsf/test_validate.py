@@ -36,7 +36,7 @@ def test_a_good_script_has_no_findings(machine: str) -> None:
         (HEAD + '#BSUB -R "span[ptile=42]"\n', "nnodes", "s:4", "-nnodes 512 excludes -R"),
         (HEAD + "jsrun -r7 -g1 -c1 x\n", "geometry", "s:4", "7 GPUs, but a node has 6"),
         (HEAD + "jsrun -n3 -r2 x\n", "geometry", "s:4", "-n 3 is no multiple of -r 2"),
-        (HEAD + "jsrun -r1 -a6 -c21 -b packed:7 x\n", "jsrun", "s:4", "42 cores, but the set"),
+        (HEAD + "jsrun -r1 -a6 -c21 -b packed:7 x\n", "geometry", "s:4", "42 cores, but the set"),
         (HEAD + "jsrun --fast x\n", "jsrun", "s:4", "unknown option --fast"),
     ],
 )
@@ -69,5 +69,5 @@ def test_unreadable_scripts_are_findings(tmp_path: Path) -> None:
     bad = tmp_path / "bad.lsf"
     bad.write_text("#BSUB -W 1:00:00\n")
     found = check_script(bad, load("summit"))
-    assert [f.rule for f in found] == ["option"]
+    assert [(f.rule, f.where) for f in found] == [("walltime", f"{bad}:1")]
     assert "has seconds" in str(found[0])
