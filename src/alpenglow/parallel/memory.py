@@ -1,14 +1,14 @@
 """Bytes that one rank of a pipeline stage needs on its GPU, from sizes alone.
 
-Torch-free. A lower bound, made to refuse what cannot fit: the CUDA context, NCCL's buffers, workspaces
-and fragmentation come on top, and what does not fit here fits nowhere. Sources:
+Torch-free. A lower bound, made to refuse what cannot fit: the CUDA context, NCCL's buffers,
+workspaces and fragmentation come on top. Sources:
 
-- weights, gradients, optimizer state: Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054, section 3.1
-  and 5.1): with mixed precision 2 + 2 bytes a parameter, and 12 of fp32 master weight, momentum and
-  variance, of which ZeRO-1 leaves a data-parallel rank its share; in fp32 4 + 4 and 12, since
+- weights, gradients, optimizer state: Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054, sections 3.1
+  and 5.1): with mixed precision 2 + 2 bytes a parameter, and 12 of fp32 master weight, momentum
+  and variance, of which ZeRO-1 leaves a data-parallel rank its share; in fp32 4 + 4 and 12, since
   DeepSpeed keeps a master copy there too.
-- activations of a layer: Korthikanti et al. 2022 (arXiv 2205.05198, section 4.1 and 4.2.1, equation 2),
-  without the dropout masks, which this model has not: s b h (8 + 24/t) bytes at two bytes an element.
+- activations of a layer: Korthikanti et al. 2022 (arXiv 2205.05198, sections 4.1 and 4.2.1),
+  without the dropout masks, which this model has not: s b h (8 + 24/t) at two bytes an element.
   Their attention term 5 a s^2 b / t counts a dropout mask and two copies at two bytes; `plain`
   attention here keeps the softmax in fp32 and its copy in the working precision (4 + 2 bytes),
   `sdpa` only the logarithm of each row's sum in fp32.
@@ -20,9 +20,8 @@ and fragmentation come on top, and what does not fit here fits nowhere. Sources:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
-from alpenglow.model.config import ModelConfig, local_slice, slice_numel
 from alpenglow.parallel.layout import Layout, stage_layers
 from alpenglow.parallel.schedule import in_flight
 
@@ -33,6 +32,28 @@ LARGEST_BUCKET = 500_000_000
 """Elements of the largest gradient bucket that the trainer asks DeepSpeed for."""
 
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+class Sizes(Protocol):
+    """What is asked of a model; alpenglow.model.config.ModelConfig has it."""
+
+    @property
+    def num_layers(self) -> int: ...  # noqa: D102 - named as in ModelConfig, as the rest
+
+    @property
+    def hidden_size(self) -> int: ...  # noqa: D102
+
+    @property
+    def intermediate_size(self) -> int: ...  # noqa: D102
+
+    @property
+    def num_attention_heads(self) -> int: ...  # noqa: D102
+
+    @property
+    def vocab_size(self) -> int: ...  # noqa: D102
+
+    @property
+    def tie_word_embeddings(self) -> bool: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -58,31 +79,28 @@ class StageMemory:
         return self.weights + self.gradients + self.optimizer + self.bucket + self.activations
 
 
-def stage_parameters(model: ModelConfig, layout: Layout, stage: int) -> int:
-    """Count the parameters that tensor rank 0 of a stage holds.
+def stage_parameters(model: Sizes, layout: Layout, stage: int) -> int:
+    """Count the parameters that one tensor rank of a stage holds.
 
-    A tied head lies on the last stage as well as on the first.
+    A tied head needs the embedding's matrix on the last stage as well as on the first.
     """
-    counts = stage_layers(model.num_layers, layout.pipeline)
-    first = sum(counts[:stage])
-    wanted = tuple(f"layers.{i}." for i in range(first, first + counts[stage]))
+    h, ffn, tensor = model.hidden_size, model.intermediate_size, layout.tensor
+    # Shared by the tensor group: the four matrices and the biases of the two that widen. Whole on
+    # every rank: the other two biases, and weight and bias of two layer norms.
+    layer = (4 * h * h + 2 * h * ffn + 3 * h + ffn) // tensor + 6 * h
+    total = stage_layers(model.num_layers, layout.pipeline)[stage] * layer
+    vocabulary = model.vocab_size * h // tensor
     last = stage == layout.pipeline - 1
-    total = 0
-    for name, shape in model.tensor_shapes().items():
-        # A tied head needs the embedding's matrix on the last stage too.
-        here = (
-            name.startswith(wanted)
-            or (name == "embed_in.weight" and stage == 0)
-            or (name.startswith(("final_layer_norm", "embed_out")) and last)
-            or (name == "embed_in.weight" and last and model.tie_word_embeddings)
-        )
-        if here:
-            total += slice_numel(local_slice(name, shape, 0, layout.tensor))
+    if stage == 0:
+        total += vocabulary
+    if last:
+        total += 2 * h
+        total += 0 if model.tie_word_embeddings and stage == 0 else vocabulary
     return total
 
 
 def layer_activations(
-    model: ModelConfig,
+    model: Sizes,
     *,
     micro_batch_size: int,
     sequence_length: int,
@@ -105,7 +123,7 @@ def layer_activations(
 
 
 def stage_memory(
-    model: ModelConfig,
+    model: Sizes,
     layout: Layout,
     stage: int,
     *,
@@ -166,7 +184,7 @@ def stage_memory(
 
 
 def worst_stage(
-    model: ModelConfig,
+    model: Sizes,
     layout: Layout,
     *,
     micro_batch_size: int,
