@@ -172,7 +172,7 @@ class ResourceSet:
         """Sentences about shares that do not come out even over hosts, GPUs or hardware threads."""
         found = []
         sets, per_host = self.fit(node, nodes)
-        if sets % per_host:
+        if sets > per_host and sets % per_host:
             found.append(
                 f"-n {sets} sets fill hosts of {per_host} unevenly: the last has {sets % per_host}"
             )

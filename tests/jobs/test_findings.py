@@ -13,14 +13,14 @@ ROOT = Path(__file__).parents[2]
 GOOD = (ROOT / "jobs" / "pretrain_7b.lsf").read_text()
 RECIPE = (ROOT / "jobs" / "pretrain_7b.toml").read_text()
 STEP = "jsrun -r1 -a6 -g6 -c42 -b packed:7 -l gpu-cpu"
-# Lines of the good script: 5 -J, 6 -nnodes, 7 -W, 8 -q, 9 -alloc_flags, 10 -wa, 11 -wt, 12 -o, 13 -e,
-# 15 source, 17 the command (which goes on over 18 and 19).
+# Lines of the good script: 5 -J, 6 -nnodes, 7 -W, 8 -q, 9 -alloc_flags, 10 -wa, 11 -wt, 12 -o,
+# 13 -e, 15 source, 17 the command (which goes on over 18 and 19).
 
 WRONG = [
     # nodes, walltime, queue, bin
     ("bin", 7, [("-W 12:00", "-W 12:30")]),
-    ("bin", 7, [("-nnodes 512", "-nnodes 45")]),
-    ("nodes", 6, [("-nnodes 512", "-nnodes 5000")]),
+    ("bin", 7, [("-nnodes 512", "-nnodes 64")]),
+    ("nodes", 6, [("-nnodes 512", "-nnodes 64"), ("-q batch", "-q batch-hm")]),
     ("nodes", 6, [("-nnodes 512", "-nnodes 512.0")]),
     ("nodes", None, [("#BSUB -nnodes 512\n", "# no nodes\n")]),
     ("walltime", None, [("#BSUB -W 12:00\n", "# no time\n")]),
@@ -60,7 +60,7 @@ WRONG = [
     ("recipe", 17, [("jobs/pretrain_7b.toml", "jobs/pretrain_8b.toml")]),
     ("then", 17, [("jobs/report.lsf", "jobs/reprot.lsf")]),
     ("output", 12, [("-o pretrain", "-o logs/pretrain")]),
-    ("exec", 20, [(".toml\n", ".toml\necho done\n")]),
+    ("exec", 21, [("train jobs/pretrain_7b.toml\n", "train jobs/pretrain_7b.toml\necho done\n")]),
     ("wait", 16, [("\nexec", "jsrun -n1 hostname &\nexec")]),
     ("nvme", 16, [("nvme smt4", "smt4"), ("\nexec", "export CACHE=/mnt/bb/$USER\nexec")]),
     ("master", 16, [("\nexec", "M=$(sort -u $LSB_DJOB_HOSTFILE | head -1)\nexec")]),
@@ -82,7 +82,11 @@ WRONG = [
         17,
         [("pretrain_7b.toml", "pretrain_7b.toml train.activation_checkpointing=false")],
     ),
-    ("memory", 17, [("pretrain_7b.toml", "pretrain_7b.toml parallel.pipeline=1")]),
+    (
+        "memory",
+        17,
+        [("train jobs/pretrain_7b.toml", "train jobs/pretrain_7b.toml batch.micro_batch_size=16")],
+    ),
     ("recipe", 17, [("pretrain_7b.toml", "pretrain_7b.toml train.stpes=3")]),
     ("recipe", 17, [("pretrain_7b.toml", "pretrain_7b.toml parallel.tensor=3")]),
 ]

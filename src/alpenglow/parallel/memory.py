@@ -11,7 +11,8 @@ workspaces and fragmentation come on top. Sources:
   without the dropout masks, which this model has not: s b h (8 + 24/t) at two bytes an element.
   Their attention term 5 a s^2 b / t counts a dropout mask and two copies at two bytes; `plain`
   attention here keeps the softmax in fp32 and its copy in the working precision (4 + 2 bytes),
-  `sdpa` only the logarithm of each row's sum in fp32.
+  `sdpa` only the logarithm of each row's sum in fp32, and three widths more of the fused product
+  and its own output.
 - micro-batches in flight: alpenglow.parallel.schedule.in_flight (Narayanan et al. 2021).
 
     stage_memory(model, layout, stage=0, ...).total
@@ -112,8 +113,10 @@ def layer_activations(
     size, h = _BYTES[dtype], model.hidden_size
     tokens = sequence_length * micro_batch_size
     # Whole on every rank: inputs of two layer norms and of the two matrices behind them. Shared:
-    # query, key, value and the projection's input; before and after the GELU.
-    elements = tokens * (4 * h + (4 * h + 2 * model.intermediate_size) / tensor)
+    # query, key, value and the projection's input; before and after the GELU. Fused attention keeps
+    # its output as well, and with the value, a view, all three of the fused product.
+    narrow = (4 if attention == "plain" else 7) * h
+    elements = tokens * (4 * h + (narrow + 2 * model.intermediate_size) / tensor)
     heads = model.num_attention_heads / tensor
     if attention == "plain":
         scores = heads * sequence_length * tokens * (4 + (size if size < 4 else 0))
