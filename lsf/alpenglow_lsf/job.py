@@ -97,10 +97,12 @@ class JobSpec:
     """Further options in order, with their values ("" for a switch)."""
 
     def __post_init__(self) -> None:
-        for flag, text in self.options():
+        for option, value in self.options():
             # A line break would end the #BSUB line and give the rest to the shell.
-            if not text.isprintable():
-                raise JobError(f"bsub: {flag} {text!r} holds a character that is not text", "name")
+            if not value.isprintable():
+                raise JobError(
+                    f"bsub: {option} {value!r} holds a character that is not text", "name"
+                )
         if (self.warning_action is None) != (self.warning_time is None):
             there, missing = ("-wa", "-wt") if self.warning_time is None else ("-wt", "-wa")
             raise JobError(f"bsub: {there} needs {missing} beside it", "warning")

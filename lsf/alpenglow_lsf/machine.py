@@ -57,6 +57,8 @@ class Queue:
     """Slurm: what -p names, where the site has partitions."""
     qos: str | None = None
     """Slurm: what -q names, where the site has qualities of service."""
+    machine: str | None = None
+    """Machine file of this queue's nodes, where they are of another kind."""
     constraint: str | None = None
     """Slurm: what -C names, where one partition holds several kinds of node."""
 
@@ -205,6 +207,17 @@ class Machine:
         """Return the queue that was asked for, or the one that the target takes without a name."""
         target = self.target
         return asked or target.default_queue or target.queues[0].name
+
+    def of_queue(self, asked: str | None) -> Machine:
+        """Return the machine whose nodes a queue has: this one, or the one its entry names.
+
+        Raises:
+            MachineError: that file is not usable.
+        """
+        queue = self.queue(self.queue_name(asked))
+        if queue is None or queue.machine in (None, self.target.name):
+            return self
+        return load(queue.machine or "")
 
     def peak(self, precision: str) -> float | None:
         """Peak FLOP/s of one GPU (or rank) of THIS machine; None where nobody measured it."""

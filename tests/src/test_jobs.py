@@ -172,18 +172,16 @@ def test_a_recipe_is_read_as_on_the_machine_that_is_checked_against(tmp_path: Pa
     assert [f.rule for f in found] == ["placement"]
 
 
-def test_a_machine_whose_gpus_are_larger_holds_more(tmp_path: Path) -> None:
-    text = (ROOT / "jobs" / "pretrain_7b.lsf").read_text()
-    text = text.replace("#BSUB -q batch\n", "#BSUB -q batch-hm\n").replace("512", "32")
-    text = text.replace(
+def test_the_nodes_of_a_queue_count(tmp_path: Path) -> None:
+    # 32 GB a GPU hold without recompute what 16 GB do not.
+    text = (ROOT / "jobs" / "pretrain_7b.lsf").read_text().replace("-W 12:00", "-W 2:00")
+    text = text.replace("512", "32").replace(
         "train jobs/pretrain_7b.toml",
         "train jobs/pretrain_7b.toml train.activation_checkpointing=false batch.micro_batch_size=1",
     )
     path = tmp_path / "job.lsf"
-    path.write_text(text)
-    rules = {
-        name: [f.rule for f in check.findings(path, machine.load(name)) if f.refuses]
-        for name in ("summit", "summit_highmem")
-    }
-    assert rules["summit_highmem"] == []
-    assert rules["summit"] == ["memory"]
+    summit = machine.load("summit")
+    for queue, rules in (("batch", ["memory"]), ("batch-hm", [])):
+        path.write_text(text.replace("-q batch", f"-q {queue}"))
+        found = [f for f in check.findings(path, summit) if f.refuses]
+        assert [f.rule for f in found] == rules, [str(f) for f in found]

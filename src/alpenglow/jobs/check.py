@@ -37,9 +37,13 @@ def findings(
         script = Script.read(path)
     except ScriptError as error:
         return [unreadable(error, str(path))]
-    found = review_script(script, machine, over, base)
     try:
         spec = script.spec if over is None else over.over(script.spec)
+    except OptionError as error:
+        return [Finding(error.rule, script.name, str(error), "")]
+    machine = machine.of_queue(spec.queue)
+    found = review_script(script, machine, over, base)
+    try:
         planned = plans(script, spec, machine, Path.cwd() if base is None else base)
     except OptionError:
         return found  # named already

@@ -92,6 +92,7 @@ def lines(
         GeometryError: a step that the machine does not hold.
         ValueError: a rate or a walltime that gives no chain.
     """
+    machine = machine.of_queue(spec.queue)
     found = job_lines(script, spec, machine)
     runs = [v for c in commands(script) for v in c.values("--run")]
     run = literal(runs[0]) if runs else None
@@ -172,7 +173,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         script = Script.read(given.file)
         text = lines(script, script.spec, machine, Path.cwd(), given.tokens_per_second)
-    except (OptionError, GeometryError, ValueError) as error:
+    except (OptionError, GeometryError, MachineError, ValueError) as error:
         sys.stderr.write(f"alpenglow jobs preview: {error}\n")
         return FINDINGS
     sys.stdout.write("\n".join(text) + "\n")
