@@ -137,7 +137,9 @@ def _check_bin(
         yield Finding(
             "nodes",
             at_nodes,
-            f"-nnodes {spec.nodes} lies in no bin of {target.name}'s queue {name}",
+            f"-nnodes {spec.nodes} is more than queue {name} of {target.name} takes"
+            if spec.nodes > most
+            else f"-nnodes {spec.nodes} lies in no bin of {target.name}'s queue {name}",
             f"at most {most}",
         )
     elif spec.walltime is not None and spec.walltime > found.hours * 60:
