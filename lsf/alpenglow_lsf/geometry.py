@@ -2,7 +2,8 @@
 
 The rules are those of Summit's guide and of radical.pilot's jsrun launcher: a set never spans
 nodes, cores and GPUs of all sets of a host fit the host, `-n` is a multiple of `-r`, and
-`packed:K` gives each of the set's tasks K of the set's cores.
+`packed:K` gives each of the set's tasks K of the set's cores (`packed:smt:K`: K hardware threads).
+Which cores and GPUs that are is in alpenglow_lsf.picture.
 """
 
 from __future__ import annotations
@@ -52,15 +53,16 @@ class ResourceSet:
             lower = " (capitals allocate wrongly)" if self.latency != self.latency.lower() else ""
             raise GeometryError(f"-l {self.latency}: choose gpu-cpu, cpu-mem or cpu-cpu{lower}")
         self.plane  # noqa: B018 - refuses a -d that does not exist
-        kind, width = self._binding
-        if kind == "packed" and self.tasks * width > self.cores:
+        kind, width = self.binding
+        if kind in ("packed", "proportional-packed") and self.tasks * width > self.cores:
             raise GeometryError(
                 f"-b {self.bind} binds -a {self.tasks} tasks to {self.tasks * width} cores, "
                 f"but the set has -c {self.cores}"
             )
 
     @property
-    def _binding(self) -> tuple[str, int]:
+    def binding(self) -> tuple[str, int]:
+        """Kind of -b and its width: cores a task, hardware threads for `packed:smt`."""
         words = self.bind.split(":")
         if words in (["none"], ["rs"]):
             return words[0], self.cores
@@ -87,18 +89,47 @@ class ResourceSet:
 
     def threads(self, smt: int = 1) -> int:
         """Threads that one task may use without sharing a hardware thread (OMP_NUM_THREADS)."""
-        kind, width = self._binding
+        kind, width = self.binding
         if kind == "packed:smt":
             return width
         cores = width if kind.endswith("packed") else max(1, self.cores // self.tasks)
         return cores * smt
 
-    def fit(self, node: Node, nodes: int) -> tuple[int, int]:
+    def words(self) -> list[str]:
+        """Write the request as jsrun options that read back to it; defaults are left out."""
+        found: list[tuple[str, object, object]] = [
+            ("-n", self.sets, None),
+            ("-r", self.per_host, None),
+            ("-a", self.tasks, 1),
+            ("-c", self.cores, 1),
+            ("-g", self.gpus, 0),
+            ("-b", self.bind, ResourceSet.bind),
+            ("-d", self.distribution, ResourceSet.distribution),
+            ("-l", self.latency, ResourceSet.latency),
+        ]
+        return [
+            word for flag, value, usual in found if value != usual for word in (flag, f"{value}")
+        ]
+
+    def fit(self, node: Node, nodes: int, smt: int | None = None) -> tuple[int, int]:
         """Return (number of sets, sets a host) on `nodes` nodes.
+
+        Args:
+            node: what a node has.
+            nodes: nodes of the allocation.
+            smt: hardware threads a core in the job's SMT mode; None means the node's own.
 
         Raises:
             GeometryError: the node or the allocation does not hold the request.
         """
+        threads = node.smt if smt is None else smt
+        kind, width = self.binding
+        if kind == "packed:smt" and self.tasks * width > self.cores * threads:
+            raise GeometryError(
+                f"-b {self.bind} binds -a {self.tasks} tasks to {self.tasks * width} hardware "
+                f"threads, but -c {self.cores} cores have {self.cores * threads} "
+                f"in SMT mode {threads}"
+            )
         for what, each, has in (("core", self.cores, node.cores), ("GPU", self.gpus, node.gpus)):
             flag = "-c" if what == "core" else "-g"
             if each > has:
@@ -130,11 +161,29 @@ class ResourceSet:
             found.append(f"a set of -c {self.cores} straddles sockets of {cores} cores")
         if gpus < self.gpus < node.gpus:
             found.append(f"a set of -g {self.gpus} straddles sockets of {gpus} GPUs")
-        if self.bind == "packed:1" and self.cores > self.tasks:
+        if self.bind in ("packed", "packed:1") and self.cores > self.tasks:
             found.append(
                 f"-b packed:1 leaves each task one core of its set's {self.cores}; "
                 f"-b packed:{self.cores // self.tasks} uses them"
             )
+        return found
+
+    def uneven(self, node: Node, nodes: int) -> list[str]:
+        """Sentences about shares that do not come out even over hosts, GPUs or hardware threads."""
+        found = []
+        sets, per_host = self.fit(node, nodes)
+        if sets > per_host and sets % per_host:
+            found.append(
+                f"-n {sets} sets fill hosts of {per_host} unevenly: the last has {sets % per_host}"
+            )
+        used = -(-sets // per_host)
+        if used < nodes:
+            found.append(f"the step runs on {used} of {nodes} nodes; all {nodes} are charged")
+        if self.gpus and max(self.tasks, self.gpus) % min(self.tasks, self.gpus):
+            found.append(f"-a {self.tasks} tasks share -g {self.gpus} GPUs of their set unevenly")
+        idle = node.gpus - per_host * self.gpus
+        if self.gpus and idle:
+            found.append(f"{idle} of a node's {node.gpus} GPUs belong to no set")
         return found
 
 

@@ -97,22 +97,46 @@ class JobSpec:
     """Further options in order, with their values ("" for a switch)."""
 
     def __post_init__(self) -> None:
+        for option, value in self.options():
+            # A line break would end the #BSUB line and give the rest to the shell.
+            if not value.isprintable():
+                raise JobError(
+                    f"bsub: {option} {value!r} holds a character that is not text", "name"
+                )
         if (self.warning_action is None) != (self.warning_time is None):
             there, missing = ("-wa", "-wt") if self.warning_time is None else ("-wt", "-wa")
-            raise JobError(f"bsub: {there} needs {missing} beside it")
+            raise JobError(f"bsub: {there} needs {missing} beside it", "warning")
         if self.warning_action is not None and self.warning_action not in SIGNALS:
-            raise JobError(f"bsub: -wa {self.warning_action}: choose from {', '.join(SIGNALS)}")
+            raise JobError(
+                f"bsub: -wa {self.warning_action}: choose from {', '.join(SIGNALS)}", "warning"
+            )
         if (self.warning_time or 0) >= (self.walltime or float("inf")):
             raise JobError(
                 f"bsub: -wt {self.warning_time} minutes is not before the end of "
-                f"-W {self.walltime} minutes"
+                f"-W {self.walltime} minutes",
+                "warning",
             )
         for flag, text in (("-J", self.name), ("-q", self.queue), ("-P", self.project)):
             if text is not None and not _NAME.fullmatch(text):
-                raise JobError(f"bsub: {flag} {text!r}: use letters, digits and _ . - + @ only")
+                raise JobError(
+                    f"bsub: {flag} {text!r}: use letters, digits and _ . - + @ only", "name"
+                )
         for flag in self.alloc_flags:
             if flag.lower() not in ALLOC_FLAGS:
-                raise JobError(f"bsub: -alloc_flags {flag}: choose from {' '.join(ALLOC_FLAGS)}")
+                raise JobError(
+                    f"bsub: -alloc_flags {flag}: choose from {' '.join(ALLOC_FLAGS)}", "alloc_flags"
+                )
+        modes = sorted({f.lower() for f in self.alloc_flags if f.lower().startswith("smt")})
+        if len(modes) > 1:
+            raise JobError(
+                f"bsub: -alloc_flags names {' and '.join(modes)}; keep one", "alloc_flags"
+            )
+
+    @property
+    def smt(self) -> int | None:
+        """Hardware threads a core that -alloc_flags asks for; None leaves the site's default."""
+        modes = [f for f in self.alloc_flags if f.lower().startswith("smt")]
+        return int(modes[0][3:]) if modes else None
 
     def over(self, below: JobSpec) -> JobSpec:
         """Lay this job's options over another's, as a command line over a script's lines."""
@@ -160,7 +184,7 @@ def parse_job(argv: Sequence[str], program: str = "bsub") -> tuple[JobSpec, list
             raise JobError(f"{program}: {plain} and {overwriting} both name a file; keep one")
     nodes = given.get("-nnodes")
     if nodes is not None and not (nodes.isascii() and nodes.isdigit() and int(nodes) > 0):
-        raise JobError(f"{program}: -nnodes {nodes} should be a whole number, 1 or more")
+        raise JobError(f"{program}: -nnodes {nodes} should be a whole number, 1 or more", "nodes")
     return (
         JobSpec(
             name=given.get("-J"),
@@ -189,14 +213,15 @@ def format_minutes(minutes: int) -> str:
 def _minutes(text: str | None, option: str, program: str) -> int | None:
     if text is None:
         return None
+    rule = "walltime" if option == "-W" else "warning"
     parts = text.split(":")
     if len(parts) == 3:
-        raise JobError(f"{program}: {option} {text} has seconds; LSF takes [hours:]minutes")
+        raise JobError(f"{program}: {option} {text} has seconds; LSF takes [hours:]minutes", rule)
     if len(parts) > 3 or not all(p.isascii() and p.isdigit() for p in parts):
-        raise JobError(f"{program}: {option} {text} should be [hours:]minutes")
+        raise JobError(f"{program}: {option} {text} should be [hours:]minutes", rule)
     hours, minutes = (int(parts[0]), int(parts[1])) if len(parts) == 2 else (0, int(parts[0]))
     if len(parts) == 2 and minutes > 59:
-        raise JobError(f"{program}: {option} {text} has {minutes} minutes in an hour")
+        raise JobError(f"{program}: {option} {text} has {minutes} minutes in an hour", rule)
     if hours * 60 + minutes < 1:
-        raise JobError(f"{program}: {option} {text} should be a minute or more")
+        raise JobError(f"{program}: {option} {text} should be a minute or more", rule)
     return hours * 60 + minutes

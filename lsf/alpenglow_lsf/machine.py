@@ -53,6 +53,14 @@ class Queue:
     """Whether the site allows jobs that submit their successors."""
     eligible_jobs: int | None = None
     queued_jobs: int | None = None
+    partition: str | None = None
+    """Slurm: what -p names, where the site has partitions."""
+    qos: str | None = None
+    """Slurm: what -q names, where the site has qualities of service."""
+    machine: str | None = None
+    """Machine file of this queue's nodes, where they are of another kind."""
+    constraint: str | None = None
+    """Slurm: what -C names, where one partition holds several kinds of node."""
 
     def bin(self, nodes: int) -> Bin | None:
         """Return the bin of a job of `nodes` nodes, None where the queue takes no such job."""
@@ -73,20 +81,38 @@ class Node:
     memory_bytes: float
     gpu_memory_bytes: float
     gpu_memory_bandwidth: float
+    socket_threads: tuple[int, ...] = ()
+    """First hardware thread of each socket, as the system numbers them; empty where unknown."""
     nvme_bytes: float | None = None
     nvme_read_bandwidth: float | None = None
     nvme_write_bandwidth: float | None = None
     nvme_path: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("nodes", "cores", "sockets", "smt"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} should be 1 or more")
+        for name in ("cores", "gpus"):
+            if getattr(self, name) % self.sockets:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)} do not divide over sockets = {self.sockets}"
+                )
+        if self.socket_threads and len(self.socket_threads) != self.sockets:
+            raise ValueError(
+                f"socket_threads = {list(self.socket_threads)} should name {self.sockets} threads"
+            )
 
 
 @dataclass(frozen=True)
 class Links:
     """Bandwidths one way, bytes a second."""
 
-    nvlink: float
-    socket: float
     network: float
     """A node's injection bandwidth."""
+    nvlink: float | None = None
+    """Between two GPUs of a socket; absent where no figure has a source."""
+    socket: float | None = None
+    """Between the sockets of a node; absent where there is one socket."""
     network_port: float | None = None
 
 
@@ -121,7 +147,7 @@ class Machine:
 
     name: str
     description: str
-    scheduler: Literal["lsf", "local"]
+    scheduler: Literal["lsf", "slurm", "local"]
     emulates: str | None = None
     stand_in: StandIn | None = None
     submit_form: Literal["file", "stdin"] = "file"
@@ -132,6 +158,10 @@ class Machine:
     charge: str = "nodes x elapsed"
     price_per_node_hour: float | None = None
     """Dollars; absent means unknown."""
+    default_queue: str | None = None
+    """Queue of a job that names none; absent means the first of `queues`."""
+    unverified: tuple[str, ...] = ()
+    """Dotted keys of numbers that no source of the site itself confirms."""
     node: Node | None = None
     peak_flops: Mapping[str, float] = field(default_factory=dict)
     """FLOP/s by precision of one GPU, or of one rank where there is none; sourced, not guessed."""
@@ -147,6 +177,11 @@ class Machine:
             if absent:
                 raise ValueError(
                     f"{absent[0]} is missing (only a machine that emulates another lacks it)"
+                )
+            known = [q.name for q in self.queues]
+            if self.default_queue is not None and self.default_queue not in known:
+                raise ValueError(
+                    f"default_queue = {self.default_queue!r}; choose from {', '.join(known)}"
                 )
         elif self.stand_in is None:
             raise ValueError(f"emulates = {self.emulates!r} needs a [stand_in] table")
@@ -167,6 +202,22 @@ class Machine:
     def queue(self, name: str) -> Queue | None:
         """Return a queue of the target by name; None where there is no such queue."""
         return next((q for q in self.target.queues if q.name == name), None)
+
+    def queue_name(self, asked: str | None) -> str:
+        """Return the queue that was asked for, or the one that the target takes without a name."""
+        target = self.target
+        return asked or target.default_queue or target.queues[0].name
+
+    def of_queue(self, asked: str | None) -> Machine:
+        """Return the machine whose nodes a queue has: this one, or the one its entry names.
+
+        Raises:
+            MachineError: that file is not usable.
+        """
+        queue = self.queue(self.queue_name(asked))
+        if queue is None or queue.machine in (None, self.target.name):
+            return self
+        return load(queue.machine or "")
 
     def peak(self, precision: str) -> float | None:
         """Peak FLOP/s of one GPU (or rank) of THIS machine; None where nobody measured it."""
@@ -222,6 +273,9 @@ def _load(name_or_path: str | Path, above: tuple[str, ...]) -> Machine:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MachineError(f"{path}: not valid TOML: {error}") from None
     machine: Machine = _build(Machine, tables, str(path), "")
+    for key in machine.unverified:
+        if not _holds(tables, key.split(".")):
+            raise MachineError(f"{path}: unverified names {key}, which the file does not hold")
     if machine.emulates is not None:
         if machine.name in above:
             raise MachineError(f"{path}: emulates = {machine.emulates!r} goes round in a circle")
@@ -229,6 +283,20 @@ def _load(name_or_path: str | Path, above: tuple[str, ...]) -> Machine:
         source = beside if beside.exists() else machine.emulates
         object.__setattr__(machine, "emulated", _load(source, (*above, machine.name)).target)
     return machine
+
+
+def _holds(table: Any, keys: list[str]) -> bool:
+    """Say whether a dotted key leads anywhere; a list of tables is looked up by `name`."""
+    for key in keys:
+        if isinstance(table, list):
+            table = next(
+                (t for t in table if isinstance(t, Mapping) and t.get("name") == key), None
+            )
+        elif isinstance(table, Mapping):
+            table = table.get(key)
+        if table is None:
+            return False
+    return True
 
 
 def _build(schema: Any, table: Any, where: str, prefix: str) -> Any:

@@ -14,6 +14,11 @@ from dataclasses import dataclass
 class OptionError(ValueError):
     """An option that cannot be used; the message is one sentence for the user."""
 
+    def __init__(self, message: str, rule: str = "option") -> None:
+        super().__init__(message)
+        self.rule = rule
+        """Name of the rule that was broken, for findings."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -142,5 +147,6 @@ def _refuse_repeats(found: Parsed, program: str) -> None:
                 if option.name == "-alloc_flags"
                 else "; keep one"
             )
-            raise OptionError(f"{program}: {option.name} is given twice{cure}")
+            rule = "alloc_flags" if option.name == "-alloc_flags" else "option"
+            raise OptionError(f"{program}: {option.name} is given twice{cure}", rule)
         seen.add(option.name)

@@ -22,6 +22,10 @@ MARK = "#BSUB"
 class ScriptError(OptionError):
     """A script that cannot be submitted; the message names file and line in one sentence."""
 
+    def __init__(self, message: str, rule: str = "script", line: int | None = None) -> None:
+        super().__init__(message, rule)
+        self.line = line
+
 
 @dataclass(frozen=True)
 class Script:
@@ -61,16 +65,21 @@ class Script:
                 own = shlex.split(line[len(MARK) :])
                 parsed, rest = parse_job_line(own)
             except (OptionError, ValueError) as error:
-                raise ScriptError(f"{name}:{number}: {error}") from None
+                rule = getattr(error, "rule", "option")
+                raise ScriptError(f"{name}:{number}: {error}", rule, number) from None
             if rest:
-                raise ScriptError(f"{name}:{number}: bsub: {rest[0]!r} is no option")
+                raise ScriptError(
+                    f"{name}:{number}: bsub: {rest[0]!r} is no option", "option", number
+                )
             lines += [(number, option) for option in parsed]
             words += own
         try:
             spec, _ = parse_job(words)
         except OptionError as error:
             named = [n for n, option in lines if f" {option} " in f" {error} "]
-            raise ScriptError(f"{name}{f':{named[-1]}' if named else ''}: {error}") from None
+            at = named[-1] if named else None
+            where = name if at is None else f"{name}:{at}"
+            raise ScriptError(f"{where}: {error}", error.rule, at) from None
         return cls(text, spec, tuple(lines), name)
 
     def line(self, option: str) -> int | None:
@@ -87,7 +96,7 @@ class Script:
             ScriptError: a jsrun line with an option or a set that jsrun would refuse.
         """
         found = []
-        for number, words in self._commands():
+        for number, words in self.commands():
             starts = [i for i, word in enumerate(words) if word.rpartition("/")[2] == "jsrun"]
             if not starts:
                 continue
@@ -98,15 +107,25 @@ class Script:
             except (OptionError, GeometryError) as error:
                 if any("$" in word for word in words[starts[0] : end]):
                     continue  # only the shell knows what the words become; jsrun checks them
-                raise ScriptError(f"{self.name}:{number}: {_as_jsrun(error)}") from None
+                rule = "geometry" if isinstance(error, GeometryError) else "jsrun"
+                message = f"{self.name}:{number}: {_as_jsrun(error)}"
+                raise ScriptError(message, rule, number) from None
             if step is not None:
                 found.append((number, step))
         return found
 
-    def _commands(self) -> list[tuple[int, list[str]]]:
+    def commands(self) -> list[tuple[int, list[str]]]:
+        """Split the body into (line number, words) a command line; continued lines are joined.
+
+        `;`, `&`, `&&`, `||` and `|` are words of their own; a line that opens a quote which a later
+        one closes is left out, as are here-documents' contents.
+        """
         commands = []
-        pending, begun = "", 0
+        pending, begun, until = "", 0, None
         for number, line in enumerate(self.text.splitlines(), start=1):
+            if until is not None:
+                until = None if line.strip() == until else until
+                continue
             if not pending:
                 begun = number
                 if line.lstrip().startswith("#"):
@@ -123,6 +142,10 @@ class Script:
                 continue
             if words:
                 commands.append((begun, words))
+            heredoc = [w for w in words if w.startswith("<<") and not w.startswith("<<<")]
+            if heredoc:
+                after = words[words.index(heredoc[0]) + 1 :]
+                until = heredoc[0].lstrip("<-") or (after[0] if after else None)
         return commands
 
 

@@ -122,6 +122,21 @@ class JobStep:
             ),
         )
 
+    def words(self) -> list[str]:
+        """Write the step as the words after `jsrun`; `parse` reads the same step back."""
+        found = self.request.words()
+        for name, value in self.environment:
+            found += ["-E", f"{name}={value}"]
+        if not self.exit_on_error:
+            found += ["-X", "0"]
+        for flag, text in (("-o", self.stdout), ("-k", self.stderr), ("-t", self.stdin)):
+            found += [] if text is None else [flag, text]
+        found += ["-e", "prepended"] if self.prepended else []
+        # With `=`, since a value such as -gpu begins like an option.
+        found += [f"--smpiargs={self.smpiargs}"] if self.smpiargs else []
+        found += [] if self.folder is None else ["-h", self.folder]
+        return [*found, *self.command]
+
     @property
     def starts_mpi(self) -> bool:
         """Whether the command is `python ... -m mpi4py ...`, which needs a real MPI launcher."""

@@ -3,7 +3,8 @@
     for finding in check_script(Path("jobs/pretrain_7b.lsf"), machine):
         print(finding)
 
-bsub's stand-in runs this at submission; `alpenglow jobs check` runs it for any machine.
+bsub's stand-in runs this at submission: what LSF, jsrun or the site's bins refuse. What goes wrong
+later (a missing file, work on the launch node, ...) is in alpenglow_lsf.review.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from alpenglow_lsf.geometry import GeometryError
 from alpenglow_lsf.job import JobSpec, format_minutes
 from alpenglow_lsf.machine import Bin, Machine
 from alpenglow_lsf.options import OptionError
-from alpenglow_lsf.script import Script
+from alpenglow_lsf.script import Script, ScriptError
 from alpenglow_lsf.step import JobStep
 
 EXPERT = ("-n", "-R")
-DEFAULT_QUEUE = "batch"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Finding:
     """One thing that is wrong with a job."""
 
     rule: str
-    """Stable name of the rule: bin, walltime, queue, nodes, nnodes, script, option, jsrun ..."""
+    """Stable name of the rule: bin, walltime, queue, nodes, nnodes, script, option, jsrun ...;
+    RULES of alpenglow_lsf.review and of alpenglow.jobs list the others."""
     where: str
     """File and line, or the command line."""
     message: str
@@ -44,10 +45,16 @@ def check_script(path: Path, machine: Machine, over: JobSpec | None = None) -> l
     """Check a script file, with the options of a command line laid over it."""
     try:
         script = Script.read(path)
-    except OptionError as error:
-        rule = "script" if not path.is_file() else "option"
-        return [Finding(rule, str(path), str(error).removeprefix(f"{path}: "), "")]
+    except ScriptError as error:
+        return [unreadable(error, str(path))]
     return check(script, machine, over)
+
+
+def unreadable(error: ScriptError, name: str) -> Finding:
+    """Make a finding of a script that cannot be read."""
+    where = name if error.line is None else f"{name}:{error.line}"
+    message, _, cure = str(error).removeprefix(f"{where}: ").rpartition("; ")
+    return Finding(error.rule, where, message or cure, cure if message else "")
 
 
 def check(script: Script, machine: Machine, over: JobSpec | None = None) -> list[Finding]:
@@ -55,15 +62,14 @@ def check(script: Script, machine: Machine, over: JobSpec | None = None) -> list
     try:
         spec = script.spec if over is None else over.over(script.spec)
     except OptionError as error:
-        return [Finding("option", script.name, str(error), "")]
+        return [Finding(error.rule, script.name, str(error), "")]
     found = check_job(spec, machine, script)
     try:
         steps = script.steps()
-    except OptionError as error:
-        where, _, message = str(error).rpartition(": jsrun: ")
-        return [*found, Finding("jsrun", where or script.name, f"jsrun: {message}", "")]
+    except ScriptError as error:
+        return [*found, unreadable(error, script.name)]
     for line, step in steps:
-        found += check_step(step, machine, spec.nodes, f"{script.name}:{line}")
+        found += check_step(step, machine, spec.nodes, f"{script.name}:{line}", spec.smt)
     return found
 
 
@@ -96,12 +102,14 @@ def check_job(spec: JobSpec, machine: Machine, script: Script | None = None) -> 
     return found + list(_check_bin(spec, machine, where("-q"), where("-nnodes"), where("-W")))
 
 
-def check_step(step: JobStep, machine: Machine, nodes: int | None, where: str) -> list[Finding]:
-    """Check one jsrun line on `nodes` nodes."""
+def check_step(
+    step: JobStep, machine: Machine, nodes: int | None, where: str, smt: int | None = None
+) -> list[Finding]:
+    """Check one jsrun line on `nodes` nodes in SMT mode `smt` (None: the machine's own)."""
     if nodes is None:
         return []
     try:
-        step.request.fit(machine.compute, nodes)
+        step.request.fit(machine.compute, nodes, smt)
     except GeometryError as error:
         name = machine.target.name
         return [Finding("geometry", where, f"jsrun: {error}", f"see a node of {name}")]
@@ -115,7 +123,7 @@ def _check_bin(
     spec: JobSpec, machine: Machine, at_queue: str, at_nodes: str, at_walltime: str
 ) -> Iterable[Finding]:
     target = machine.target
-    name = spec.queue or DEFAULT_QUEUE
+    name = machine.queue_name(spec.queue)
     queue = machine.queue(name)
     if queue is None:
         known = ", ".join(q.name for q in target.queues)
@@ -129,7 +137,9 @@ def _check_bin(
         yield Finding(
             "nodes",
             at_nodes,
-            f"-nnodes {spec.nodes} is more than queue {name} of {target.name} takes",
+            f"-nnodes {spec.nodes} is more than queue {name} of {target.name} takes"
+            if spec.nodes > most
+            else f"-nnodes {spec.nodes} lies in no bin of {target.name}'s queue {name}",
             f"at most {most}",
         )
     elif spec.walltime is not None and spec.walltime > found.hours * 60:

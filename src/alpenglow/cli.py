@@ -21,6 +21,7 @@ import click
 GROUPS = {
     "data": ("alpenglow.data.pipeline", "Raw text to HDF5 token shards."),
     "train": ("alpenglow.train.__main__", "Pretrain a model from shards."),
+    "jobs": ("alpenglow.jobs", "Check, preview and submit batch scripts."),
     "release": ("alpenglow.release.__main__", "A checkpoint to a Hugging Face folder."),
     "report": ("alpenglow_analysis.report", "Where the time of every rank went."),
 }

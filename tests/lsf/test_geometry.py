@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from alpenglow_lsf.geometry import GeometryError, ResourceSet, cut, place
 from alpenglow_lsf.machine import load
+from alpenglow_lsf.step import JobStep
 
 NODE = load("summit").compute
 SHIPPED = ResourceSet(per_host=1, tasks=6, cores=42, gpus=6, bind="packed:7")
@@ -128,3 +130,57 @@ def test_a_cut_keeps_the_order_and_the_limits(nodes: int, keep: int, tasks: int)
     small = cut(place(SHIPPED, NODE, nodes), keep, tasks)
     assert len(small) == min(nodes, keep) * min(6, tasks)
     assert [p.host for p in small] == sorted(p.host for p in small)
+
+
+REQUESTS = st.builds(
+    ResourceSet,
+    sets=st.none() | st.integers(1, 60),
+    per_host=st.none() | st.integers(1, 50),
+    tasks=st.integers(1, 8),
+    cores=st.integers(1, 50),
+    gpus=st.integers(0, 8),
+    bind=st.sampled_from(["none", "rs", "packed:smt:2"]),
+    distribution=st.sampled_from(["packed", "cyclic", "plane:3"]),
+    latency=st.sampled_from(["gpu-cpu", "cpu-mem", "cpu-cpu"]),
+)
+STEPS = st.builds(
+    JobStep,
+    request=REQUESTS,
+    command=st.lists(st.text(min_size=1, max_size=6), max_size=2).map(lambda w: ("python", *w)),
+    environment=st.lists(
+        st.tuples(st.from_regex(r"[A-Z_]{1,6}", fullmatch=True), st.text(max_size=6)), max_size=2
+    ).map(tuple),
+    exit_on_error=st.booleans(),
+    stdout=st.none() | st.just("out $(x).txt"),
+    prepended=st.booleans(),
+    smpiargs=st.sampled_from(["", "off", "-gpu", "-disable_gpu_hooks"]),
+)
+
+
+@given(step=STEPS)
+def test_whatever_is_rendered_reads_back_to_itself(step: JobStep) -> None:
+    assert JobStep.parse(step.words()) == step
+    # Through a shell, as `preview` prints it: whatever the words hold, no shell acts on them.
+    assert JobStep.parse(shlex.split(shlex.join(step.words()))) == step
+
+
+@pytest.mark.parametrize(
+    ("fields", "nodes", "says"),
+    [
+        ({"sets": 8, "gpus": 1}, 2, ["-n 8 sets fill hosts of 6 unevenly: the last has 2"]),
+        (
+            {"sets": 6, "per_host": 6, "gpus": 1},
+            4,
+            ["the step runs on 1 of 4 nodes; all 4 are charged"],
+        ),
+        (
+            {"per_host": 1, "tasks": 4, "cores": 28, "gpus": 6},
+            1,
+            ["-a 4 tasks share -g 6 GPUs of their set unevenly"],
+        ),
+        ({"per_host": 2, "gpus": 2, "cores": 14}, 1, ["2 of a node's 6 GPUs belong to no set"]),
+        ({"per_host": 1, "tasks": 6, "cores": 42, "gpus": 6}, 512, []),
+    ],
+)
+def test_uneven_shares_are_said(fields: dict[str, int], nodes: int, says: list[str]) -> None:
+    assert ResourceSet(bind="rs", **fields).uneven(NODE, nodes) == says  # type: ignore[arg-type]

@@ -51,7 +51,11 @@ def test_every_number_of_a_machine_file_has_its_source_beside_it() -> None:
         ("cores = 42", "coers = 42", "unknown key node.coers; did you mean node.cores?"),
         ("gpus = 6 ", "", "node.gpus is missing"),
         ("smt = 4 ", 'smt = "4" ', "node.smt = '4' should be of type int"),
-        ('scheduler = "lsf"', 'scheduler = "pbs"', "scheduler = 'pbs'; choose from lsf, local"),
+        (
+            'scheduler = "lsf"',
+            'scheduler = "pbs"',
+            "scheduler = 'pbs'; choose from lsf, slurm, local",
+        ),
         ("nodes = [1, 45]", "nodes = [45, 1]", "should be [smallest, largest]"),
         ("[links]", "[link]", "unknown key link; did you mean links?"),
         ("[node]", "node = 3 #", "not valid TOML"),
@@ -92,3 +96,59 @@ def test_emulation_in_a_circle_is_refused(tmp_path: Path) -> None:
         (tmp_path / f"{name}.toml").write_text(text)
     with pytest.raises(MachineError, match="circle"):
         machine.load(tmp_path / "one.toml")
+
+
+OTHERS = ["lassen", "frontier", "perlmutter", "summit_highmem"]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_machines_load_and_name_their_sources(name: str) -> None:
+    found = machine.load(name)
+    assert found.name == name
+    text = (machine.folder() / f"{name}.toml").read_text()
+    for number, line in enumerate(text.splitlines(), start=1):
+        value = re.sub(r"\"[^\"]*\"", "", line.partition("=")[2].partition("#")[0])
+        if re.search(r"\d", value):
+            assert "# " in line, f"{name}.toml:{number} has a number without a source: {line}"
+    # A number that is marked in the text is in the list, and the other way round.
+    for key in found.unverified:
+        assert not key.startswith("peak_flops"), f"{key}: a peak needs a source"
+
+
+def test_what_no_site_confirms_is_named() -> None:
+    assert machine.load("summit").unverified == ()
+    assert "node.cores" in machine.load("lassen").unverified
+
+
+def test_slurm_sites_name_partition_or_qos() -> None:
+    for name in ("frontier", "perlmutter"):
+        found = machine.load(name)
+        assert found.scheduler == "slurm"
+        assert all(queue.partition or queue.qos for queue in found.queues)
+    frontier = machine.load("frontier")
+    batch = frontier.queue(frontier.queue_name(None))
+    assert batch is not None and batch.name == "batch"
+    hours = {n: b.hours for n in (1, 91, 92, 183, 184, 9472) if (b := batch.bin(n))}
+    assert hours == {1: 2, 91: 2, 92: 6, 183: 6, 184: 12, 9472: 12}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("cores = 42 ", "cores = 43 ", "node.cores = 43 do not divide over sockets = 2"),
+        ("smt = 4 ", "smt = 0 ", "node.smt = 0 should be 1 or more"),
+        ("[0, 88]", "[0]", "should name 2 threads"),
+        ('charge = "n', 'default_queue = "bach"\ncharge = "n', "choose from batch, batch-hm"),
+        ('charge = "n', 'unverified = ["node.coers"]\ncharge = "n', "names node.coers, which"),
+        ('charge = "n', 'unverified = ["queues.bach.bins"]\ncharge = "n', "queues.bach.bins"),
+    ],
+)
+def test_numbers_that_contradict_each_other_are_refused(
+    tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    text = SUMMIT.read_text()
+    assert old in text
+    path = tmp_path / "summit.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(MachineError, match=re.escape(says)):
+        machine.load(path)

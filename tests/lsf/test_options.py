@@ -147,3 +147,21 @@ def test_the_options_are_a_closed_list() -> None:
         "-step_cgroup", "-jsm",
     }  # fmt: skip
     assert "".join(sorted(o.name[1] for o in JSRUN if o.emulated)) == "EMXabcdeghklmnoprt"
+
+
+@pytest.mark.parametrize(
+    ("line", "rule"),
+    [
+        ("-alloc_flags nvme -alloc_flags smt1", "alloc_flags"),
+        ("-W 1:00:00", "walltime"),
+        ("-wt 1:99 -wa URG", "warning"),
+        ("-wa URG", "warning"),
+        ("-J a/b", "name"),
+        ("-nnodes two", "nodes"),
+        ("-x -x", "option"),
+    ],
+)
+def test_an_error_says_which_rule_it_broke(line: str, rule: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        parse_job(line.split())
+    assert caught.value.rule == rule

@@ -14,6 +14,14 @@ NAMES = st.from_regex(r"[A-Za-z0-9_.+@]{1,12}", fullmatch=True)
 FILES = st.from_regex(r"[A-Za-z0-9_./% '\"$;]{1,20}", fullmatch=True).filter(
     lambda t: t.strip() == t
 )
+
+
+def _one_mode(flags: list[str]) -> bool:
+    """Say whether the flags name one SMT mode at most: two are refused."""
+    return len({flag for flag in flags if flag.startswith("smt")}) < 2
+
+
+FLAGS = st.lists(st.sampled_from(ALLOC_FLAGS), max_size=3).filter(_one_mode)
 WARNINGS = st.none() | st.tuples(st.sampled_from(SIGNALS), st.integers(1, 9))
 
 
@@ -26,7 +34,9 @@ def specs(draw: st.DrawFn) -> JobSpec:
         queue=draw(st.none() | NAMES),
         walltime=draw(st.none() | st.integers(10, 1440)),
         nodes=draw(st.none() | st.integers(1, 4608)),
-        alloc_flags=tuple(draw(st.lists(st.sampled_from(ALLOC_FLAGS), max_size=3))),
+        alloc_flags=tuple(
+            draw(st.lists(st.sampled_from(ALLOC_FLAGS), max_size=3).filter(_one_mode))
+        ),
         output=draw(st.none() | FILES),
         error=draw(st.none() | FILES),
         dependency=draw(st.none() | st.just("done(12) && ended(a)")),

@@ -1,0 +1,180 @@
+"""The recipe behind a jsrun line: its layout on the line's ranks, and whether it fits the GPUs.
+
+for plan in plans(script, spec, machine, base): plan.layout, plan.memory, plan.findings
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from alpenglow.config import ConfigError, load
+from alpenglow.parallel.layout import Layout, LayoutError
+from alpenglow.parallel.memory import StageMemory, worst_stage
+from alpenglow.train.recipe import PretrainRecipe
+from alpenglow_lsf.body import literal
+from alpenglow_lsf.geometry import GeometryError
+from alpenglow_lsf.job import JobSpec
+from alpenglow_lsf.machine import Machine, names
+from alpenglow_lsf.picture import seat, straddles
+from alpenglow_lsf.script import Script
+from alpenglow_lsf.step import JobStep
+from alpenglow_lsf.validate import Finding
+
+RULES = {
+    "recipe": "a recipe that does not load, or that is not TOML",
+    "layout": "pipeline x tensor does not divide the ranks of the jsrun line",
+    "batch": "the global batch does not divide over micro-batches and replicas",
+    "memory": "a rank needs more memory than the machine's GPU has",
+    "placement": "tensor-parallel ranks that do not share a socket (a note)",
+}
+"""Name of each rule here -> what breaks it."""
+
+TRAIN = "alpenglow.train"
+PREPARE = "alpenglow.data.pipeline"
+GIGABYTE = 1e9
+
+
+@dataclass
+class Plan:
+    """What a jsrun line and its recipe come to; fields stay None behind the first error."""
+
+    line: int
+    step: JobStep
+    recipe: PretrainRecipe | None = None
+    layout: Layout | None = None
+    memory: StageMemory | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+
+def plans(script: Script, spec: JobSpec, machine: Machine, base: Path) -> list[Plan]:
+    """Read the recipe of each jsrun line that has one and exists.
+
+    Args:
+        script: whose steps can be read.
+        spec: its options with those of a command line laid over.
+        machine: its target's node, and the overlay of that name in the recipe.
+        base: folder that the job is submitted from.
+    """
+    found = []
+    for line, step in script.steps():
+        plan = Plan(line, step)
+        found.append(plan)
+        where = f"{script.name}:{line}"
+        paths = [p for w in step.command if w.endswith(".toml") and (p := literal(w)) is not None]
+        if not paths or not (base / paths[0]).is_file():
+            continue  # alpenglow_lsf.review names a missing one
+        path = base / paths[0]
+        try:
+            _read(plan, path, machine)
+        except ConfigError as error:
+            text = str(error).replace(str(path), paths[0])
+            plan.findings.append(Finding("recipe", where, text, ""))
+            continue
+        if plan.recipe is not None and spec.nodes is not None:
+            _lay_out(plan, plan.recipe, spec, machine, where)
+    return found
+
+
+def _module(command: Sequence[str]) -> str:
+    words = list(command)
+    modules = [after for word, after in pairwise(words) if word == "-m"]
+    return modules[-1] if modules else ""
+
+
+def _read(plan: Plan, path: Path, machine: Machine) -> None:
+    module = _module(plan.step.command)
+    overrides = [w for w in plan.step.command if "=" in w and not w.startswith("-")]
+    overrides = [w for w in overrides if "$" not in w]
+    name, known = machine.target.name, {*names(), machine.target.name}
+    if module == TRAIN:
+        plan.recipe = load(path, PretrainRecipe, machine=name, machines=known, overrides=overrides)
+    elif module == PREPARE:
+        from alpenglow.data.recipe import PrepareRecipe
+
+        load(path, PrepareRecipe, machine=name, machines=known, overrides=overrides)
+    else:  # schemas of other programs need torch or matplotlib; they check their own
+        try:
+            tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _lay_out(
+    plan: Plan, recipe: PretrainRecipe, spec: JobSpec, machine: Machine, where: str
+) -> None:
+    parallel, batch, node = recipe.parallel, recipe.batch, machine.compute
+    request = plan.step.request
+    try:
+        _, ranks = plan.step.asked(machine, spec.nodes or 1)
+        seats = seat(request, node, spec.smt)
+    except GeometryError:
+        return  # alpenglow_lsf.validate names it
+    try:
+        layout = Layout.of(ranks, parallel.pipeline, parallel.tensor)
+    except LayoutError as error:
+        message, _, cure = str(error).partition("; ")
+        plan.findings.append(Finding("layout", where, f"recipe: {message}", cure))
+        return
+    plan.layout = layout
+    share = batch.micro_batch_size * layout.data
+    if batch.global_batch_size % share:
+        plan.findings.append(
+            Finding(
+                "batch",
+                where,
+                f"recipe: batch.global_batch_size = {batch.global_batch_size} is no multiple of "
+                f"{share} = micro_batch_size {batch.micro_batch_size} x {layout.data} replicas on "
+                f"{ranks:,} ranks",
+                f"use {math.ceil(batch.global_batch_size / share) * share}, or other nodes",
+            )
+        )
+        return
+    if request.gpus:
+        plan.memory = _memory(recipe, layout)
+        room = node.gpu_memory_bytes * request.gpus / max(request.gpus, request.tasks)
+        if plan.memory.total > room:
+            plan.findings.append(_too_much(recipe, layout, plan.memory, room, where))
+        plan.findings += [
+            Finding("placement", where, text, "", refuses=False)
+            for text in straddles(seats, node, parallel.tensor)
+            if "tensor" in text
+        ]
+
+
+def _memory(
+    recipe: PretrainRecipe, layout: Layout, *, recompute: bool = False, fused: bool = False
+) -> StageMemory:
+    train, dtype = recipe.train, recipe.precision.dtype
+    return worst_stage(
+        recipe.model,
+        layout,
+        micro_batch_size=recipe.batch.micro_batch_size,
+        micro_batches=recipe.micro_batches(layout),
+        sequence_length=recipe.batch.sequence_length,
+        dtype="fp16" if dtype == "auto" else dtype,
+        attention="sdpa" if fused else train.attention,
+        recompute="full" if recompute or train.activation_checkpointing else "none",
+    )
+
+
+def _too_much(
+    recipe: PretrainRecipe, layout: Layout, memory: StageMemory, room: float, where: str
+) -> Finding:
+    cures = (
+        ({"fused": True}, 'train.attention = "sdpa" would fit'),
+        ({"recompute": True}, "train.activation_checkpointing = true would fit"),
+        ({"recompute": True, "fused": True}, "checkpointing with sdpa attention would fit"),
+    )
+    fits = [text for how, text in cures if _memory(recipe, layout, **how).total <= room]
+    message = (
+        f"recipe: a rank of stage {memory.stage} needs at least {memory.total / GIGABYTE:.1f} GB "
+        f"({memory.activations / GIGABYTE:.1f} of them activations of {memory.micro_batches} "
+        f"micro-batches), and has {room / GIGABYTE:.1f} GB"
+    )
+    cure = fits[0] if fits else "more pipeline or tensor parallelism, or a smaller micro-batch"
+    return Finding("memory", where, message, cure)
