@@ -1,6 +1,8 @@
 """bjobs' stand-in: how jobs stand.
 
 bjobs        bjobs -a        bjobs -l 102        bjobs -noheader -o "jobid stat" 102
+
+Each element of a job array is a row: `bjobs 101` shows all, `bjobs "101[3]"` one.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ FIELDS: Mapping[str, Callable[[JobRecord], str]] = {
     "stat": lambda r: r.state,
     "user": lambda r: r.user,
     "queue": lambda r: r.queue,
-    "job_name": lambda r: r.name,
+    "jobindex": lambda r: str(r.index),
+    "job_name": lambda r: r.title,
     "proj_name": lambda r: r.project,
     "from_host": lambda r: r.host,
     "exec_host": lambda r: ":".join(r.hosts) if r.started else "-",
@@ -94,10 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MachineError, OptionError, SchedulerError) as error:
         sys.stderr.write(f"{error}\n")
         return 255
-    unknown = [i for i in job_ids if i not in {str(r.job_id) for r in records}]
+    named = {text: {r.key for r in local.spool.find(text)} for text in job_ids}
+    unknown = [text for text, keys in named.items() if not keys]
     for job_id in unknown:
         sys.stderr.write(f"Job <{job_id}> is not found\n")
-    chosen = [r for r in records if _wanted(r, given, job_ids)]
+    asked = None if not job_ids else {key for keys in named.values() for key in keys}
+    chosen = [r for r in records if _wanted(r, given, asked)]
     if not chosen and not unknown:
         sys.stderr.write("No unfinished job found\n" if "-a" not in given else "No job found\n")
     elif "-l" in given:
@@ -112,13 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 255 if unknown else 0
 
 
-def _wanted(record: JobRecord, given: Mapping[str, str], job_ids: Sequence[str]) -> bool:
-    if "-J" in given and record.name != given["-J"]:
+def _wanted(record: JobRecord, given: Mapping[str, str], keys: set[str] | None) -> bool:
+    if "-J" in given and given["-J"] not in (record.name, record.title):
         return False
     if "-q" in given and record.queue != given["-q"]:
         return False
-    if job_ids:
-        return str(record.job_id) in job_ids
+    if keys is not None:
+        return record.key in keys
     states = {"-p": ("PEND",), "-r": ("RUN",), "-d": ("DONE", "EXIT")}
     asked = [state for flag, some in states.items() if flag in given for state in some]
     return "-a" in given or record.state in (asked or ("PEND", "RUN"))
@@ -155,13 +160,15 @@ def _table(
 
 def _long(record: JobRecord) -> str:
     lines = [
-        f"Job <{record.job_id}>, Job Name <{record.name}>, User <{record.user}>, "
+        f"Job <{record.key}>, Job Name <{record.title}>, User <{record.user}>, "
         f"Project <{record.project}>, Status <{record.state}>, Queue <{record.queue}>, "
         f"Command <{record.script or ' '.join(record.command)}>",
         f"{_clock(record.submitted)}: Submitted from host <{record.host}>, CWD <{record.folder}>, "
         f"Output File <{record.output}>, {record.nodes} node(s) asked;",
     ]
     lines += [f"  {name} {value}".rstrip() for name, value in record.options.items()]
+    if record.attempt > 1:
+        lines.append(f" REQUEUED: attempt {record.attempt}")
     if record.state == "PEND":
         lines.append(f" PENDING REASONS: {record.reason or 'new job'}")
     if record.started is not None:

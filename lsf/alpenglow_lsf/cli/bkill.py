@@ -1,6 +1,6 @@
 """bkill's stand-in: ends jobs (INT, TERM, KILL) or sends them one signal.
 
-bkill 102 103        bkill -s URG 102
+bkill 102 103        bkill -s URG 102        bkill "101[3]"        bkill 0 (all unfinished jobs)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from alpenglow_lsf.local import Local
 from alpenglow_lsf.machine import MachineError, current
 from alpenglow_lsf.options import Option, OptionError, parse_words
-from alpenglow_lsf.scheduler import SchedulerError
+from alpenglow_lsf.scheduler import JobState, SchedulerError
 
 OPTIONS = (Option("-s", "signal"), Option("-r"))
 
@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not job_ids:
             raise OptionError("bkill: no job id")
         local = Local(current())
+        if job_ids == ["0"]:
+            job_ids = [r.key for r in local.spool.jobs() if not JobState(r.state).ended]
         signal = "KILL" if "-r" in given else given.get("-s")
     except (MachineError, OptionError, SchedulerError) as error:
         sys.stderr.write(f"{error}\n")
