@@ -165,7 +165,8 @@ class Supervisor:
         self._reason = ""
         self._plan = []
         nodes = "> <".join(record.hosts)
-        self._note(f"Dispatched {len(record.hosts) - 1} node(s) on Host(s) <{nodes}>", started)
+        tasks = 1 + (len(record.hosts) - 1) * self._cores
+        self._note(f"Dispatched {tasks} Task(s) on Host(s) <{nodes}>", started)
         if record.walltime_s is not None:
             end = started + record.walltime_s
             self._plan = [

@@ -25,7 +25,7 @@ def test_the_history_of_a_job_that_was_signalled_and_failed(site: Site) -> None:
     assert text.startswith(f"Job <{first}>, Job Name <told>, User <")
     events = [
         "Submitted from host",
-        "Dispatched 2 node(s) on Host(s) <batch1> <node1> <node2>",
+        "Dispatched 85 Task(s) on Host(s) <batch1> <node1> <node2>",
         f"Starting (Pid {site.job(first)['process']})",
         "Signal <USR1> requested by user or administrator",
         "Exited with exit code 7",

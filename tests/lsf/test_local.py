@@ -358,3 +358,22 @@ def test_bkill_beats_q(hasty: Site) -> None:
     hasty.call("bkill", job)
     record = hasty.wait(job)
     assert (record["state"], record["exit_code"], record["attempt"]) == ("EXIT", 85, 1)
+
+
+@pytest.mark.parametrize(
+    "words", ["bjobs -u all", "bjobs -A", "bkill -g /group 0", "bkill -b 1", "brequeue -a 1"]
+)
+def test_what_lsf_has_and_the_stand_in_lacks_is_refused_by_name(site: Site, words: str) -> None:
+    program, option, *_ = words.split()
+    done = site.call(*words.split())
+    assert done.returncode == 255
+    assert done.stderr == f"{program}: {option} is not emulated on this computer\n"
+
+
+def test_bkill_by_name(site: Site) -> None:
+    site.script("s.lsf", "exec sleep 50")
+    named, other = site.bsub("-J", "named", "s.lsf"), site.bsub("-J", "other", "s.lsf")
+    assert site.call("bkill", "-J", "nobody", "0").returncode == 255
+    assert site.call("bkill", "-s", "KILL", "-J", "named").returncode == 0
+    assert site.wait(named)["state"] == "EXIT"
+    site.wait(other, "RUN")

@@ -13,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Mapping, Sequence
 
+from alpenglow_lsf.cli.emulated import refuse_not_emulated
 from alpenglow_lsf.local import Local
 from alpenglow_lsf.machine import MachineError, current
 from alpenglow_lsf.options import Option, OptionError, parse_words
@@ -41,9 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print histories; 0, or 255 where a job asked for does not exist."""
     try:
         found, names = parse_words(sys.argv[1:] if argv is None else argv, OPTIONS, "bhist")
-        for option, _ in found:
-            if not option.emulated:
-                raise OptionError(f"bhist: {option.name} is not emulated on this computer")
+        refuse_not_emulated(found, "bhist")
         given = {option.name: value for option, value in found}
         spool = Local(current()).spool
         records = [r for name in names for r in spool.find(name)] if names else spool.jobs()

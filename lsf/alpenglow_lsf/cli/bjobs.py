@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from alpenglow_lsf.cli.emulated import refuse_not_emulated
 from alpenglow_lsf.local import Local
 from alpenglow_lsf.machine import MachineError, current
 from alpenglow_lsf.options import Option, OptionError, parse_words
@@ -32,7 +33,10 @@ OPTIONS = (
     Option("-o", '"field field ..."'),
     Option("-J", "job name"),
     Option("-q", "queue"),
+    *(Option(name, emulated=False) for name in ("-A", "-s", "-sum", "-UF", "-WP", "-X", "-x")),
+    *(Option(name, "value", emulated=False) for name in ("-app", "-G", "-g", "-m", "-P", "-u")),
 )
+"""bjobs' options; those that LSF has and the stand-in does not are refused by name."""
 
 
 def _clock(moment: float | None) -> str:
@@ -88,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = sys.argv[1:] if argv is None else argv
         found, job_ids = parse_words(words, OPTIONS, "bjobs")
+        refuse_not_emulated(found, "bjobs")
         given = {option.name: value for option, value in found}
         if "-json" in given and "-o" not in given:
             raise OptionError("bjobs: -json needs -o beside it")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from alpenglow_lsf.cli.emulated import refuse_not_emulated
 from alpenglow_lsf.local import Local
 from alpenglow_lsf.machine import MachineError, current
 from alpenglow_lsf.options import Option, OptionError, parse_words
@@ -30,9 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print a job's output; 0, or 255 where there is none to show."""
     try:
         found, names = parse_words(sys.argv[1:] if argv is None else argv, OPTIONS, "bpeek")
-        for option, _ in found:
-            if not option.emulated:
-                raise OptionError(f"bpeek: {option.name} is not emulated on this computer")
+        refuse_not_emulated(found, "bpeek")
         if len(names) > 1:
             raise OptionError(f"bpeek: {names[1]}: one job at a time")
         given = {option.name: value for option, value in found}

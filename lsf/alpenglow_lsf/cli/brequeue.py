@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from alpenglow_lsf.cli.emulated import refuse_not_emulated
 from alpenglow_lsf.local import Local
 from alpenglow_lsf.machine import MachineError, current
 from alpenglow_lsf.options import Option, OptionError, parse_words
@@ -27,9 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Requeue jobs; 0, or 255 where one could not be."""
     try:
         found, job_ids = parse_words(sys.argv[1:] if argv is None else argv, OPTIONS, "brequeue")
-        for option, _ in found:
-            if not option.emulated:
-                raise OptionError(f"brequeue: {option.name} is not emulated on this computer")
+        refuse_not_emulated(found, "brequeue")
         if not job_ids:
             raise OptionError("brequeue: no job id")
         local = Local(current())
