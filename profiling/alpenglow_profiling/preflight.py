@@ -149,7 +149,10 @@ def measure(place: Place, store: Path, timeout_s: float) -> tuple[str, Metrics]:
             rates = {key: value for part in gathered for key, value in part.items()}
     except RuntimeError as error:
         first = str(error).strip().partition("\n")[0]
-        raise PreflightError(f"{place.host}, local rank {place.local_rank}: {first}") from None
+        raise PreflightError(
+            f"{place.host}, local rank {place.local_rank}: its neighbours did not answer or its "
+            f"device failed: {first}"
+        ) from None
     finally:
         if together and dist.is_initialized():
             dist.destroy_process_group()

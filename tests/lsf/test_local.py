@@ -226,6 +226,7 @@ def test_a_job_whose_supervisor_was_killed_is_lost_not_running(
     os.kill(int(site.output(job)), signal.SIGKILL)
     site.until(lambda: site.state(job) == "EXIT")
     assert "lost" in site.job(job)["reason"]
+    assert "Exited; lost: its supervisor was killed" in site.call("bhist", "-l", job).stdout
     site.until(lambda: not is_alive(site.job(job)["process"]))
     # Its slot is free again.
     site.script("next.lsf", "true")
@@ -333,6 +334,19 @@ def test_an_exit_code_of_q_runs_the_job_again_under_its_id(site: Site) -> None:
     assert history.count("Dispatched") == 3
     assert history.count("Requeued job is waiting for rescheduling") == 2
     assert history.index("Exited with exit code 85") < history.index("Done successfully")
+
+
+def test_each_attempt_of_a_requeued_job_has_a_record_of_its_own(site: Site) -> None:
+    step = "jsrun -n1 -a1 -c1 sh -c '[ -e once ] || { touch once; exit 85; }'"
+    run = "exec python -m alpenglow_lsf.run --run run --activity work -- "
+    site.script("r.lsf", run + step, "-Q 85")
+    job = site.bsub("r.lsf")
+    assert site.wait(job)["attempt"] == 2, site.output(job)
+    records = [json.loads(p.read_text()) for p in sorted(site.folder.glob("run/segments/*.json"))]
+    assert [(r["job_id"], r["attempt"]) for r in records] == [(job, 1), (job, 2)]
+    assert [(r["reason"], r["exit_code"]) for r in records] == [("more to do", 85), ("complete", 0)]
+    # The second attempt has a walltime of its own.
+    assert records[1]["deadline"] > records[0]["deadline"]
 
 
 def test_brequeue_ends_a_job_and_puts_it_behind_the_others(hasty: Site) -> None:

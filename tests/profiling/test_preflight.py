@@ -131,3 +131,35 @@ def test_two_ranks_measure_a_node_and_become_the_command(tmp_path: Path) -> None
     lines = done.stdout.splitlines()
     assert "preflight: 1 of 1 nodes measured, too few to compare" in done.stdout
     assert sorted(line for line in lines if line.startswith("flew")) == ["flew 0", "flew 1"]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("local_size", "code", "says"),
+    [("1", MISSING, "preflight: h2: did not report in 2 s\n"), ("2", 1, "did not answer")],
+)
+def test_a_silent_node_and_a_silent_neighbour_are_named(
+    tmp_path: Path, local_size: str, code: int, says: str
+) -> None:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(JOB_VARIABLES)}
+    hosts = tmp_path / "hosts"
+    hosts.write_text("batch1\nh1\nh2\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "alpenglow_profiling.preflight", "--run", tmp_path, "--timeout", "2",
+         "--", "touch", tmp_path / "started"],
+        env={
+            **kept,
+            "LSB_DJOB_HOSTFILE": str(hosts),
+            "ALPENGLOW_HOST": "h1",
+            "OMPI_COMM_WORLD_RANK": "0",
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+            "OMPI_COMM_WORLD_LOCAL_SIZE": local_size,
+            "PYTHONPATH": str(ROOT / "profiling"),
+        },
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert says in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "started").exists()
