@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -31,6 +32,9 @@ from alpenglow_lsf.spool import JobRecord, Spool, jobs_before
 POLL_S = 0.1
 LOOK_AGAIN_S = 5.0
 """How often a waiting supervisor looks for lost jobs when nothing in the spool has changed."""
+
+HEAD = 0.0
+"""Position before all others in the queue."""
 
 ENDING = ("bkill", "brequeue")
 """Requests that send INT, TERM and KILL."""
@@ -81,6 +85,8 @@ class Supervisor:
         self._record: JobRecord = record
         self._requests_read = 0
         self._reason = ""
+        self._cpu_s = 0.0
+        """CPU time of earlier attempts."""
         self._plan: list[tuple[float, int, str]] = []
         """(time, signal, reason) of the signals still to be sent."""
 
@@ -308,11 +314,11 @@ class Supervisor:
         record = dataclasses.replace(self._record, ended=ended)
         out.write(_footer(record, reason, failed).encode())
         if failed:
-            self._note(f"Exited with exit code {code}", ended)
+            self._note(f"Exited with exit code {code}. {self._cpu_time()}", ended)
             ending = cause.replace("the job was", "job").replace("the job", "job").rstrip(".")
             self._note("Completed <exit>" + (f"; {ending}" if ending else ""), ended)
         else:
-            self._note("Done successfully", ended)
+            self._note(f"Done successfully. {self._cpu_time()}", ended)
         self._update(
             state=(JobState.FAILED if failed else JobState.DONE).value,
             ended=ended,
@@ -327,11 +333,11 @@ class Supervisor:
         return f"~{code}" not in words and (str(code) in words or ("all" in words and code != 0))
 
     def _requeue(self, out: IO[bytes], code: int, why: str, *, last: bool) -> bool:
-        """Make the job pend again: at the end of the queue, or where it was."""
+        """Make the job pend again: at the end of the queue or at its head."""
         attempt = self._record.attempt + 1
         now = time.time()
         out.write(f"\nJob {self._record.key} is requeued: {why} (attempt {attempt})\n".encode())
-        self._note(f"Exited with exit code {code}", now)
+        self._note(f"Exited with exit code {code}. {self._cpu_time()}", now)
         self._note(f"Pending: Requeued job is waiting for rescheduling; {why}", now)
         self._update(
             state=JobState.PENDING.value,
@@ -339,9 +345,16 @@ class Supervisor:
             attempt=attempt,
             started=None,
             process=None,
-            position=now if last else self._record.position,
+            position=now if last else HEAD,
         )
         return True
+
+    def _cpu_time(self) -> str:
+        """Say what this attempt has used, as far as its processes were waited for."""
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = used.ru_utime + used.ru_stime - self._cpu_s
+        self._cpu_s += seconds
+        return f"The CPU time used is {seconds:.1f} seconds"
 
     def _requests(self) -> list[str]:
         try:

@@ -324,12 +324,14 @@ def test_an_exit_code_of_q_runs_the_job_again_under_its_id(site: Site) -> None:
     site.script("q.lsf", body, '-Q "85 86"')
     job = site.bsub("q.lsf")
     after = site.bsub("-w", f"done({job})", "q.lsf")
+    other = site.bsub("q.lsf")
     record = site.wait(job)
     assert (record["state"], record["attempt"], record["exit_code"]) == ("DONE", 3, 0)
     runs = [line for line in site.output(job).splitlines() if line.startswith("run ")]
     assert runs == [f"run first {job}", f"run Y {job}", f"run Y {job}"]
-    # A requeued job keeps its place before those that wait, and its dependent waits for its end.
+    # A requeued job goes before those that wait, and its dependent waits for its last end.
     assert site.wait(after)["started"] >= record["ended"]
+    assert site.wait(other)["started"] >= record["ended"]
     history = site.call("bhist", "-l", job).stdout
     assert history.count("Dispatched") == 3
     assert history.count("Requeued job is waiting for rescheduling") == 2

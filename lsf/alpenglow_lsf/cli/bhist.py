@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Mapping, Sequence
 
@@ -35,6 +34,7 @@ OPTIONS = (
     *(Option(name, emulated=False) for name in ("-b", "-s", "-t", "-UF", "-gpu", "-hostfile")),
 )
 
+WIDTH, INDENT = 79, 21
 STATES = ("PEND", "PSUSP", "RUN", "USUSP", "SSUSP", "UNKWN")
 
 
@@ -91,20 +91,19 @@ def _long(spool: Spool, record: JobRecord) -> str:
         lines += _wrapped(f"{_clock(moment)}: {text};")
     now = time.time()
     lines += ["", f"Summary of time in seconds spent in various states by  {_clock(now)}"]
-    lines.append("".join(name.ljust(9) for name in (*STATES, "TOTAL")).rstrip())
-    lines.append("".join(str(n).ljust(9) for n in _seconds(spool, record, now)).rstrip())
+    lines.append("  " + "".join(name.ljust(9) for name in (*STATES, "TOTAL")).rstrip())
+    lines.append("  " + "".join(str(n).ljust(9) for n in _seconds(spool, record, now)).rstrip())
     return "\n".join(lines) + "\n"
 
 
 def _wrapped(text: str) -> list[str]:
-    # LSF folds its lines at 80 columns and indents what follows by 21.
-    return textwrap.wrap(
-        text,
-        79,
-        subsequent_indent=" " * 21,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    """Fold a line as LSF does: hard at 79 columns, also inside a word; what follows is indented."""
+    lines = [text[:WIDTH]]
+    rest = text[WIDTH:]
+    while rest:
+        lines.append(" " * INDENT + rest[: WIDTH - INDENT])
+        rest = rest[WIDTH - INDENT :]
+    return lines
 
 
 def _seconds(spool: Spool, record: JobRecord, now: float) -> list[int]:
