@@ -15,7 +15,9 @@ PACKAGES = [
     "profiling/alpenglow_profiling",
     "analysis/alpenglow_analysis",
 ]
-STAND_INS = [f"lsf/bin/{name}" for name in ("bsub", "jsrun", "bjobs", "bkill")]
+STAND_INS = [
+    f"lsf/bin/{name}" for name in ("bsub", "jsrun", "bjobs", "bkill", "bhist", "bpeek", "brequeue")
+]
 
 
 @nox.session

@@ -47,9 +47,14 @@ class Condition:
 
     def judge(self, jobs: Mapping[str, Standing]) -> Verdict:
         """Judge the condition against the standing of the jobs."""
-        standing = jobs.get(self.job)
-        if standing is None:
-            return Verdict.NEVER
+        if self.job in jobs:
+            return self._judge_one(jobs[self.job])
+        # An array: every one of its elements must satisfy the test (IBM, bsub -w).
+        elements = [jobs[key] for key in jobs if key.startswith(f"{self.job}[")]
+        verdicts = {self._judge_one(standing) for standing in elements} or {Verdict.NEVER}
+        return next(v for v in (Verdict.NEVER, Verdict.NOT_YET, Verdict.TRUE) if v in verdicts)
+
+    def _judge_one(self, standing: Standing) -> Verdict:
         state = standing.state
         if self.kind == "started":
             waits = state in (JobState.PENDING, JobState.HELD)
@@ -98,8 +103,17 @@ class Both:
 
 Expression = Condition | Both
 
-_TOKEN = re.compile(r"\s*(&&|\|\||\(|\)|,|==|!=|>=|<=|>|<|\"[^\"]*\"|'[^']*'|[A-Za-z0-9_.@+%-]+)")
+_NAME = r"[A-Za-z0-9_.@+%-]+(?:\[\d+\])?"
+_TOKEN = re.compile(
+    r"\s*(&&|\|\||\(|\)|,|==|!=|>=|<=|>|<|!|\"[^\"]*\"|'[^']*'"
+    r"|[A-Za-z0-9_.@+%*-]+(?:\[[^\]]*\])?)"
+)
 _KINDS = ("done", "ended", "exit", "started")
+_NOT_EMULATED = (
+    "external", "post_done", "post_err", "numdone", "numended", "numexit", "numhold", "numpend",
+    "numrun", "numstart",
+)  # fmt: skip
+"""Conditions that LSF has and the stand-in does not."""
 
 
 def parse(text: str) -> Expression:
@@ -170,11 +184,15 @@ def _sequence(tokens: list[str], text: str) -> Expression:
 
 def _single(tokens: list[str], text: str) -> Expression:
     word = _take(tokens, text, "a condition")
+    if word == "!":
+        raise DependencyError(f"bsub: -w {text!r}: ! is not emulated on this computer")
     if word == "(":
         inner = _alternatives(tokens, text)
         _expect(tokens, text, ")")
         return inner
     if tokens and tokens[0] == "(":
+        if word in _NOT_EMULATED:
+            raise DependencyError(f"bsub: -w {text!r}: {word}() is not emulated on this computer")
         if word not in _KINDS:
             raise DependencyError(f"bsub: -w {text!r}: {word}() is none of {', '.join(_KINDS)}")
         tokens.pop(0)
@@ -196,7 +214,9 @@ def _code(tokens: list[str], text: str) -> tuple[str, int]:
 
 def _job(word: str, text: str) -> str:
     name = word.strip("\"'")
-    if not name or not re.fullmatch(r"[A-Za-z0-9_.@+%-]+", name):
+    if "*" in name:
+        raise DependencyError(f"bsub: -w {text!r}: {word}: * is not emulated on this computer")
+    if not re.fullmatch(_NAME, name):
         raise DependencyError(f"bsub: -w {text!r}: {word!r} is no job id or name")
     return name
 

@@ -10,8 +10,10 @@ signals.
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -22,16 +24,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alpenglow_lsf import dependency
+from alpenglow_lsf.arrays import parse_array
 from alpenglow_lsf.files import write_text
 from alpenglow_lsf.job import OPTIONS, SIGNALS, JobSpec
 from alpenglow_lsf.machine import Machine, StandIn
 from alpenglow_lsf.options import OptionError
-from alpenglow_lsf.scheduler import JobStatus, SchedulerError, Submission
+from alpenglow_lsf.scheduler import JobState, JobStatus, SchedulerError, Submission
 from alpenglow_lsf.script import Script
 from alpenglow_lsf.spool import JobRecord, Spool
+from alpenglow_lsf.validate import check
 
 DEFAULT_QUEUE = "batch"
-NOT_EMULATED = frozenset(option.name for option in OPTIONS if not option.emulated)
+NOT_EMULATED = frozenset(option.name for option in OPTIONS if not option.emulated) - {"-Q"}
 
 
 class Local:
@@ -50,6 +54,9 @@ class Local:
             script = Script.read(submission.script)
         except OptionError as error:
             raise SchedulerError(str(error)) from None
+        wrong = next((f for f in check(script, self._machine, submission.over) if f.refuses), None)
+        if wrong is not None:
+            raise SchedulerError(f"bsub: {str(wrong).removeprefix('bsub: ')}")
         return self.submit_script(script, submission, str(submission.script))
 
     def submit_script(self, script: Script, submission: Submission, path: str | None) -> str:
@@ -69,21 +76,44 @@ class Local:
         return self._submit(submission.over, submission, Path(words[0]).name, None, list(words))
 
     def status(self, job_id: str) -> JobStatus | None:
-        """Say how a job stands; see `Scheduler.status`."""
-        record = self.spool.read(job_id)
-        return None if record is None else record.status
+        """Say how a job, or an array as a whole, stands; see `Scheduler.status`."""
+        records = self.spool.find(job_id)
+        if not records:
+            return None
+        if len(records) == 1:
+            return records[0].status
+        return _status_of_array(records)
 
     def cancel(self, job_ids: Sequence[str], signal: str | None = None) -> None:
         """End jobs, or send them a signal; see `Scheduler.cancel`."""
+        if signal is not None and signal not in SIGNALS:
+            raise SchedulerError(f"bkill: -s {signal}: choose from {', '.join(SIGNALS)}")
         for job_id in job_ids:
-            record = self.spool.read(job_id)
-            if record is None:
+            records = self.spool.find(job_id)
+            if not records:
                 raise SchedulerError(f"Job <{job_id}>: No matching job found")
-            if record.status.state.ended:
+            living = [r for r in records if not JobState(r.state).ended]
+            if not living:
                 raise SchedulerError(f"Job <{job_id}>: Job has already finished")
-            if signal is not None and signal not in SIGNALS:
-                raise SchedulerError(f"bkill: -s {signal}: choose from {', '.join(SIGNALS)}")
-            self.spool.request(record.job_id, signal or "bkill")
+            for record in living:
+                self.spool.request(record.key, signal or "bkill")
+
+    def requeue(self, job_id: str) -> None:
+        """End a running job and let it pend again under its id, as brequeue does.
+
+        Raises:
+            SchedulerError: no such job, or none that runs.
+        """
+        records = self.spool.find(job_id)
+        if not records:
+            raise SchedulerError(f"Job <{job_id}>: No matching job found")
+        running = [r for r in records if r.state == JobState.RUNNING.value]
+        if not running:
+            raise SchedulerError(
+                f"Job <{job_id}>: only a running job is requeued here; it is {records[0].state}"
+            )
+        for record in running:
+            self.spool.request(record.key, "brequeue")
 
     def _submit(
         self,
@@ -96,8 +126,12 @@ class Local:
         refused = next((name for name, _ in spec.others if name in NOT_EMULATED), None)
         if refused is not None:
             raise SchedulerError(f"bsub: {refused} is not emulated on {self._machine.name}")
-        if spec.name is not None and "[" in spec.name:
-            raise SchedulerError(f"bsub: job arrays ({spec.name}) are not emulated")
+        _check_requeue(dict(spec.others).get("-Q", ""))
+        try:
+            array = parse_array(spec.name)
+        except OptionError as refusal:
+            raise SchedulerError(str(refusal)) from None
+        indices = array.indices if array is not None else (0,)
         minute = self.spool.settings.seconds_per_minute
         nodes = spec.nodes or 1
         launch = f"{(*self._machine.target.reserved_hosts, 'batch')[0]}1"
@@ -106,19 +140,20 @@ class Local:
         with self.spool.locked():
             wanted = self._dependency(spec)
             job_id = self.spool.new_id()
-            descriptor = self.spool.hold(job_id)
+            now = time.time()
             folder = Path(spec.folder) if spec.folder else Path.cwd()
             if isinstance(body, list):
                 command = (*body, *submission.arguments)
             else:
-                copy = self.spool.path(job_id, "script")
+                copy = self.spool.path(str(job_id), "script")
                 write_text(copy, body[1])
                 command = (*body[0], str(copy), *submission.arguments)
-            output = spec.output or others.get("-oo") or str(self.spool.path(job_id, "out"))
+            unnamed = self.spool.path("%J" if array is None else "%J[%I]", "out")
+            output = spec.output or others.get("-oo") or str(unnamed)
             error = spec.error or others.get("-eo")
             record = JobRecord(
                 job_id=job_id,
-                name=spec.name or default_name,
+                name=array.name if array is not None else spec.name or default_name,
                 user=getpass.getuser(),
                 host=socket.gethostname(),
                 machine=_machine_name(self._machine),
@@ -126,8 +161,8 @@ class Local:
                 command=command,
                 script=script,
                 options={**dict(spec.options()), **({"-w": wanted} if wanted else {})},
-                output=_expanded(output, job_id),
-                error=None if error is None else _expanded(error, job_id),
+                output=output,
+                error=error,
                 walltime_s=None if spec.walltime is None else spec.walltime * minute,
                 warning=(
                     (spec.warning_action, spec.warning_time * minute)
@@ -138,14 +173,28 @@ class Local:
                 hosts=(launch, *(f"node{i + 1}" for i in range(used))),
                 queue=spec.queue or os.environ.get("LSB_DEFAULTQUEUE") or DEFAULT_QUEUE,
                 project=spec.project or os.environ.get("LSB_DEFAULTPROJECT") or "default",
-                submitted=time.time(),
+                submitted=now,
+                position=now,
+                limit=None if array is None else array.limit,
             )
-            try:
-                self.spool.write(record)
-                self._start_supervisor(record, descriptor, submission)
-            finally:
-                os.close(descriptor)
+            for index in indices:
+                self._add(_element(record, index), submission)
         return str(job_id)
+
+    def _add(self, record: JobRecord, submission: Submission) -> None:
+        """Write a job's record and start its supervisor, who takes over the lock."""
+        descriptor = self.spool.hold(record.key)
+        try:
+            self.spool.write(record)
+            self.spool.note(
+                record.key,
+                f"Submitted from host <{record.host}>, to Queue <{record.queue}>, CWD "
+                f"<{record.folder}>, Output File <{record.output}>, {record.nodes} node(s) asked",
+                record.submitted,
+            )
+            self._start_supervisor(record, descriptor, submission)
+        finally:
+            os.close(descriptor)
 
     def _dependency(self, spec: JobSpec) -> str | None:
         """Check -w and return it with ids in the place of names."""
@@ -154,8 +203,15 @@ class Local:
         records = self.spool.records()
 
         def find(job: str) -> str | None:
-            ids = [str(r.job_id) for r in records if job in (str(r.job_id), r.name)]
-            return ids[-1] if ids else None
+            ids = {r.key for r in records} | {str(r.job_id) for r in records}
+            if job in ids:
+                return job
+            name, _, element = job.partition("[")
+            named = [r for r in records if r.name == name]
+            if not named:
+                return None
+            found = str(named[-1].job_id) + (f"[{element}" if element else "")
+            return found if found in ids else None
 
         try:
             expression = dependency.resolve(dependency.parse(spec.dependency), find)
@@ -169,9 +225,9 @@ class Local:
         # leak into the job.
         start = f"import sys; sys.path.insert(0, {root!r}); "
         start += "from alpenglow_lsf.supervisor import main; main()"
-        with self.spool.path(record.job_id, "log").open("ab") as log:
+        with self.spool.path(str(record.job_id), "log").open("ab") as log:
             subprocess.Popen(
-                [sys.executable, "-c", start, str(self.spool.folder), str(record.job_id)],
+                [sys.executable, "-c", start, str(self.spool.folder), record.key],
                 env={**os.environ, **submission.environment},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
@@ -188,5 +244,45 @@ def _machine_name(machine: Machine) -> str:
     return str(Path(named).absolute()) if named.endswith(".toml") else named
 
 
-def _expanded(name: str, job_id: int) -> str:
-    return name.replace("%J", str(job_id)).replace("%I", "0")
+def _element(record: JobRecord, index: int) -> JobRecord:
+    """A job's record, or that of one element of its array, with %J and %I filled in."""
+
+    def filled(name: str) -> str:
+        return name.replace("%J", str(record.job_id)).replace("%I", str(index))
+
+    return dataclasses.replace(
+        record,
+        index=index,
+        output=filled(record.output),
+        error=None if record.error is None else filled(record.error),
+    )
+
+
+def _check_requeue(codes: str) -> None:
+    """Refuse what -Q cannot say here; EXCLUDE() needs a second host."""
+    for word in codes.split():
+        if "EXCLUDE" in word:
+            raise SchedulerError("bsub: -Q EXCLUDE(...) is not emulated on this computer")
+        if not re.fullmatch(r"all|~?\d{1,3}", word):
+            raise SchedulerError(
+                f'bsub: -Q {codes!r}: {word} should be an exit code; write "85 86" or "all ~1"'
+            )
+
+
+def _status_of_array(records: Sequence[JobRecord]) -> JobStatus:
+    statuses = [record.status for record in records]
+    states = {status.state for status in statuses}
+    open_states = (JobState.RUNNING, JobState.PENDING, JobState.FAILED, JobState.DONE)
+    state = next(s for s in open_states if s in states)
+    worst = next((s for s in statuses if s.state is state), statuses[0])
+    ended = [s.ended for s in statuses if s.ended is not None]
+    started = [s.started for s in statuses if s.started is not None]
+    return dataclasses.replace(
+        worst,
+        job_id=str(records[0].job_id),
+        name=records[0].name,
+        started=min(started, default=None),
+        ended=max(ended) if len(ended) == len(statuses) else None,
+        exit_code=worst.exit_code if state.ended else None,
+        reason=f"{worst.job_id}: {worst.reason}" if worst.reason else "",
+    )

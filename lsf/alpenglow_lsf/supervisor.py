@@ -3,12 +3,14 @@
 Started by `local.Local` in a session of its own. Signals follow IBM's LSF: the -wa signal -wt
 before the walltime, SIGUSR2 at the walltime, KILL ten minutes later; bkill is INT, TERM, KILL ten
 seconds apart. A job whose script has ended but left processes behind is still running, as in LSF.
+A job that exits with a code of its -Q, or that brequeue ends, is pending again under the same id.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -25,11 +27,17 @@ from alpenglow_lsf.files import read_json
 from alpenglow_lsf.machine import Machine, load
 from alpenglow_lsf.orphans import dies_with_parent, forget_signals
 from alpenglow_lsf.scheduler import JobState, SchedulerError
-from alpenglow_lsf.spool import JobRecord, Spool
+from alpenglow_lsf.spool import JobRecord, Spool, jobs_before
 
 POLL_S = 0.1
 LOOK_AGAIN_S = 5.0
 """How often a waiting supervisor looks for lost jobs when nothing in the spool has changed."""
+
+HEAD = 0.0
+"""Position before all others in the queue."""
+
+ENDING = ("bkill", "brequeue")
+"""Requests that send INT, TERM and KILL."""
 
 NOT_INHERITED = ("LSB_", "LS_", "JSM_", "OMPI_", "PMIX_", "PRTE_")
 """Prefixes of variables that belong to the job that submitted this one, if a job did."""
@@ -48,24 +56,24 @@ OWN = (
 
 
 def main() -> None:
-    """Supervise the job named on the command line: SPOOL JOBID."""
-    folder, job_id = Path(sys.argv[1]), int(sys.argv[2])
-    machine = _machine(folder, job_id)
+    """Supervise the job named on the command line: SPOOL, and JOBID or JOBID[INDEX]."""
+    folder, key = Path(sys.argv[1]), sys.argv[2]
+    machine = _machine(folder, key)
     if machine.stand_in is None:
         raise SchedulerError(f"machine {machine.name} has no [stand_in] table")
     forget_signals()
-    Supervisor(Spool(folder, machine.stand_in), machine, job_id).run()
+    Supervisor(Spool(folder, machine.stand_in), machine, key).run()
 
 
-def _machine(folder: Path, job_id: int) -> Machine:
-    values = read_json(folder / f"{job_id}.json") or {}
+def _machine(folder: Path, key: str) -> Machine:
+    values = read_json(folder / f"{key}.json") or {}
     return load(str(values.get("machine")))
 
 
 class Supervisor:
     """Takes one job from PEND to DONE or EXIT."""
 
-    def __init__(self, spool: Spool, machine: Machine, job_id: int) -> None:
+    def __init__(self, spool: Spool, machine: Machine, key: str) -> None:
         self._spool = spool
         self._minute = spool.settings.seconds_per_minute
         signals = machine.target.signals
@@ -73,18 +81,21 @@ class Supervisor:
         interval = signals.bkill_interval_seconds if signals else 10.0
         self._interval_s = interval * self._minute / 60.0
         self._cores = machine.compute.cores
-        record = next(r for r in spool.records() if r.job_id == job_id)
+        record = next(r for r in spool.records() if r.key == key)
         self._record: JobRecord = record
         self._requests_read = 0
         self._reason = ""
+        self._cpu_s = 0.0
+        """CPU time of earlier attempts."""
         self._plan: list[tuple[float, int, str]] = []
         """(time, signal, reason) of the signals still to be sent."""
 
     def run(self) -> None:
         """Wait, run and close the job."""
         try:
-            if self._wait_for_turn():
-                self._run()
+            while self._wait_for_turn():
+                if not self._run():
+                    break
         except BaseException as error:
             self._update(
                 state=JobState.FAILED.value,
@@ -98,6 +109,7 @@ class Supervisor:
         while True:
             for name in self._requests():
                 if name in ("bkill", "KILL", "TERM", "INT"):
+                    self._note("Exited; TERM_OWNER: job killed by owner")
                     self._update(
                         state=JobState.FAILED.value,
                         ended=time.time(),
@@ -117,8 +129,7 @@ class Supervisor:
 
     def _may_start(self) -> bool:
         records = self._spool.records()
-        standings = {str(r.job_id): Standing(JobState(r.state), r.exit_code) for r in records}
-        running = [r for r in records if r.state == JobState.RUNNING.value]
+        standings = {r.key: Standing(JobState(r.state), r.exit_code) for r in records}
         verdict = _verdict(self._record, standings)
         if verdict is Verdict.NEVER:
             wanted = self._record.options.get("-w", "")
@@ -126,26 +137,42 @@ class Supervisor:
         elif verdict is Verdict.NOT_YET:
             self._wait_because(f"waits for {self._record.options.get('-w', '')}")
         else:
-            earlier = [
-                r.job_id
+            running = [r for r in records if r.state == JobState.RUNNING.value]
+            waiting = [
+                r
                 for r in records
-                if r.job_id < self._record.job_id
-                and r.state == JobState.PENDING.value
-                and _verdict(r, standings) is Verdict.TRUE
+                if r.state == JobState.PENDING.value and _verdict(r, standings) is Verdict.TRUE
             ]
-            if len(running) + len(earlier) < self._spool.settings.jobs_at_once:
+            before = jobs_before(self._record, running, waiting)
+            if before is None:
+                self._wait_because(
+                    "job array has reached its running element limit "
+                    f"(%{self._record.limit} of {self._record.job_id})"
+                )
+            elif len(before) < self._spool.settings.jobs_at_once:
                 return True
-            before = ", ".join(str(i) for i in [*(r.job_id for r in running), *earlier])
-            self._wait_because(f"waits for a free slot behind {before}")
+            else:
+                self._wait_because(f"waits for a free slot behind {', '.join(before)}")
         return False
 
     def _wait_because(self, reason: str) -> None:
         if reason != self._record.reason:
+            self._note(f"Pending: {reason}")
             self._update(reason=reason)
 
-    def _run(self) -> None:
+    def _run(self) -> bool:
+        """Run the job once.
+
+        Returns:
+            Whether it was requeued.
+        """
         record = self._record
         started = record.started or time.time()
+        self._reason = ""
+        self._plan = []
+        nodes = "> <".join(record.hosts)
+        tasks = 1 + (len(record.hosts) - 1) * self._cores
+        self._note(f"Dispatched {tasks} Task(s) on Host(s) <{nodes}>", started)
         if record.walltime_s is not None:
             end = started + record.walltime_s
             self._plan = [
@@ -160,12 +187,12 @@ class Supervisor:
             process = self._start(out, err, started)
         except OSError as error:
             out.write(f"bsub: cannot start {record.command[0]}: {error.strerror}\n".encode())
-            self._finish(out, 127)
-            return
+            return self._finish(out, 127, by_signal=False)
+        self._note(f"Starting (Pid {process.pid})")
         self._update(process=process.pid)
         self._attend(process)
         code = process.wait()
-        self._finish(out, 128 - code if code < 0 else code)
+        return self._finish(out, 128 - code if code < 0 else code, by_signal=code < 0)
 
     def _open_output(self) -> tuple[IO[bytes], IO[bytes]]:
         record = self._record
@@ -198,7 +225,7 @@ class Supervisor:
 
     def _environment(self, started: float) -> dict[str, str]:
         record = self._record
-        hosts = self._spool.path(record.job_id, "hosts")
+        hosts = self._spool.path(record.key, "hosts")
         slots = [(h, 1 if i == 0 else self._cores) for i, h in enumerate(record.hosts)]
         lines = [host for host, count in slots for _ in range(count)]
         hosts.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -210,8 +237,8 @@ class Supervisor:
         environment = {
             **kept,
             "LSB_JOBID": str(record.job_id),
-            "LSB_JOBINDEX": "0",
-            "LSB_JOBNAME": record.name,
+            "LSB_JOBINDEX": str(record.index),
+            "LSB_JOBNAME": record.title,
             "LSB_QUEUE": record.queue,
             "LSB_PROJECT_NAME": record.project,
             "LSB_HOSTS": " ".join(lines),
@@ -222,11 +249,13 @@ class Supervisor:
             "LS_SUBCWD": record.folder,
             "ALPENGLOW_NODES_ASKED": str(record.nodes),
         }
+        if record.attempt > 1:
+            environment["LSB_RESTART"] = "Y"
         if record.error is not None:
             environment["LSB_ERRORFILE"] = record.error
         if record.script is not None:
             environment["ALPENGLOW_SCRIPT"] = record.script
-            environment["LSB_JOBFILENAME"] = str(self._spool.path(record.job_id, "script"))
+            environment["LSB_JOBFILENAME"] = str(self._spool.path(str(record.job_id), "script"))
         if record.walltime_s is not None:
             environment["ALPENGLOW_DEADLINE"] = repr(started + record.walltime_s)
         return environment
@@ -238,17 +267,23 @@ class Supervisor:
             if gone and not session_members(process.pid):
                 return
             for name in self._requests():
-                if name == "bkill":
+                if name in ENDING:
+                    asked = "Signal <KILL>" if name == "bkill" else "Requeue"
+                    self._note(f"{asked} requested by user or administrator <{self._record.user}>")
                     now = time.time()
                     self._plan = [
-                        (now + i * self._interval_s, number, "bkill")
+                        (now + i * self._interval_s, number, name)
                         for i, number in enumerate((signal.SIGINT, signal.SIGTERM, signal.SIGKILL))
                     ]
                 else:
+                    user = self._record.user
+                    self._note(f"Signal <{name}> requested by user or administrator <{user}>")
                     number = getattr(signal, f"SIG{name}")
                     self._send(process.pid, number, f"bkill -s {name}")
             while self._plan and time.time() >= self._plan[0][0]:
                 _, number, reason = self._plan.pop(0)
+                why = {"walltime": "run limit reached", "": "-wa"}.get(reason, reason)
+                self._note(f"Signal <{signal.Signals(number).name[3:]}> sent: {why}")
                 self._send(process.pid, number, reason)
             time.sleep(POLL_S)
 
@@ -262,7 +297,12 @@ class Supervisor:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(leader, number)
 
-    def _finish(self, out: IO[bytes], code: int) -> None:
+    def _finish(self, out: IO[bytes], code: int, *, by_signal: bool) -> bool:
+        if self._reason == "brequeue":
+            return self._requeue(out, code, "TERM_REQUEUE_OWNER: job requeued by owner", last=True)
+        # LSF does not requeue what a signal ended, its own or bkill's (IBM, automatic job requeue).
+        if not by_signal and self._reason != "bkill" and self._on_code(code):
+            return self._requeue(out, code, f"Exited with exit code {code}", last=False)
         failed = code != 0 or self._reason == "bkill"
         words = "Successfully completed." if code == 0 else f"Exited with exit code {code}."
         cause = {
@@ -273,21 +313,60 @@ class Supervisor:
         ended = time.time()
         record = dataclasses.replace(self._record, ended=ended)
         out.write(_footer(record, reason, failed).encode())
+        if failed:
+            self._note(f"Exited with exit code {code}. {self._cpu_time()}", ended)
+            ending = cause.replace("the job was", "job").replace("the job", "job").rstrip(".")
+            self._note("Completed <exit>" + (f"; {ending}" if ending else ""), ended)
+        else:
+            self._note(f"Done successfully. {self._cpu_time()}", ended)
         self._update(
             state=(JobState.FAILED if failed else JobState.DONE).value,
             ended=ended,
             exit_code=code,
             reason=reason,
         )
+        return False
+
+    def _on_code(self, code: int) -> bool:
+        """Whether -Q asks to requeue on an exit code: `85 86`, `all ~1`."""
+        words = self._record.options.get("-Q", "").split()
+        return f"~{code}" not in words and (str(code) in words or ("all" in words and code != 0))
+
+    def _requeue(self, out: IO[bytes], code: int, why: str, *, last: bool) -> bool:
+        """Make the job pend again: at the end of the queue or at its head."""
+        attempt = self._record.attempt + 1
+        now = time.time()
+        out.write(f"\nJob {self._record.key} is requeued: {why} (attempt {attempt})\n".encode())
+        self._note(f"Exited with exit code {code}. {self._cpu_time()}", now)
+        self._note(f"Pending: Requeued job is waiting for rescheduling; {why}", now)
+        self._update(
+            state=JobState.PENDING.value,
+            reason=f"requeued: {why}",
+            attempt=attempt,
+            started=None,
+            process=None,
+            position=now if last else HEAD,
+        )
+        return True
+
+    def _cpu_time(self) -> str:
+        """Say what this attempt has used, as far as its processes were waited for."""
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds = used.ru_utime + used.ru_stime - self._cpu_s
+        self._cpu_s += seconds
+        return f"The CPU time used is {seconds:.1f} seconds"
 
     def _requests(self) -> list[str]:
         try:
-            names = self._spool.path(self._record.job_id, "signals").read_text().split()
+            names = self._spool.path(self._record.key, "signals").read_text().split()
         except OSError:
             return []
         fresh = names[self._requests_read :]
         self._requests_read = len(names)
         return fresh
+
+    def _note(self, text: str, moment: float | None = None) -> None:
+        self._spool.note(self._record.key, text, moment)
 
     def _update(self, **changes: object) -> None:
         self._record = replace(self._record, **changes)  # type: ignore[arg-type]
@@ -319,8 +398,8 @@ def _footer(record: JobRecord, reason: str, failed: bool) -> str:
 
     return (
         f"\n{rule}\n"
-        f"Subject: Job {record.job_id}: <{record.name}> {'Exited' if failed else 'Done'}\n\n"
-        f"Job <{record.name}> was submitted from host <{record.host}> by user <{record.user}>\n"
+        f"Subject: Job {record.key}: <{record.title}> {'Exited' if failed else 'Done'}\n\n"
+        f"Job <{record.title}> was submitted from host <{record.host}> by user <{record.user}>\n"
         f"Job was executed on host(s) <{'> <'.join(record.hosts)}>, in queue <{record.queue}>\n"
         f"Started at {clock(started)}\n"
         f"Terminated at {clock(ended)}\n\n"

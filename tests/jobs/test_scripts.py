@@ -23,7 +23,7 @@ def schema(name: str) -> type[Any]:
         from alpenglow.data.recipe import PrepareRecipe
 
         return PrepareRecipe
-    if name.startswith("pretrain"):
+    if name.startswith(("pretrain", "smoke")):
         from alpenglow.train.recipe import PretrainRecipe
 
         return PretrainRecipe
@@ -43,7 +43,7 @@ def recipe(name: str, on: str) -> Any:
 
 def test_the_shipped_jobs_are_these() -> None:
     stems = [path.stem for path in SCRIPTS]
-    assert stems == ["convert", "prepare_data", "pretrain_3b", "pretrain_7b", "report"]
+    assert stems == ["convert", "prepare_data", "pretrain_3b", "pretrain_7b", "report", "smoke"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -113,3 +113,14 @@ def test_the_laptop_keeps_the_shape() -> None:
         assert parallel.pipeline == 2
         assert ranks % (parallel.pipeline * parallel.tensor) == 0
         assert ranks // (parallel.pipeline * parallel.tensor) >= 2
+
+
+@pytest.mark.parametrize(("on", "ranks"), [("summit", 12), ("laptop", 8)])
+def test_the_smoke_job_uses_every_kind_of_parallelism(on: str, ranks: int) -> None:
+    loaded = recipe("smoke", on)
+    layout = loaded.layout(ranks)
+    assert min(layout.pipeline, layout.tensor, layout.data) >= 2
+    assert loaded.micro_batches(layout) > layout.pipeline
+    assert loaded.total_steps >= 2 * loaded.train.checkpoint_every
+    spec = Script.read(JOBS / "smoke.lsf").spec
+    assert spec.nodes == 2 and spec.walltime is not None and spec.walltime <= 30

@@ -60,3 +60,36 @@ def test_names_become_the_ids_of_the_newest() -> None:
     assert [c.job for c in conditions(found)] == ["12", "7"]
     with pytest.raises(DependencyError, match="no job nobody"):
         resolve(parse("done(nobody)"), lambda job: None)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("done(5)", NEVER), ("ended(5)", TRUE), ("done(5[1])", TRUE), ("done(5[2])", NEVER),
+        ("exit(5[2], 7)", TRUE), ("done(6)", NOT_YET), ("done(6[1])", TRUE), ("started(6)", TRUE),
+        ("done(6[9])", NEVER),
+    ],
+)  # fmt: skip
+def test_arrays_and_their_elements(text: str, verdict: Verdict) -> None:
+    jobs = {
+        "5[1]": Standing(JobState.DONE, 0),
+        "5[2]": Standing(JobState.FAILED, 7),
+        "6[1]": Standing(JobState.DONE, 0),
+        "6[2]": Standing(JobState.RUNNING),
+    }
+    assert parse(text).judge(jobs) is verdict
+    assert parse(render(parse(text))).judge(jobs) is verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("!done(1)", "!"), ("done(1) && !exit(2)", "!"), ("numdone(1, >= 3)", "numdone()"),
+        ("post_done(1)", "post_done()"), ('external(1, "ok")', "external()"),
+        ("done(data*)", "*"), ("done(scan[*])", "*"),
+    ],
+)  # fmt: skip
+def test_what_lsf_knows_and_the_stand_in_does_not_is_named(text: str, names: str) -> None:
+    with pytest.raises(DependencyError, match="not emulated on this computer") as caught:
+        parse(text)
+    assert names in str(caught.value).partition(":")[2]

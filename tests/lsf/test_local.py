@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from alpenglow_lsf import machine
+from alpenglow_lsf.job import JobSpec
+from alpenglow_lsf.local import Local
+from alpenglow_lsf.scheduler import SchedulerError, Submission
+
 if TYPE_CHECKING:
     from tests.lsf.conftest import Site
 
@@ -221,6 +226,7 @@ def test_a_job_whose_supervisor_was_killed_is_lost_not_running(
     os.kill(int(site.output(job)), signal.SIGKILL)
     site.until(lambda: site.state(job) == "EXIT")
     assert "lost" in site.job(job)["reason"]
+    assert "Exited; lost: its supervisor was killed" in site.call("bhist", "-l", job).stdout
     site.until(lambda: not is_alive(site.job(job)["process"]))
     # Its slot is free again.
     site.script("next.lsf", "true")
@@ -239,7 +245,11 @@ def test_a_job_whose_supervisor_was_killed_is_lost_not_running(
         (("-w", "done(77", "s.lsf"), "ends where ')' should stand"),
         (("-n", "4", "s.lsf"), "-nnodes 2 excludes -n"),
         (("-K", "s.lsf"), "-K is not emulated on laptop"),
-        (("-J", "a[1-3]", "s.lsf"), "job arrays (a[1-3]) are not emulated"),
+        (("-J", "a[0-3]", "s.lsf"), "they begin with 1"),
+        (("-J", "a[1-3]%0", "s.lsf"), "%0 should be a whole number"),
+        (("-J", "a[1-900]", "s.lsf"), "900 elements; this computer takes 64"),
+        (("-Q", "EXCLUDE(9)", "s.lsf"), "-Q EXCLUDE(...) is not emulated"),
+        (("-Q", "many", "s.lsf"), "many should be an exit code"),
         (("bad.lsf",), "bad.lsf:5: jsrun: -r 7 sets of -g 1 ask for 7 GPUs, but a node has 6"),
         (("-W", "1", "-nnodes", "1", "no-such-command"), "no script or command no-such-command"),
         (("empty.lsf",), "empty.lsf is empty"),
@@ -295,3 +305,91 @@ def test_the_spool_is_for_its_owner_only(site: Site, tmp_path: Path) -> None:
     fresh.until(lambda: fresh.job("101")["state"] == "DONE")
     unwritable = site.call("bsub", "s.lsf", ALPENGLOW_SPOOL="/proc/none")
     assert unwritable.returncode == 255 and "cannot be made" in unwritable.stderr
+
+
+def test_the_backend_validates_what_it_submits(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.script("long.lsf", "true", "-q debug")
+    for name, value in site.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(site.folder)
+    backend = Local(machine.current())
+    with pytest.raises(SchedulerError, match="-W 3:00 is more than 2 h"):
+        backend.submit(Submission(Path("long.lsf"), JobSpec(walltime=180)))
+    assert not list(site.spool.glob("*.json"))
+
+
+def test_an_exit_code_of_q_runs_the_job_again_under_its_id(site: Site) -> None:
+    body = """echo "run ${LSB_RESTART:-first} $LSB_JOBID"
+    touch again.$(ls again.* 2>/dev/null | wc -l); [ $(ls again.* | wc -l) -ge 3 ] || exit 85"""
+    site.script("q.lsf", body, '-Q "85 86"')
+    job = site.bsub("q.lsf")
+    after = site.bsub("-w", f"done({job})", "q.lsf")
+    other = site.bsub("q.lsf")
+    record = site.wait(job)
+    assert (record["state"], record["attempt"], record["exit_code"]) == ("DONE", 3, 0)
+    runs = [line for line in site.output(job).splitlines() if line.startswith("run ")]
+    assert runs == [f"run first {job}", f"run Y {job}", f"run Y {job}"]
+    # A requeued job goes before those that wait, and its dependent waits for its last end.
+    assert site.wait(after)["started"] >= record["ended"]
+    assert site.wait(other)["started"] >= record["ended"]
+    history = site.call("bhist", "-l", job).stdout
+    assert history.count("Dispatched") == 3
+    assert history.count("Requeued job is waiting for rescheduling") == 2
+    assert history.index("Exited with exit code 85") < history.index("Done successfully")
+
+
+def test_each_attempt_of_a_requeued_job_has_a_record_of_its_own(site: Site) -> None:
+    step = "jsrun -n1 -a1 -c1 sh -c '[ -e once ] || { touch once; exit 85; }'"
+    run = "exec python -m alpenglow_lsf.run --run run --activity work -- "
+    site.script("r.lsf", run + step, "-Q 85")
+    job = site.bsub("r.lsf")
+    assert site.wait(job)["attempt"] == 2, site.output(job)
+    records = [json.loads(p.read_text()) for p in sorted(site.folder.glob("run/segments/*.json"))]
+    assert [(r["job_id"], r["attempt"]) for r in records] == [(job, 1), (job, 2)]
+    assert [(r["reason"], r["exit_code"]) for r in records] == [("more to do", 85), ("complete", 0)]
+    # The second attempt has a walltime of its own.
+    assert records[1]["deadline"] > records[0]["deadline"]
+
+
+def test_brequeue_ends_a_job_and_puts_it_behind_the_others(hasty: Site) -> None:
+    # The ten seconds between INT and TERM are a fifth of a second here.
+    (hasty.spool / "settings.toml").write_text("seconds_per_minute = 1.2\n")
+    body = "echo $LSB_JOBID ${LSB_RESTART:-N} >> order; [ -e go ] || exec sleep 50"
+    hasty.script("r.lsf", body)
+    first, second = hasty.bsub("-W", "2:00", "r.lsf"), hasty.bsub("-W", "2:00", "r.lsf")
+    assert "only a running job is requeued" in hasty.call("brequeue", second).stderr
+    hasty.until((hasty.folder / "order").exists)
+    (hasty.folder / "go").touch()
+    assert hasty.call("brequeue", first).stdout == f"Job <{first}> is being requeued\n"
+    assert hasty.wait(first)["attempt"] == 2
+    assert (hasty.folder / "order").read_text().split() == [first, "N", second, "N", first, "Y"]
+    assert "TERM_REQUEUE_OWNER" in hasty.output(first)
+    assert hasty.call("brequeue", "-H", first).returncode == 255
+
+
+def test_bkill_beats_q(hasty: Site) -> None:
+    hasty.script("k.lsf", "trap 'exit 85' INT; echo ready; while :; do sleep 0.05; done", "-Q 85")
+    job = hasty.bsub("-W", "2:00", "k.lsf")
+    hasty.until(lambda: bool(hasty.job(job)["process"]) and "ready" in hasty.output(job))
+    hasty.call("bkill", job)
+    record = hasty.wait(job)
+    assert (record["state"], record["exit_code"], record["attempt"]) == ("EXIT", 85, 1)
+
+
+@pytest.mark.parametrize(
+    "words", ["bjobs -u all", "bjobs -A", "bkill -g /group 0", "bkill -b 1", "brequeue -a 1"]
+)
+def test_what_lsf_has_and_the_stand_in_lacks_is_refused_by_name(site: Site, words: str) -> None:
+    program, option, *_ = words.split()
+    done = site.call(*words.split())
+    assert done.returncode == 255
+    assert done.stderr == f"{program}: {option} is not emulated on this computer\n"
+
+
+def test_bkill_by_name(site: Site) -> None:
+    site.script("s.lsf", "exec sleep 50")
+    named, other = site.bsub("-J", "named", "s.lsf"), site.bsub("-J", "other", "s.lsf")
+    assert site.call("bkill", "-J", "nobody", "0").returncode == 255
+    assert site.call("bkill", "-s", "KILL", "-J", "named").returncode == 0
+    assert site.wait(named)["state"] == "EXIT"
+    site.wait(other, "RUN")

@@ -1,1 +1,1 @@
-"""The commands of lsf/bin: bsub, bjobs, bkill and jsrun for a machine that has no LSF."""
+"""The commands of lsf/bin: LSF's and jsrun for a machine that has none."""

@@ -1,6 +1,8 @@
 """bjobs' stand-in: how jobs stand.
 
 bjobs        bjobs -a        bjobs -l 102        bjobs -noheader -o "jobid stat" 102
+
+Each element of a job array is a row: `bjobs 101` shows all, `bjobs "101[3]"` one.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from alpenglow_lsf.cli.emulated import refuse_not_emulated
 from alpenglow_lsf.local import Local
 from alpenglow_lsf.machine import MachineError, current
 from alpenglow_lsf.options import Option, OptionError, parse_words
@@ -30,7 +33,10 @@ OPTIONS = (
     Option("-o", '"field field ..."'),
     Option("-J", "job name"),
     Option("-q", "queue"),
+    *(Option(name, emulated=False) for name in ("-A", "-s", "-sum", "-UF", "-WP", "-X", "-x")),
+    *(Option(name, "value", emulated=False) for name in ("-app", "-G", "-g", "-m", "-P", "-u")),
 )
+"""bjobs' options; those that LSF has and the stand-in does not are refused by name."""
 
 
 def _clock(moment: float | None) -> str:
@@ -52,7 +58,8 @@ FIELDS: Mapping[str, Callable[[JobRecord], str]] = {
     "stat": lambda r: r.state,
     "user": lambda r: r.user,
     "queue": lambda r: r.queue,
-    "job_name": lambda r: r.name,
+    "jobindex": lambda r: str(r.index),
+    "job_name": lambda r: r.title,
     "proj_name": lambda r: r.project,
     "from_host": lambda r: r.host,
     "exec_host": lambda r: ":".join(r.hosts) if r.started else "-",
@@ -85,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = sys.argv[1:] if argv is None else argv
         found, job_ids = parse_words(words, OPTIONS, "bjobs")
+        refuse_not_emulated(found, "bjobs")
         given = {option.name: value for option, value in found}
         if "-json" in given and "-o" not in given:
             raise OptionError("bjobs: -json needs -o beside it")
@@ -94,10 +102,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MachineError, OptionError, SchedulerError) as error:
         sys.stderr.write(f"{error}\n")
         return 255
-    unknown = [i for i in job_ids if i not in {str(r.job_id) for r in records}]
+    named = {text: {r.key for r in local.spool.find(text)} for text in job_ids}
+    unknown = [text for text, keys in named.items() if not keys]
     for job_id in unknown:
         sys.stderr.write(f"Job <{job_id}> is not found\n")
-    chosen = [r for r in records if _wanted(r, given, job_ids)]
+    asked = None if not job_ids else {key for keys in named.values() for key in keys}
+    chosen = [r for r in records if _wanted(r, given, asked)]
     if not chosen and not unknown:
         sys.stderr.write("No unfinished job found\n" if "-a" not in given else "No job found\n")
     elif "-l" in given:
@@ -112,13 +122,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 255 if unknown else 0
 
 
-def _wanted(record: JobRecord, given: Mapping[str, str], job_ids: Sequence[str]) -> bool:
-    if "-J" in given and record.name != given["-J"]:
+def _wanted(record: JobRecord, given: Mapping[str, str], keys: set[str] | None) -> bool:
+    if "-J" in given and given["-J"] not in (record.name, record.title):
         return False
     if "-q" in given and record.queue != given["-q"]:
         return False
-    if job_ids:
-        return str(record.job_id) in job_ids
+    if keys is not None:
+        return record.key in keys
     states = {"-p": ("PEND",), "-r": ("RUN",), "-d": ("DONE", "EXIT")}
     asked = [state for flag, some in states.items() if flag in given for state in some]
     return "-a" in given or record.state in (asked or ("PEND", "RUN"))
@@ -155,13 +165,15 @@ def _table(
 
 def _long(record: JobRecord) -> str:
     lines = [
-        f"Job <{record.job_id}>, Job Name <{record.name}>, User <{record.user}>, "
+        f"Job <{record.key}>, Job Name <{record.title}>, User <{record.user}>, "
         f"Project <{record.project}>, Status <{record.state}>, Queue <{record.queue}>, "
         f"Command <{record.script or ' '.join(record.command)}>",
         f"{_clock(record.submitted)}: Submitted from host <{record.host}>, CWD <{record.folder}>, "
         f"Output File <{record.output}>, {record.nodes} node(s) asked;",
     ]
     lines += [f"  {name} {value}".rstrip() for name, value in record.options.items()]
+    if record.attempt > 1:
+        lines.append(f" REQUEUED: attempt {record.attempt}")
     if record.state == "PEND":
         lines.append(f" PENDING REASONS: {record.reason or 'new job'}")
     if record.started is not None:

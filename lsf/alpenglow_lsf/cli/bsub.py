@@ -35,8 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = text if text.startswith("bsub:") else f"bsub: {text}"
         sys.stderr.write(f"{said.rstrip('.')}. Job not submitted.\n")
         return REFUSED
-    record = local.spool.read(job_id)
-    queue = record.queue if record is not None else ""
+    queue = next((record.queue for record in local.spool.find(job_id)), "")
     sys.stdout.write(f"Job <{job_id}> is submitted to queue <{queue}>.\n")
     return 0
 
