@@ -114,12 +114,12 @@ def review_script(
         spec = script.spec if over is None else over.over(script.spec)
         steps = script.steps()
     except OptionError:
-        return _in_order([*found, *_text(script), *_syntax(script)])  # check() named it
+        return _in_order([*found, *_text(script, machine), *_syntax(script)])  # check() named it
     folder = Path.cwd() if base is None else base
     if spec.folder is not None and literal(spec.folder) is not None:
         folder = folder / spec.folder
     job = _Job(script, spec, machine, folder, commands(script), steps)
-    found += [*_text(script), *_syntax(script)]
+    found += [*_text(script, machine), *_syntax(script)]
     for rule in (*_COMMAND_RULES, *_STEP_RULES):
         found += rule(job)
     return _in_order(found)
@@ -133,7 +133,7 @@ def _in_order(found: list[Finding]) -> list[Finding]:
     return sorted(found, key=line)
 
 
-def _text(script: Script) -> Iterator[Finding]:
+def _text(script: Script, machine: Machine) -> Iterator[Finding]:
     if "\r" in script.text:
         yield Finding("script", script.name, "lines end in CR LF", "write it with LF alone")
     if not script.text.strip():
@@ -142,8 +142,10 @@ def _text(script: Script) -> Iterator[Finding]:
         yield Finding(
             "script", f"{script.name}:1", "no #! line names a shell", "begin with #!/bin/bash"
         )
+    own = "#SBATCH " if machine.target.scheduler == "slurm" else None
+    marks = [m for m in COMMENTS_LIKE_OPTIONS if m != own]
     for number, line in enumerate(script.text.splitlines(), start=1):
-        mark = next((m for m in COMMENTS_LIKE_OPTIONS if line.startswith(m)), None)
+        mark = next((m for m in marks if line.startswith(m)), None)
         if mark is not None:
             yield Finding(
                 "directive",
