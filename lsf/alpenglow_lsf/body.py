@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
-from alpenglow_lsf.script import Script
+from alpenglow_lsf.script import Script, ScriptError
 
 SEPARATORS = (";", "&", "&&", "||", "|", ";;")
 PREFIXES = ("exec", "time", "nohup", "command", "then", "do", "else", "if", "while", "!", "{", "(")
@@ -83,9 +84,25 @@ def literal(word: str) -> str | None:
 def exported(script: Script) -> dict[str, str]:
     """Variables that the script exports to everything after, as written."""
     found: dict[str, str] = {}
+    own: dict[str, str] = {}
     for command in commands(script):
+        own.update(command.variables if not command.words else ())
         if command.program in ("export", "declare"):
             found.update(command.variables)
+            plain = [w for w in command.words[1:] if w.isidentifier()]
+            found.update({name: own.get(name, "") for name in plain})
+    return found
+
+
+def sourced(script: Script, base: Path) -> list[tuple[str, Script]]:
+    """Read the files that the script sources and that are there, by their literal path."""
+    found = []
+    for command in commands(script):
+        if command.program in ("source", ".") and len(command.words) > 1:
+            name = literal(command.words[1])
+            if name is not None and (base / name).is_file():
+                with suppress(ScriptError):
+                    found.append((name, Script.read(base / name)))
     return found
 
 

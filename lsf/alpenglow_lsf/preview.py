@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
-from alpenglow_lsf.body import commands, exported
+from alpenglow_lsf.body import commands, exported, sourced
 from alpenglow_lsf.job import JobSpec, format_minutes
 from alpenglow_lsf.machine import Machine
 from alpenglow_lsf.picture import draw, seat
@@ -62,8 +63,10 @@ def chain(
     return Chain(segments, hours, nodes * hours)
 
 
-def job_lines(script: Script, spec: JobSpec, machine: Machine) -> list[str]:
-    """Describe queue, bin, nodes, charge and variables of a job."""
+def job_lines(
+    script: Script, spec: JobSpec, machine: Machine, base: Path | None = None
+) -> list[str]:
+    """Describe queue, bin, nodes, charge and variables of a job submitted from folder `base`."""
     target = machine.target
     name = machine.queue_name(spec.queue)
     queue = machine.queue(name)
@@ -99,6 +102,9 @@ def job_lines(script: Script, spec: JobSpec, machine: Machine) -> list[str]:
     names = [f"{k}={v}" for k, v in exported(script).items()]
     names += PARENT_VARIABLES if any(c.parent for c in commands(script)) else ()
     lines.append(f"variables  {' '.join(names) or 'none of its own'}")
+    for name, file in sourced(script, Path.cwd() if base is None else base):
+        lines.append(f"  exported by {name}:")
+        lines += [f"    {k}={v}" if v else f"    {k}" for k, v in exported(file).items()]
     return lines
 
 

@@ -8,6 +8,9 @@ Includes all of alpenglow_lsf.validate. Rules and where they come from: RULES.
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,7 @@ RULES = {
     "then": "a script that --then names does not exist",
     "output": "the folder of -o or -e does not exist, and LSF would lose the output",
     "directive": "a line that looks like an option and is a comment",
+    "syntax": "what the shell itself cannot read (bash -n)",
     "script": "the file itself: empty, no #!, line ends of another system",
     "wait": "jsrun in the background without wait: the job ends at once and takes it along",
     "exec": "a command after exec never runs",
@@ -44,6 +48,7 @@ RULES = {
 }
 """Name of each rule here -> what breaks it. From OLCF's guide and public scripts."""
 
+SHELL_TIMEOUT_S = 10.0
 LAUNCHERS = ("mpirun", "mpiexec", "srun", "torchrun", "deepspeed", "accelerate", "horovodrun")
 WORK = ("python", "ipython", "jupyter", "dask", "nvidia-smi", "make", "pip", "conda")
 HARMLESS = ("--version", "-V", "-VV")
@@ -109,12 +114,12 @@ def review_script(
         spec = script.spec if over is None else over.over(script.spec)
         steps = script.steps()
     except OptionError:
-        return _in_order([*found, *_text(script)])  # check() named it
+        return _in_order([*found, *_text(script, machine), *_syntax(script)])  # check() named it
     folder = Path.cwd() if base is None else base
     if spec.folder is not None and literal(spec.folder) is not None:
         folder = folder / spec.folder
     job = _Job(script, spec, machine, folder, commands(script), steps)
-    found += _text(script)
+    found += [*_text(script, machine), *_syntax(script)]
     for rule in (*_COMMAND_RULES, *_STEP_RULES):
         found += rule(job)
     return _in_order(found)
@@ -128,7 +133,7 @@ def _in_order(found: list[Finding]) -> list[Finding]:
     return sorted(found, key=line)
 
 
-def _text(script: Script) -> Iterator[Finding]:
+def _text(script: Script, machine: Machine) -> Iterator[Finding]:
     if "\r" in script.text:
         yield Finding("script", script.name, "lines end in CR LF", "write it with LF alone")
     if not script.text.strip():
@@ -137,8 +142,10 @@ def _text(script: Script) -> Iterator[Finding]:
         yield Finding(
             "script", f"{script.name}:1", "no #! line names a shell", "begin with #!/bin/bash"
         )
+    own = "#SBATCH " if machine.target.scheduler == "slurm" else None
+    marks = [m for m in COMMENTS_LIKE_OPTIONS if m != own]
     for number, line in enumerate(script.text.splitlines(), start=1):
-        mark = next((m for m in COMMENTS_LIKE_OPTIONS if line.startswith(m)), None)
+        mark = next((m for m in marks if line.startswith(m)), None)
         if mark is not None:
             yield Finding(
                 "directive",
@@ -146,6 +153,29 @@ def _text(script: Script) -> Iterator[Finding]:
                 f"{mark.strip()} begins a comment, so its option has no effect",
                 "write #BSUB and a space",
             )
+
+
+def _syntax(script: Script) -> Iterator[Finding]:
+    """Let the shell read the script without running it."""
+    shell = script.text.partition("\n")[0].rpartition("/")[2].split()[:1]
+    bash = shutil.which("bash")
+    if shell not in (["bash"], ["sh"]) or bash is None or "\0" in script.text:
+        return
+    try:
+        done = subprocess.run(
+            [bash, "--norc", "-n"],
+            input=script.text.encode(),
+            capture_output=True,
+            timeout=SHELL_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return  # no verdict is no finding
+    if done.returncode:
+        first = done.stderr.decode("utf-8", "replace").partition("\n")[0]
+        found = re.search(r"line (\d+): (.*)", first)
+        where = f"{script.name}:{found[1]}" if found else script.name
+        yield Finding("syntax", where, found[2] if found else first, "bash -n reads no further")
 
 
 def _chain(job: _Job) -> Iterator[Finding]:

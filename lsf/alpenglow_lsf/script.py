@@ -7,6 +7,7 @@ script.steps()            # its jsrun lines
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from alpenglow_lsf.options import OptionError, parse_words
 from alpenglow_lsf.step import JobStep, find_step
 
 MARK = "#BSUB"
+_REDIRECTION = re.compile(r"(\d*|&)(>>?|<)(&\d*-?|[\w./$%{}-]*)")
 
 
 class ScriptError(OptionError):
@@ -46,7 +48,7 @@ class Script:
             ScriptError: no such file, not text, or #BSUB lines that LSF would not take.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes().decode("utf-8")  # line ends stay as they are
         except FileNotFoundError:
             raise ScriptError(f"bsub: no script {path}") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -101,7 +103,8 @@ class Script:
             if not starts:
                 continue
             ends = [i for i, word in enumerate(words) if word in (";", "&", "&&", "||", "|")]
-            end = next((i for i in ends if i > starts[0]), len(words))
+            ends += [i for i, word in enumerate(words) if _REDIRECTION.fullmatch(word)]
+            end = min((i for i in ends if i > starts[0]), default=len(words))
             try:
                 step = find_step(words[starts[0] : end])
             except (OptionError, GeometryError) as error:
@@ -137,7 +140,7 @@ class Script:
             lexer.whitespace_split = True
             pending = ""
             try:
-                words = list(lexer)
+                words = _redirections(list(lexer))
             except ValueError:  # a quote that a later line closes: no jsrun line of ours
                 continue
             if words:
@@ -147,6 +150,22 @@ class Script:
                 after = words[words.index(heredoc[0]) + 1 :]
                 until = heredoc[0].lstrip("<-") or (after[0] if after else None)
         return commands
+
+
+def _redirections(words: list[str]) -> list[str]:
+    """Join `2>` `&` `1` and `&` `>file`, which the lexer takes apart, so that no `&` is left."""
+    joined: list[str] = []
+    for word in words:
+        before = joined[-1] if joined else ""
+        if (
+            (word == "&" and before.endswith((">", "<")))
+            or (before.endswith((">&", "<&")) and word.rstrip("-").isdigit())
+            or (before == "&" and word.startswith(">"))
+        ):
+            joined[-1] = before + word
+        else:
+            joined.append(word)
+    return joined
 
 
 def parse_job_line(words: list[str]) -> tuple[list[str], list[str]]:

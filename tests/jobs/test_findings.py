@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from alpenglow.jobs.check import findings
 from alpenglow_lsf import machine
@@ -137,3 +139,44 @@ def test_the_good_script_has_none(checkout: Path) -> None:
 def test_every_shipped_job_passes(script: Path, name: str) -> None:
     found = findings(script, machine.load(name), base=ROOT)
     assert [str(f) for f in found if f.refuses] == []
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    edits=st.lists(
+        st.tuples(
+            st.integers(0, 20),
+            st.sampled_from(["drop", "double", "cut", "quote", "word", "swap"]),
+            st.sampled_from(
+                ["$(x)", "'", '"', "&&", "-n", "--", "#BSUB", "\\", "<<E", ">", "{", "-r0"]
+            ),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_no_script_breaks_the_check(checkout: Path, edits: list[tuple[int, str, str]]) -> None:
+    lines = GOOD.splitlines()
+    for number, how, word in edits:
+        at = number % max(1, len(lines))
+        if not lines:
+            break
+        line = lines[at]
+        if how == "drop":
+            del lines[at]
+        elif how == "double":
+            lines.insert(at, line)
+        elif how == "swap":
+            lines[at], lines[-1] = lines[-1], line
+        else:
+            middle = len(line) // 2
+            tail = {"cut": "", "quote": word + line[middle:], "word": f" {word} {line[middle:]}"}
+            lines[at] = line[:middle] + tail[how]
+    path = checkout / "mutant.lsf"
+    path.write_text("\n".join(lines) + "\n")
+    for finding in findings(path, machine.load("summit"), base=checkout):
+        assert "\n" not in str(finding)
+        assert finding.where.startswith(str(path))
+        assert finding.rule

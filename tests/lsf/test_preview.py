@@ -34,7 +34,8 @@ def test_nothing_left_needs_no_segment() -> None:
 def test_512_nodes_on_paper() -> None:
     summit = load("summit")
     script = Script.read(ROOT / "jobs" / "pretrain_7b.lsf")
-    lines = job_lines(script, script.spec, summit)
+    lines = job_lines(script, script.spec, summit, ROOT)
+    assert "    ALPENGLOW_MACHINE=summit" in lines[lines.index("  exported by env/summit.sh:") :]
     assert "bin        92-921 nodes: at most 12 h" in lines
     assert "charge     6,144 node-hours a full segment (nodes x elapsed)" in lines
     assert "then       jobs/report.lsf, jobs/convert.lsf" in lines

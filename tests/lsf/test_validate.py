@@ -110,6 +110,11 @@ def test_smt_modes() -> None:
     ("body", "rules"),
     [
         ("jsrun -n1 hostname & jsrun -n1 date & wait\n", []),
+        ("jsrun -n1 hostname > out.$LSB_JOBID 2>&1\n", []),
+        ("jsrun -n1 hostname &> out\n", []),
+        ("jsrun -n1 hostname > out 2>&1 &\n", ["wait"]),
+        ("jsrun -n1 sh -c 'never closed\n", ["syntax"]),
+        ("if true; then\njsrun -n1 hostname\n", ["syntax"]),
         ("python --version\njsrun -n1 hostname\n", []),
         ("unset TMPDIR\njsrun -n1 hostname\n", []),
         ("cat <<END > x\npython work.py\nEND\njsrun -n1 hostname\n", []),
@@ -149,12 +154,19 @@ def test_scripts_of_another_system_are_found(tmp_path: Path) -> None:
     text = "#!/bin/bash\n#BSUB -W 1:00\n#BSUB -nnodes 1\njsrun -n1 x\n"
     for changed, rule in (
         (text.removeprefix("#!/bin/bash\n"), "script"),
+        (text.replace("\n", "\r\n"), "script"),
         (text.replace("#BSUB -W", "#SBATCH -t 1:00\n#BSUB -W"), "directive"),
     ):
         path = tmp_path / "job.lsf"
-        path.write_text(changed)
+        path.write_bytes(changed.encode())
         assert [f.rule for f in review(path, load("summit"), base=tmp_path)] == [rule]
 
 
 def test_every_rule_of_a_review_is_described() -> None:
     assert all(text and not text.endswith(".") for text in RULES.values())
+
+
+def test_redirections_are_no_part_of_a_step() -> None:
+    line = "jsrun -n1 python -m x '<|end|>' a.toml > out.%J 2>&1 &\nwait\n"
+    [(_, step)] = Script.parse(HEAD + line).steps()
+    assert step.command == ("python", "-m", "x", "<|end|>", "a.toml")

@@ -93,7 +93,7 @@ def lines(
         ValueError: a rate or a walltime that gives no chain.
     """
     machine = machine.of_queue(spec.queue)
-    found = job_lines(script, spec, machine)
+    found = job_lines(script, spec, machine, base)
     runs = [v for c in commands(script) for v in c.values("--run")]
     run = literal(runs[0]) if runs else None
     for plan in plans(script, spec, machine, base):
