@@ -28,6 +28,8 @@ RESTARTS = 10
 GRACE = 1
 BY_OWNER = "signal INT"
 """Reason of a segment that bkill ended: bkill alone sends INT."""
+SAME_JOB_S = 300.0
+"""A job was noted within so many seconds of its submission."""
 NO_FAILURE = ("complete", "more to do", "requeued")
 
 
@@ -90,7 +92,8 @@ def decide(chain: Sequence[Mapping[str, Any]], policy: Policy, *, stop: bool = F
         return Decision(False, f"{many} gained no checkpoint")
     failed = sum(record.get("reason") not in NO_FAILURE for record in ended)
     if failed > policy.restarts:
-        return Decision(False, f"{failed} segments failed, and --restarts allows {policy.restarts}")
+        many = "1 segment" if failed == 1 else f"{failed} segments"
+        return Decision(False, f"{many} failed, and --restarts allows {policy.restarts}")
     if fruitless:
         return Decision(True, f"no checkpoint gained, {fruitless} of {policy.grace} forgiven")
     return Decision(True, "there is more to do")
@@ -197,7 +200,14 @@ class Chain:
             return Decision(False, f"the run is complete since segment {_name(done)}")
         own = self._segment.name
         job_id = str(self._segment.fields["job_id"])
-        former = [r for r in chain_of(records, job_id) if _name(r) != own]
+        # Who requeues this job wants it to go on, though the attempt before was ended by bkill.
+        former = [
+            {**r, "reason": "requeued"}
+            if r["job_id"] == job_id and r.get("reason") == BY_OWNER
+            else r
+            for r in chain_of(records, job_id)
+            if _name(r) != own
+        ]
         return decide(former, self._policy, stop=(self._run / STOP).exists())
 
     def adopt(self) -> None:
@@ -207,7 +217,7 @@ class Chain:
             same = record["job_id"] == self._segment.fields["job_id"]
             if not same or _name(record) == self._segment.name:
                 continue
-            if successor.get("standing") == "submitted" and not self._ended(successor["job_id"]):
+            if successor.get("standing") == "submitted" and self._waits(successor):
                 self._note(successor["job_id"], "submitted", f"by attempt {record['attempt']}")
                 return
 
@@ -279,6 +289,15 @@ class Chain:
             "time": time.time(),
         }  # fmt: skip
         self._segment.write()
+
+    def _waits(self, successor: Mapping[str, Any]) -> bool:
+        """Whether a noted job still waits, and is no later one that got the same id."""
+        with suppress(SchedulerError):
+            status = self._scheduler.status(str(successor["job_id"]))
+            if status is not None and not status.state.ended:
+                noted = float(successor.get("time") or 0.0)
+                return abs((status.submitted or 0.0) - noted) < SAME_JOB_S
+        return False
 
     def _ended(self, job_id: str) -> bool:
         try:

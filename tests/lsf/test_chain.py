@@ -7,12 +7,14 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from alpenglow_lsf.chain import (
+    Chain,
     ChainError,
     Policy,
     chain_of,
@@ -22,6 +24,7 @@ from alpenglow_lsf.chain import (
     whole_minutes,
 )
 from alpenglow_lsf.job import JobSpec
+from alpenglow_lsf.scheduler import JobState, JobStatus, SchedulerError, Submission
 from alpenglow_lsf.script import Script
 from alpenglow_lsf.segment import (
     Ending,
@@ -168,6 +171,61 @@ def test_a_requeued_attempt_is_closed_as_such(tmp_path: Path) -> None:
     assert asked == ["7"]  # about the newest attempt only
 
 
+class Known:
+    """A scheduler of which only the answers matter."""
+
+    def __init__(self, *jobs: JobStatus) -> None:
+        self.jobs = {job.job_id: job for job in jobs}
+        self.submitted: list[Submission] = []
+
+    def submit(self, submission: Submission) -> str:
+        self.submitted.append(submission)
+        return "99"
+
+    def status(self, job_id: str) -> JobStatus | None:
+        return self.jobs.get(job_id)
+
+    def cancel(self, job_ids: Sequence[str], signal: str | None = None) -> None:
+        raise SchedulerError(f"Job <{job_ids[0]}>: User permission denied")
+
+
+@pytest.mark.parametrize(
+    ("submitted", "state", "adopted"),
+    [
+        (1000.0, JobState.PENDING, True),
+        (1000.0, JobState.FAILED, False),
+        (90000.0, JobState.PENDING, False),  # another job, years later, under the same id
+    ],
+)
+def test_a_requeued_job_keeps_the_successor_it_has(
+    tmp_path: Path, submitted: float, state: JobState, adopted: bool
+) -> None:
+    (tmp_path / "segments").mkdir()
+    waiting = {"script": "t", "job_id": "8", "standing": "submitted", "why": "", "time": 1001.0}
+    fields = {"job_id": "7", "activity": "a", "project": "P"}
+    first = Segment(tmp_path, {**fields, "started": 990.0, "successor": waiting})
+    first.close(130, "signal INT", "killed")
+    again = Segment(tmp_path, {**fields, "started": 5000.0})
+    scheduler = Known(JobStatus("8", state, submitted=submitted))
+    said: list[str] = []
+    script = Script.parse("#BSUB -nnodes 2\n")
+    chain = Chain(
+        Path("t"), Policy(), scheduler, tmp_path, again, JobSpec(project="P"), said.append,
+        script=script,
+    )  # fmt: skip
+    assert chain.at_start().goes_on  # whoever requeues it wants it to go on
+    chain.adopt()
+    chain.submit()
+    assert chain.job_id == ("8" if adopted else "99")
+    dependencies = [submission.over.dependency for submission in scheduler.submitted]
+    assert dependencies == ([] if adopted else ["ended(7)"])
+    if not adopted:
+        # What cannot be removed is said; it will look at the records itself.
+        chain.remove("the run is complete")
+        assert chain.job_id == "99"
+        assert "job 99, the next segment, could not be removed: Job <99>: User" in said[-1]
+
+
 # A trainer's outside: steps, checkpoints, rank 0's report, exit codes. `plan` in the run directory
 # says what each segment does, a word a line.
 TRAINER = """
@@ -204,8 +262,11 @@ if word == "gone":
 if word == "full":
     print("No space left on device", flush=True)
     os._exit(1)
-if word in ("warned", "killed", "parent", "stop"):
+if word in ("warned", "killed", "parent", "stop", "deaf"):
     signal.signal(signal.SIGURG, on_signal)
+    if word == "deaf":
+        for number in (signal.SIGURG, signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     if word != "warned":
         save(since + 5)
     print("ready", flush=True)
@@ -296,6 +357,23 @@ def test_a_crash_a_warning_and_a_kill_without_warning_are_gone_over(site: Site) 
     assert len(then_jobs(records)) == 1
 
 
+@pytest.mark.slow
+def test_the_walltime_warns_and_kills_and_the_chain_goes_on(site: Site) -> None:
+    """Minutes of 0.4 s: the warning of -wa is heeded once; then a deaf segment is killed whole."""
+    (site.spool / "settings.toml").write_text("seconds_per_minute = 0.4\n")
+    run = Run(site, "warned", "deaf", "complete")
+    text = (site.folder / "t.lsf").read_text()
+    (site.folder / "t.lsf").write_text(text.replace("-W 10", "-W 10\n#BSUB -wa URG\n#BSUB -wt 3"))
+    site.bsub("t.lsf")
+    records = run.wait()
+    assert [r["reason"] for r in records] == ["more to do", "walltime", "complete"]
+    assert [gained(r) for r in records] == [10, 5, 10]
+    deaf = records[1]
+    assert "closed from its scheduler (TERM_RUNLIMIT" in deaf["reason_text"]
+    assert deaf["ended"] == site.job(deaf["job_id"])["ended"]
+    assert (deaf["estimated"], deaf["exit_code"]) == (False, 137)
+
+
 def if_rank(process: Path, site: Site, word: str, number: int) -> None:
     """Send a signal to a process of this site whose command line names `word`."""
     try:
@@ -330,7 +408,7 @@ def test_the_restart_budget_ends_the_chain(site: Site) -> None:
         if_rank(process, site, "trainer.py", signal.SIGKILL)
     (record,) = run.wait()
     assert gained(record) == 5
-    assert "1 segments failed, and --restarts allows 0" in record["reason_text"]
+    assert "1 segment failed, and --restarts allows 0" in record["reason_text"]
     assert record["successor"]["standing"] == "removed"
 
 
@@ -383,7 +461,7 @@ def test_a_segment_killed_before_it_could_decide_is_judged_by_the_next(site: Sit
     os.kill(site.job(job)["process"], signal.SIGKILL)
     records = run.wait()
     assert [r["reason"] for r in records] == ["failed", "more to do"]
-    assert "nothing was started: 1 segments failed" in records[1]["reason_text"]
+    assert "nothing was started: 1 segment failed" in records[1]["reason_text"]
     assert len(run.ids()) == 2
 
 
