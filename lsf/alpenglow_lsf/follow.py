@@ -3,7 +3,8 @@
     python -m alpenglow_lsf.follow --watch 102=runs/prepare_data --watch 103=runs/pretrain_7b \
         --finally "open runs/pretrain_7b/report/index.html"
 
-Jobs that a finished segment has submitted (`then` in its record) are followed too. On a terminal
+Jobs that a finished segment has submitted are followed too: `then` in its record, and the next
+segment of its chain. A segment that another one follows has not failed. On a terminal
 the display redraws in place; elsewhere each change of state is a line, and progress at most one
 line every ten seconds. When a job fails, the end of its output is shown, jobs that depend on it
 are ended, and the exit code is not zero.
@@ -51,6 +52,8 @@ class Watched:
     status: JobStatus
     said: str = ""
     """The state that was printed last."""
+    next: str | None = None
+    """The job that continues this one's run, if it is part of a chain."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,31 +124,42 @@ class Follower:
             if not job.status.state.ended or not job.said:
                 # A job that the scheduler has forgotten keeps its last state.
                 job.status = self._scheduler.status(job.job_id) or job.status
-            if job.status.state is JobState.DONE:
+            if job.status.state.ended:
                 self._add_successors(job)
         for job in [j for j in self._jobs.values() if j.status.state is JobState.FAILED]:
-            if job not in self._failed:
+            if job not in self._failed and job.next not in self._jobs:
                 self._failed.append(job)
                 self._report(job)
                 self._end_dependants()
 
     def _add_successors(self, job: Watched) -> None:
-        for record in read_segments(job.run):
-            if str(record.get("job_id")) != job.job_id:
-                continue
+        for record in self._records(job)[:1]:
             for successor in record.get("then") or []:
                 job_id = str(successor.get("job_id"))
                 if job_id not in self._jobs:
                     self._add(job_id, job.run)
+            follower = record.get("successor") or {}
+            if follower.get("standing") != "submitted":
+                job.next = None
+            elif job.next is None:
+                job.next = str(follower["job_id"])
+                if job.next not in self._jobs:
+                    with suppress(FollowError):  # forgotten meanwhile: then this one has failed
+                        self._add(job.next, job.run)
+
+    def _records(self, job: Watched) -> list[dict[str, Any]]:
+        """Records of a job's attempts, newest first."""
+        found = [r for r in read_segments(job.run) if str(r.get("job_id")) == job.job_id]
+        return found[::-1]
 
     def _report(self, job: Watched) -> None:
         self._clear()
         status = job.status
         code = f" with exit code {status.exit_code}" if status.exit_code is not None else ""
         if status.exit_code == MORE_TO_DO:
-            self._line(
-                f"job {job.job_id} {status.name} has more to do: submit it again to continue"
-            )
+            text = next((r.get("reason_text") or "" for r in self._records(job)), "")
+            why = text.partition("the chain ends: ")[2] or "submit it again to continue"
+            self._line(f"job {job.job_id} {status.name} has more to do: {why}")
         elif self._dependency_of_failed(job):
             self._line(f"job {job.job_id} {status.name} will not start: {status.reason}")
         else:

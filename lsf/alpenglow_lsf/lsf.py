@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from alpenglow_lsf.machine import Machine
@@ -65,12 +66,20 @@ class LSF:
             text = _call(["bjobs", "-noheader", "-o", fields, job_id], environment)
         except SchedulerError as error:
             if "is not found" in str(error):
-                return None
+                return self._history(job_id)
             raise
         lines = [line for line in text.splitlines() if line.count(DELIMITER) >= len(FIELDS) - 1]
         if not lines:
             raise SchedulerError(f"bjobs did not say how job {job_id} stands: {text.strip()!r}")
         return parse_status(lines[-1])
+
+    def _history(self, job_id: str) -> JobStatus | None:
+        """Ask bhist about a job that bjobs has forgotten (after an hour, by default)."""
+        try:
+            text = _call(["bhist", "-l", job_id], {**os.environ, "LSB_DISPLAY_YEAR": "Y"})
+        except SchedulerError:
+            return None
+        return parse_history(job_id, text)
 
     def cancel(self, job_ids: Sequence[str], signal: str | None = None) -> None:
         """Call bkill; see `Scheduler.cancel`."""
@@ -105,6 +114,35 @@ def parse_status(line: str) -> JobStatus:
     )
 
 
+def parse_history(job_id: str, text: str) -> JobStatus | None:
+    """Read how a job ended from `bhist -l`; None where it does not tell of an end.
+
+    Long lines are folded in the middle of words and indented; a requeued job has several ends, of
+    which the last counts, unless it has started again since.
+    """
+    unfolded = re.sub(r"\n {18,}", "", text)
+    ended: JobStatus | None = None
+    for line in unfolded.splitlines():
+        event = _EVENT.match(line)
+        if event is None:
+            continue
+        moment, said = _moment(event[1]), event[2]
+        end = _END.match(said)
+        if end is not None and moment is not None:
+            code = 0 if end[1] is None else int(end[3]) + (128 if "signal" in end[2] else 0)
+            state = JobState.FAILED if code else JobState.DONE
+            ended = JobStatus(job_id, state, ended=moment, exit_code=code, reason=end[0])
+        elif said.startswith("Completed <exit>; ") and ended is not None:
+            ended = replace(ended, reason=said.removeprefix("Completed <exit>; ").rstrip(";"))
+        elif said.startswith(("Starting ", "Dispatched ", "Started ")):
+            ended = None
+    return ended
+
+
+_EVENT = re.compile(r"\w{3} (\w{3} +\d+ \d\d:\d\d:\d\d(?: \d{4})?): (.*)")
+_END = re.compile(r"Done successfully|(Exited (with exit code|by signal|by LSF signal) (\d+))")
+
+
 def _file(values: Mapping[str, str], field: str) -> Path | None:
     """Read a file of the job; bjobs names it as it was asked for, and shortens the home folder."""
     if not values[field]:
@@ -132,6 +170,8 @@ def _moment(text: str) -> float | None:
         return time.mktime(time.strptime(text, "%b %d %H:%M:%S %Y"))
     with suppress(ValueError):
         return time.mktime(time.strptime(text, "%b %d %H:%M %Y"))
+    # Some commands tell seconds, but no year.
+    text = re.sub(r"(\d\d:\d\d):\d\d$", r"\1", text)
     with suppress(ValueError):
         now = time.time()
         year = time.localtime(now).tm_year

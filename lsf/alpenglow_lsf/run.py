@@ -5,49 +5,46 @@ It is the last line of a batch script, and runs the jsrun line that follows `--`
     exec python -m alpenglow_lsf.run --run runs/pretrain_7b --activity pretrain \
         --then jobs/report.lsf -- jsrun -r1 -a6 -g6 -c42 -b packed:7 python -m alpenglow.train ...
 
-It ends with the command's exit code: 0 complete, 85 more to do, anything else failed.
+It ends with the command's exit code: 0 complete, 85 more to do, anything else failed. With
+`--chain SCRIPT` the next segment is submitted before the command starts; see chain.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from alpenglow_lsf.chain import Chain, ChainError, complete, whole_minutes
 from alpenglow_lsf.geometry import GeometryError
+from alpenglow_lsf.job import JobSpec
 from alpenglow_lsf.machine import Machine, MachineError, current
 from alpenglow_lsf.options import OptionError
+from alpenglow_lsf.order import Order, RunError, parse
 from alpenglow_lsf.orphans import dies_with_parent
 from alpenglow_lsf.ranks import RESERVED_VARIABLE, compute_hosts
 from alpenglow_lsf.scheduler import JobState, JobStatus, Scheduler, SchedulerError, Submission
 from alpenglow_lsf.scheduler import current as current_scheduler
-from alpenglow_lsf.segment import RunLock, Segment, SegmentError, close_lost
+from alpenglow_lsf.segment import (
+    Ending,
+    RunLock,
+    Segment,
+    SegmentError,
+    close_lost,
+    read_segments,
+)
 from alpenglow_lsf.step import find_step
 
 MORE_TO_DO = 85
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG)
 HEARTBEAT_S = 10.0
-
-
-class RunError(RuntimeError):
-    """A segment that cannot start; the message is one sentence."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What the command line asks for."""
-
-    run: Path
-    activity: str
-    then: tuple[Path, ...]
-    command: tuple[str, ...]
+LOOK_S = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,51 +61,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         if jsrun and machine.refuse_tmpdir and os.environ.get("TMPDIR"):
             raise RunError(f"TMPDIR is set, which breaks jsrun on {machine.name}: unset it")
         _make(order.run)
-        lock = RunLock(order.run, order.activity)
+        scheduler = current_scheduler(machine)
+        lock = RunLock(order.run, order.activity, lambda job: _ending(scheduler, job) is not None)
         with lock.held(job_id):
-            parent = Parent(order, machine, job_id, os.environ)
-            code = parent.run(lock)
+            parent = Parent(order, machine, scheduler, job_id, os.environ)
+            code = parent.turned_away()
+            if code is None:
+                code = parent.run(lock)
         return parent.submit_next(code)
     except (
-        GeometryError, MachineError, OptionError, RunError, SchedulerError, SegmentError
+        ChainError, GeometryError, MachineError, OptionError, RunError, SchedulerError, SegmentError
     ) as error:  # fmt: skip
         sys.stderr.write(f"alpenglow_lsf.run: {error}\n")
         return 1
-
-
-def parse(argv: Sequence[str]) -> Order:
-    """Read the command line.
-
-    Raises:
-        RunError: no command, or a script of --then that does not exist.
-    """
-    words = list(argv)
-    cut = words.index("--") if "--" in words else len(words)
-    parser = argparse.ArgumentParser(prog="alpenglow_lsf.run", description=__doc__, add_help=True)
-    parser.add_argument("--run", type=Path, required=True, help="run directory")
-    parser.add_argument("--activity", required=True, help="what this segment does, one word")
-    parser.add_argument("--then", type=Path, action="append", default=[], help="next script")
-    given = parser.parse_args(words[:cut])
-    command = tuple(words[cut + 1 :])
-    if not command:
-        raise RunError("no command: write `-- jsrun ...` at the end")
-    if not given.activity.replace("_", "").replace("-", "").isalnum():
-        raise RunError(f"--activity {given.activity!r} should be one word")
-    for script in given.then:
-        if not script.is_file():
-            raise RunError(f"--then {script}: no such script")
-    return Order(given.run.absolute(), given.activity, tuple(given.then), command)
 
 
 class Parent:
     """Starts the command, passes signals on and keeps the segment record."""
 
     def __init__(
-        self, order: Order, machine: Machine, job_id: str, environ: Mapping[str, str]
+        self,
+        order: Order,
+        machine: Machine,
+        scheduler: Scheduler,
+        job_id: str,
+        environ: Mapping[str, str],
     ) -> None:
         self._order = order
         self._machine = machine
-        self._scheduler: Scheduler = current_scheduler(machine)
+        self._scheduler = scheduler
         self._environ = environ
         self._received: list[int] = []
         self._child: subprocess.Popen[bytes] | None = None
@@ -135,33 +116,68 @@ class Parent:
                 **self._places(),
             },
         )
-        for name in close_lost(order.run, order.activity, self.segment.name):
-            sys.stderr.write(
-                f"alpenglow_lsf.run: closed the record that segment {name} left open\n"
-            )
+        for name in close_lost(
+            order.run, order.activity, self.segment.name, lambda job: _ending(scheduler, job)
+        ):
+            _say(f"closed the record that segment {name} left open")
+        self._chain = self._make_chain(status)
+
+    def turned_away(self) -> int | None:
+        """Close this segment at once where the chain has ended; None where it may run."""
+        if self._chain is None:
+            return None
+        decision = self._chain.at_start()
+        if decision.goes_on:
+            return None
+        self._chain.adopt()
+        self._chain.remove(decision.why)
+        text = f"nothing was started: {decision.why}"
+        _say(text)
+        if complete(read_segments(self._order.run), self._order.run) is not None:
+            self.segment.close(0, "complete", text)
+            return 0
+        self.segment.close(MORE_TO_DO, "more to do", text)
+        return MORE_TO_DO
 
     def run(self, lock: RunLock) -> int:
-        """Run the command to its end, close the record and return the exit code."""
+        """Run the command to its end, close the record and return the exit code.
+
+        In a chain the next segment is submitted first, and kept or removed last.
+        """
+        with self._listening():
+            if self._chain is not None:
+                self._chain.adopt()
+                self._chain.submit()
+            code = self._run(lock)
+            if self._chain is not None:
+                self._chain.at_end(signal.SIGINT in self._received)
+        return code
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
         old = {number: signal.signal(number, self._on_signal) for number in FORWARDED}
         try:
-            try:
-                self._child = subprocess.Popen(
-                    self._order.command,
-                    env=self._child_environment(),
-                    process_group=0,
-                    preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one thread
-                )
-            except OSError as error:
-                text = f"cannot start {self._order.command[0]}: {error.strerror}"
-                self.segment.close(127, "failed", text)
-                sys.stderr.write(f"alpenglow_lsf.run: {text}\n")
-                return 127
-            for number in self._received:  # came before there was a child
-                self._forward(number)
-            code = self._wait(self._child, lock)
+            yield
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+
+    def _run(self, lock: RunLock) -> int:
+        try:
+            self._child = subprocess.Popen(
+                self._order.command,
+                env=self._child_environment(),
+                process_group=0,
+                preexec_fn=dies_with_parent(signal.SIGTERM),  # noqa: PLW1509 - one thread
+            )
+        except OSError as error:
+            text = f"cannot start {self._order.command[0]}: {error.strerror}"
+            self.segment.close(127, "failed", text)
+            _say(text)
+            return 127
+        for number in self._received:  # came before there was a child
+            self._forward(number)
+        code = self._wait(self._child, lock)
         code = 128 - code if code < 0 else code
         reason, text = self._reason(code)
         self.segment.close(code, reason, text)
@@ -173,7 +189,7 @@ class Parent:
         Raises:
             SchedulerError: the scheduler refused one.
         """
-        if code == MORE_TO_DO:
+        if code == MORE_TO_DO and self._chain is None:
             script = self.segment.fields["script"] or "the same script"
             sys.stdout.write(
                 f"alpenglow_lsf.run: {self._order.run.name} has more to do; `bsub {script}` "
@@ -181,7 +197,10 @@ class Parent:
             )
         if code != 0:
             return code
+        done = self._submitted_before() if self._chain is not None else set()
         for script in self._order.then:
+            if str(script) in done:
+                continue
             job_id = self._scheduler.submit(
                 Submission(script, environment={"ALPENGLOW_RUN": str(self._order.run)})
             )
@@ -189,6 +208,34 @@ class Parent:
             self.segment.write()
             sys.stdout.write(f"alpenglow_lsf.run: submitted {script} as job {job_id}\n")
         return code
+
+    def _submitted_before(self) -> set[str]:
+        """Scripts of --then that an earlier completing segment has submitted."""
+        return {
+            str(then.get("script"))
+            for record in read_segments(self._order.run)
+            for then in record.get("then") or []
+        }
+
+    def _make_chain(self, status: JobStatus) -> Chain | None:
+        if self._order.chain is None:
+            return None
+        fields = self.segment.fields
+        queue = self._machine.queue(fields["queue"] or "")
+        if queue is not None and not queue.chains:
+            _say(f"queue {queue.name} allows no chains: no segment follows this one")
+            return None
+        path, script = self._order.chain
+        asked = JobSpec(
+            project=fields["project"],
+            queue=fields["queue"],
+            nodes=fields["nodes_asked"],
+            walltime=whole_minutes(status.walltime_s),
+        )
+        return Chain(
+            path, self._order.policy, self._scheduler, self._order.run, self.segment, asked, _say,
+            script=script,
+        )  # fmt: skip
 
     def _ask(self, job_id: str) -> JobStatus:
         nothing = JobStatus(job_id, JobState.UNKNOWN)
@@ -253,12 +300,18 @@ class Parent:
                 return
 
     def _wait(self, child: subprocess.Popen[bytes], lock: RunLock) -> int:
+        beaten = time.monotonic()
         while True:
             try:
-                return child.wait(HEARTBEAT_S)
+                return child.wait(LOOK_S)
             except subprocess.TimeoutExpired:
-                lock.beat()
-                self.segment.beat()
+                if self._chain is not None and signal.SIGINT in self._received:
+                    # bkill's KILL comes 20 s after its INT: there may be no later.
+                    self._chain.remove("bkill ended the segment")
+                if time.monotonic() - beaten >= HEARTBEAT_S:
+                    beaten = time.monotonic()
+                    lock.beat()
+                    self.segment.beat()
 
     def _reason(self, code: int) -> tuple[str, str]:
         name = Path(self._order.command[0]).name
@@ -276,6 +329,24 @@ class Parent:
             signal_name = signal.Signals(fatal[0]).name
             return f"signal {signal_name.removeprefix('SIG')}", f"{words} after {signal_name}"
         return "failed", words
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"alpenglow_lsf.run: {text}\n")
+    sys.stderr.flush()
+
+
+def _ending(scheduler: Scheduler, job_id: str) -> Ending | None:
+    """Ask how a job ended; None where it has not, or where nobody knows."""
+    try:
+        status = scheduler.status(job_id)
+    except SchedulerError:
+        return None
+    if status is None or not status.state.ended or status.ended is None:
+        return None
+    # When a job was lost with its supervisor, the local scheduler only guesses.
+    lost = status.reason.startswith("lost")
+    return Ending(status.ended, status.exit_code, status.reason, estimated=lost)
 
 
 def _make(run: Path) -> None:

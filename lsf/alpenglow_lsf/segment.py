@@ -2,7 +2,8 @@
 
 The parent on the launch node writes the record at the start, refreshes its heartbeat and closes
 it. The ranks' own fields come in `JOBID.ATTEMPT.rank0.json` and are merged. A parent that was
-killed cannot close its record: the next segment does, from the last heartbeat, marked estimated.
+killed cannot close its record: the next segment does, with the end that the scheduler knows, or
+else from the last heartbeat, marked estimated.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ FIELDS = (
     "nodes_charged", "ranks", "hosts", "walltime_s", "deadline", "charge_rule",
     "resumed_from_step", "last_step", "last_durable_checkpoint", "startup_s", "save_s", "drain_s",
     "exit_code", "reason",
-    "reason_text", "estimated", "then",
+    "reason_text", "estimated", "then", "successor",
 )  # fmt: skip
 """Keys of a record; times in unix seconds, None for what is not known."""
 
@@ -41,6 +43,19 @@ STALE_S = 120.0
 
 class SegmentError(RuntimeError):
     """A run directory that cannot be used; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a job ended, as its scheduler tells."""
+
+    ended: float
+    """Unix seconds."""
+    exit_code: int | None
+    reason: str
+    """In the scheduler's words."""
+    estimated: bool = False
+    """Whether the scheduler guesses, too."""
 
 
 class Segment:
@@ -60,6 +75,10 @@ class Segment:
         self.fields: dict[str, Any] = dict.fromkeys(FIELDS)
         self.fields.update({"format": FORMAT, "estimated": False, "then": []})
         self.fields.update(fields)
+        newest = durable_step(run)
+        self._newest = newest or 0
+        if self.fields["resumed_from_step"] is None:
+            self.fields["resumed_from_step"] = newest  # until rank 0 says it
         if self.fields["attempt"] is None:
             self.fields["attempt"] = next_attempt(run, str(self.fields["job_id"]))
         self.write()
@@ -82,10 +101,31 @@ class Segment:
         """Write how the segment ended, with what rank 0 has contributed."""
         now = time.time()
         self.fields = merged(self._folder / f"{self.name}.json", self.fields)
+        _look_for_checkpoint(self._folder.parent, self.fields, self._newest)
         self.fields.update(
             ended=now, heartbeat=now, exit_code=exit_code, reason=reason, reason_text=reason_text
         )
         self.write()
+
+
+def durable_step(run: Path) -> int | None:
+    """Step of the newest checkpoint: its manifest is written last of all."""
+    steps = (path.parent.name for path in (run / "checkpoints").glob("step-*/manifest.json"))
+    return max((int(name[5:]) for name in steps if name[5:].isdigit()), default=None)
+
+
+def gained(record: Mapping[str, Any]) -> int:
+    """Count the steps that a segment added to what a crash cannot take away."""
+    durable = record.get("last_durable_checkpoint")
+    return 0 if durable is None else max(0, durable - (record.get("resumed_from_step") or 0))
+
+
+def _look_for_checkpoint(run: Path, fields: dict[str, Any], above: int) -> None:
+    """Note a checkpoint newer than `above` that rank 0 was killed too early to tell of."""
+    newest = durable_step(run) or 0
+    known = fields.get("last_durable_checkpoint") or fields.get("resumed_from_step") or 0
+    if newest > max(known, above):
+        fields["last_durable_checkpoint"] = newest
 
 
 def merged(path: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,35 +162,77 @@ def next_attempt(run: Path, job_id: str) -> int:
     return max(attempts, default=0) + 1
 
 
-def close_lost(run: Path, activity: str, by: str) -> list[str]:
+def close_lost(
+    run: Path, activity: str, by: str, ask: Callable[[str], Ending | None] = lambda _: None
+) -> list[str]:
     """Close the records that dead parents left open; only while holding the activity's lock.
 
+    Args:
+        run: the run directory.
+        activity: whose records.
+        by: name of the segment that does so; it is left open.
+        ask: gives the end of a job, None where its scheduler does not know (any more).
+
     Returns:
-        Names of the segments that were closed; their end is their last heartbeat.
+        Names of the segments that were closed.
     """
     closed = []
-    for record in read_segments(run):
+    records = read_segments(run)
+    names = [f"{record['job_id']}.{record['attempt']}" for record in records]
+    newest = next((name for name in reversed(names) if name != by), None)
+    for record in records:
         name = f"{record['job_id']}.{record['attempt']}"
         if record.get("ended") is not None or record.get("activity") != activity or name == by:
             continue
-        ended = record.get("heartbeat") or record.get("started")
+        # A requeued job runs again under its id: the scheduler tells of the newest attempt only.
+        again = any(
+            other["job_id"] == record["job_id"] and other["attempt"] > record["attempt"]
+            for other in records
+        )
+        told = None if again else ask(str(record["job_id"]))
+        if name == newest:
+            _look_for_checkpoint(run, record, 0)  # no later segment can have written it
+        last_sign = record.get("heartbeat") or record.get("started")
+        end = last_sign if told is None else told.ended
         deadline = record.get("deadline")
-        in_time = deadline is None or ended is None or ended < deadline
+        in_time = deadline is None or end is None or end < deadline
+        reason = "failed" if in_time else "walltime"
+        source = "its last heartbeat"
+        if again:
+            reason = "requeued"
+        elif told is not None:
+            reason = next((word for mark, word in _CAUSES if mark in told.reason), reason)
+            source = f"its scheduler ({told.reason})" if told.reason else "its scheduler"
         record.update(
-            ended=ended,
-            reason="failed" if in_time else "walltime",
-            reason_text=f"its parent was killed; closed from its last heartbeat by {by}",
-            estimated=True,
+            ended=end,
+            exit_code=None if told is None else told.exit_code,
+            reason=reason,
+            reason_text=f"its parent was killed; closed from {source} by {by}",
+            estimated=told is None or told.estimated,
         )
         write_json(run / "segments" / f"{name}.json", record)
         closed.append(name)
     return closed
 
 
+_CAUSES = (("TERM_RUNLIMIT", "walltime"), ("TERM_OWNER", "signal INT"))
+"""Why LSF says that it ended a job, and our word for it."""
+
+
 class RunLock:
     """Says which segment works on a run; one at a time for each activity."""
 
-    def __init__(self, run: Path, activity: str) -> None:
+    def __init__(
+        self, run: Path, activity: str, ended: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        """Name the lock.
+
+        Args:
+            run: the run directory.
+            activity: one word.
+            ended: whether a job has ended; its lock is then taken over at once.
+        """
+        self._ended = ended
         self._path = run / "segments" / f"{activity}.lock"
 
     @contextmanager
@@ -164,7 +246,9 @@ class RunLock:
         try:
             yield
         finally:
-            self._path.unlink(missing_ok=True)
+            owner = read_json(self._path) or {}
+            if (owner.get("host"), owner.get("process")) == (socket.gethostname(), os.getpid()):
+                self._path.unlink(missing_ok=True)  # not one that was taken over meanwhile
 
     def beat(self) -> None:
         """Give a sign of life."""
@@ -196,7 +280,9 @@ class RunLock:
         here = owner.get("host") == socket.gethostname()
         dead = here and not _exists(owner.get("process"))
         # A requeued job meets the lock of its own earlier attempt.
-        if not dead and age < STALE_S and owner.get("job_id") != job_id:
+        dead = dead or age >= STALE_S or owner.get("job_id") == job_id
+        # The launch node of a killed segment was another one, and its lock is still fresh.
+        if not dead and not self._ended(str(owner.get("job_id"))):
             raise SegmentError(
                 f"run {self._path.parent.parent} is in use by job {owner.get('job_id', '?')} on "
                 f"{owner.get('host', '?')} (last sign of life {age:.0f} s ago): two jobs must not "

@@ -191,8 +191,12 @@ def test_a_recipe_with_an_unknown_key_ends_in_one_sentence(checkout: Checkout) -
     path = checkout.folder / "jobs/pretrain_7b.toml"
     before = path.read_text()
     path.write_text(before.replace("global_batch_size", "global_batchsize", 1))
+    # In another run: nothing is started for a complete one.
+    script = checkout.folder / "jobs/unknown.lsf"
+    text = (checkout.folder / "jobs/pretrain_7b.lsf").read_text()
+    script.write_text(text.replace("runs/pretrain_7b", "runs/unknown"))
     try:
-        code, output = checkout.follow("jobs/pretrain_7b.lsf", "runs/pretrain_7b")
+        code, output = checkout.follow("jobs/unknown.lsf", "runs/unknown")
     finally:
         path.write_text(before)
     assert code != 0

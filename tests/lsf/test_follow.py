@@ -31,6 +31,32 @@ def test_a_campaign_is_followed_through_its_successors(site: Site) -> None:
     assert [line.split()[3] for line in ended] == ["prepare", "train", "report"]
 
 
+@pytest.mark.parametrize("ends", ["complete", "fails"])
+def test_a_chain_is_followed_to_its_end(site: Site, ends: str) -> None:
+    """The first segment crashes: no failure, since the next goes on."""
+    last = "mkdir -p runs/x/checkpoints/step-5; touch runs/x/checkpoints/step-5/manifest.json"
+    body = f"test -e crashed && {{ {last}; exit 0; }}; touch crashed; exit 9"
+    code = "exit 9" if ends == "fails" else body
+    run = "python -m alpenglow_lsf.run --run runs/x --activity a --chain --then c.lsf"
+    site.script("a.lsf", f"exec {run} -- jsrun -n1 sh -c '{code}'", "-J train")
+    site.script("c.lsf", "true", "-J report")
+    job = site.bsub("a.lsf")
+    done = site.call(*FOLLOW, "--watch", f"{job}=runs/x", "--finally", "all is done")
+    ended = [line.split()[1:] for line in done.stdout.splitlines() if " s" in line[-3:]]
+    jobs = [words[2] for words in ended if words[0] in ("DONE", "EXIT")]
+    if ends == "complete":
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert jobs == ["train", "train", "report"]
+        assert done.stdout.splitlines()[-1] == "all is done"
+        assert "failed" not in done.stdout
+    else:
+        assert done.returncode == 9
+        assert done.stdout.count("failed with exit code 9") == 1
+        assert f"job {int(job) + 1} train failed" in done.stdout
+        assert "all is done" not in done.stdout
+    assert [site.job(str(int(job) + 2))["started"]] == [None]
+
+
 def test_a_failure_shows_the_end_of_the_output_and_ends_the_dependants(site: Site) -> None:
     body = "seq 40; echo the last step; echo the shard is cut >&2; exit 7"
     site.script("bad.lsf", body, "-J bad", "-e bad.%J.err")

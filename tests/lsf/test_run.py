@@ -129,8 +129,10 @@ def test_a_killed_parent_leaves_no_ranks_and_the_next_segment_closes_its_record(
     second = site.bsub("u.lsf")
     assert site.wait(second)["state"] == "DONE", site.output(second)
     closed = record(site, f"{first}.1")
-    assert (closed["reason"], closed["estimated"]) == ("failed", True)
-    assert closed["ended"] == closed["heartbeat"]
+    # The scheduler knows when the job ended, and how.
+    assert (closed["reason"], closed["estimated"]) == ("failed", False)
+    assert (closed["ended"], closed["exit_code"]) == (site.job(first)["ended"], 137)
+    assert "closed from its scheduler (Exited with exit code 137.)" in closed["reason_text"]
     assert f"by {second}.1" in closed["reason_text"]
     assert f"closed the record that segment {first}.1 left open" in site.output(second)
     assert not list((site.folder / "runs/x/segments").glob("*.lock"))

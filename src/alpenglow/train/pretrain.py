@@ -62,7 +62,7 @@ def pretrain(
     # Without a scheduler ranks number the segment themselves, and may have looked at different
     # moments.
     run = dataclasses.replace(run, segment=group.all_gather_object(run.segment)[0])
-    stop = StopRequest(ranks.deadline, _first_save_estimate(recipe, group))
+    stop = _stop_request(recipe, ranks, run, group)
     stop.install()
 
     catalogue, batches = together(group, lambda: _open_data(recipe, layout, ranks.rank))
@@ -98,12 +98,14 @@ def pretrain(
         about={key: tables[key] for key in ("run", "recipe", "data", "model")},
     )
     code = trainer.train()
+    trained = monotonic_ns()
     batches.close()
     recorder.close()
     hosts = group.all_gather_object(ranks.host)  # no log of a node grows once all ranks are here
     torch.distributed.destroy_process_group()
     if ranks.local_rank == 0:
         _merge_events(run, [rank for rank, host in enumerate(hosts) if host == ranks.host])
+    trainer.drained((monotonic_ns() - trained) / 1e9)
     return code
 
 
@@ -138,6 +140,23 @@ def together(group: Group, act: Callable[[], T]) -> T:
 def _open_data(recipe: PretrainRecipe, layout: Layout, rank: int) -> tuple[Catalogue, Batches]:
     catalogue = Catalogue.load(recipe.data.catalogue, look=rank == 0)
     return catalogue, Batches.open(recipe, layout, rank, catalogue)
+
+
+def _stop_request(
+    recipe: PretrainRecipe, ranks: Ranks, run: RunDirectory, group: Group
+) -> StopRequest:
+    """Say when to stop: saves as earlier segments measured them, or guessed in the first."""
+    own = run.measured() if ranks.rank == 0 else None
+    measured = group.all_gather_object(own)[0]
+    guess = _first_save_estimate(recipe, group)
+    save_s, drain_s = (None, 0.0) if measured is None else measured
+    return StopRequest(
+        ranks.deadline,
+        guess if save_s is None else save_s,
+        drain_s=drain_s,
+        measured=save_s is not None,
+        file=run.stop if ranks.rank == 0 else None,
+    )
 
 
 def _first_save_estimate(recipe: PretrainRecipe, group: Group) -> float:

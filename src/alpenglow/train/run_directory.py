@@ -20,6 +20,7 @@ import subprocess
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,11 @@ from typing import Any
 import tomli_w
 
 from alpenglow.config import ConfigError
+from alpenglow_lsf.chain import STOP
 from alpenglow_lsf.files import write_text
+
+RECENT = 5
+"""Segments whose saves tell how long the next one takes."""
 
 # Tables and keys of a recipe that may change between the segments of one run: they do not change
 # what is learnt from which tokens in which order, up to rounding.
@@ -79,6 +84,25 @@ class RunDirectory:
         """Folder of this segment's tracebacks."""
         return self.path / "errors" / self.segment
 
+    @property
+    def stop(self) -> Path:
+        """The file that ends a chain of segments at the next step border."""
+        return self.path / STOP
+
+    def measured(self) -> tuple[float | None, float]:
+        """Longest save and longest drain of the run's last segments, in seconds.
+
+        A save that nobody has measured yet is None.
+        """
+        files = sorted((self.path / "segments").glob("*.rank0.json"), key=_modified)[-RECENT:]
+        saves, drains = [0.0], [0.0]
+        for file in files:
+            with suppress(OSError, ValueError):
+                told = json.loads(file.read_text(encoding="utf-8"))
+                saves.append(float(told.get("save_s") or 0.0))
+                drains.append(float(told.get("drain_s") or 0.0))
+        return max(saves) or None, max(drains)
+
     def complete(self, total_steps: int) -> bool:
         """Whether the run's last checkpoint is there (its manifest is written last of all)."""
         return (self.checkpoints / f"step-{total_steps:08d}" / "manifest.json").is_file()
@@ -116,6 +140,13 @@ class RunDirectory:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(fields | {"heartbeat": time.time()}, indent=1) + "\n"
         write_text(folder / f"{self.segment}.rank0.json", text)
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _next_local_segment(path: Path) -> str:

@@ -1,18 +1,22 @@
 """When a segment has to stop before the run is complete, agreed by all ranks at a step border.
 
-Two reasons: the scheduler's warning signal, of which the handler only takes note, and the deadline
-that the launch node tells every rank. A signal may reach one rank in a hundred, and clocks differ,
-so the ranks agree by one all-reduce after each step.
+Three reasons: the scheduler's warning signal, of which the handler only takes note, the deadline
+that the launch node tells every rank, and a file STOP in the run directory, for which rank 0 looks.
+A signal may reach one rank in a hundred, and clocks differ, so the ranks agree by one all-reduce
+after each step.
 """
 
 from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 from types import FrameType
 
 import torch
 import torch.distributed
+
+from alpenglow_lsf.chain import STOP
 
 MORE_TO_DO = 85
 """Exit code of a segment that saved and must be submitted again."""
@@ -22,19 +26,37 @@ MORE_TO_DO = 85
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGURG, signal.SIGINT)
 # Seconds left for leaving the processes and closing the segment's record.
 MARGIN_S = 10.0
+# A look at a parallel file system is no business of every step.
+LOOK_S = 1.0
 
 
 class StopRequest:
-    """Takes note of signals and of the deadline.
+    """Takes note of signals, of the deadline and of the STOP file.
 
     Args:
         deadline: unix seconds at which the job is killed; None: never.
         save_s: how long a save takes, until one has been measured.
+        drain_s: how long leaving takes after the save, as earlier segments measured it.
+        measured: whether `save_s` comes from earlier segments of this run; a mere guess is
+            forgotten at the first save.
+        file: the STOP file, for the one rank that looks for it; None for the others.
     """
 
-    def __init__(self, deadline: float | None, save_s: float) -> None:
+    def __init__(
+        self,
+        deadline: float | None,
+        save_s: float,
+        *,
+        drain_s: float = 0.0,
+        measured: bool = False,
+        file: Path | None = None,
+    ) -> None:
         self.deadline = deadline
         self.save_s = save_s
+        self.drain_s = drain_s
+        self._measured = measured
+        self._file = file
+        self._looked = -LOOK_S
         self.step_s = 0.0
         """Longest step so far."""
         self.received: int | None = None
@@ -50,12 +72,13 @@ class StopRequest:
         self.received = number
 
     def saved(self, seconds: float) -> None:
-        """Learn how long a save takes (the longest counts)."""
-        self.save_s = max(self.save_s, seconds)
+        """Learn how long a save takes (the longest measured one counts)."""
+        self.save_s = max(self.save_s, seconds) if self._measured else seconds
+        self._measured = True
 
     def reserve(self) -> float:
         """Seconds to keep free before the deadline: a slow save, two steps, and leaving."""
-        return 1.5 * self.save_s + 2.0 * self.step_s + MARGIN_S
+        return 1.5 * self.save_s + 2.0 * self.step_s + 1.5 * self.drain_s + MARGIN_S
 
     def wanted(self, now: float | None = None) -> str | None:
         """Why this rank wants to stop; None if it does not."""
@@ -64,11 +87,20 @@ class StopRequest:
         now = time.time() if now is None else now
         if self.deadline is not None and now + self.reserve() > self.deadline:
             return "walltime"
+        if self._file is not None and time.monotonic() - self._looked >= LOOK_S:
+            self._looked = time.monotonic()
+            if self._file.exists():
+                return STOP
         return None
 
     def agreed(self, device: torch.device) -> str | None:
         """Why all ranks stop now, the same on each; None to go on. Collective."""
-        reasons = (None, "walltime", *(f"signal {s.name.removeprefix('SIG')}" for s in SIGNALS))
+        reasons = (
+            None,
+            "walltime",
+            STOP,
+            *(f"signal {s.name.removeprefix('SIG')}" for s in SIGNALS),
+        )
         vote = torch.tensor([reasons.index(self.wanted())], device=device)
         torch.distributed.all_reduce(vote, op=torch.distributed.ReduceOp.MAX)
         return reasons[int(vote.item())]

@@ -18,6 +18,7 @@ from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import Position, save_position
 from alpenglow.train.run_directory import Metrics, RunDirectory
 from alpenglow.train.stop import MORE_TO_DO, StopRequest
+from alpenglow_lsf.chain import STOP
 from alpenglow_lsf.progress import ProgressFile
 from alpenglow_profiling.events import Kind, SpanRecorder
 
@@ -39,7 +40,9 @@ class Segment:
     last_step: int = 0
     last_durable_checkpoint: int | None = None
     save_s: float | None = None
-    drain_s: float = 0.0
+    """The longest save."""
+    drain_s: float | None = None
+    """From the end of training to the end of everything that follows it."""
 
 
 class Trainer:
@@ -113,7 +116,8 @@ class Trainer:
         if complete:
             self._say(f"complete: {self.total} steps")
             return 0
-        self._say(f"stopped at step {self.position.step}/{self.total} ({reason}): submit again")
+        how = "remove it to go on" if reason == STOP else "submit again"
+        self._say(f"stopped at step {self.position.step}/{self.total} ({reason}): {how}")
         return MORE_TO_DO
 
     def _step(self) -> None:
@@ -189,9 +193,14 @@ class Trainer:
             )
         seconds = monotonic() - begin
         self.stop.saved(seconds)
-        self.segment.save_s = seconds
+        self.segment.save_s = max(self.segment.save_s or 0.0, seconds)
         self.segment.last_durable_checkpoint = self.position.step
         self._say(f"checkpoint {info.directory.name}: {info.nbytes / 1e6:,.1f} MB, {seconds:.1f} s")
+        self._report(force=True)
+
+    def drained(self, seconds: float) -> None:
+        """Report how long leaving took: merging events, giving the group up."""
+        self.segment.drain_s = seconds
         self._report(force=True)
 
     def _report(self, *, force: bool = False) -> None:

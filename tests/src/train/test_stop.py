@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,32 @@ def test_the_deadline_leaves_room_for_a_save() -> None:
     assert stop.wanted(now=920.0) == "walltime"
     stop.saved(1.0)  # one quick save does not make the next one quick
     assert stop.save_s == 60.0
+    stop.drain_s = 8.0
+    assert stop.reserve() == 1.5 * 60 + 2 * 3 + 1.5 * 8 + MARGIN_S
     assert StopRequest(None, 1.0).wanted(now=1e12) is None
+
+
+def test_a_guess_is_used_once_and_a_measured_save_is_kept() -> None:
+    first = StopRequest(None, save_s=300.0)
+    first.saved(20.0)
+    assert first.save_s == 20.0
+    second = StopRequest(None, save_s=20.0, measured=True)
+    second.saved(5.0)
+    assert second.save_s == 20.0
+
+
+def test_the_stop_file_is_seen_within_a_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("alpenglow.train.stop.time.monotonic", lambda: clock[0])
+    stop = StopRequest(None, 1.0, file=tmp_path / "STOP")
+    assert stop.wanted() is None
+    (tmp_path / "STOP").touch()
+    assert stop.wanted() is None  # not a look at the file system in every step
+    clock[0] += 1.0
+    assert stop.wanted() == "STOP"
+    assert StopRequest(None, 1.0).wanted() is None  # the other ranks do not look
 
 
 @pytest.mark.parametrize("number", SIGNALS)
