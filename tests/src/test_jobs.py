@@ -45,6 +45,9 @@ def test_exit_codes_of_check(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "ask for less, or for 46 nodes or more [bin]\n"
     )
     assert jobs.main(["check", str(tmp_path / "none.lsf")]) == 1
+    assert "no source" not in capsys.readouterr().err
+    assert jobs.main(["check", str(wrong), "--machine", "lassen"]) == 1
+    assert "no source of the site confirms node.nodes" in capsys.readouterr().err
     for usage in ([], ["chekc"], ["check"], ["check", "x", "--machine", "sumit"]):
         assert jobs.main(usage) == 2
     assert "did you mean summit?" in capsys.readouterr().err

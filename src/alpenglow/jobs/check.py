@@ -90,4 +90,7 @@ def main(arguments: Sequence[str]) -> int:
         f"{len(given.files)} checked against {machine.target.name}: {wrong} findings, "
         f"{notes} notes\n"
     )
+    if machine.target.unverified:
+        keys = ", ".join(machine.target.unverified)
+        sys.stderr.write(f"no source of the site confirms {keys} of {machine.target.name}\n")
     return FINDINGS if wrong else CLEAN
