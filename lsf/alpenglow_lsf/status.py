@@ -37,7 +37,7 @@ class StatusError(RuntimeError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Tell how a run stands; 0, or 1 where there is no run."""
-    parser = argparse.ArgumentParser(prog="alpenglow_lsf.status", description=ABOUT)
+    parser = argparse.ArgumentParser(prog="alpenglow jobs status", description=ABOUT)
     parser.add_argument("run", type=Path, help="run directory")
     parser.add_argument("--json", action="store_true", help="the same as one JSON object")
     given = parser.parse_args(sys.argv[1:] if argv is None else argv)

@@ -1,8 +1,9 @@
-"""Jobs before they run: what is wrong with a script, what it would cost, and its submission.
+"""Jobs before and while they run: what is wrong, what it costs, submission, the story of a run.
 
     alpenglow jobs check jobs/*.lsf [--machine summit]
     alpenglow jobs preview jobs/pretrain_7b.lsf [--tokens-per-second 900000]
     alpenglow jobs submit jobs/pretrain_7b.lsf -P GEO123
+    alpenglow jobs status runs/pretrain_7b
 
 Never imports torch. Exit codes: 0 nothing wrong, 1 findings, 2 wrong usage, 3 refused by the
 scheduler.
@@ -19,6 +20,7 @@ VERBS = {
     "check": ("alpenglow.jobs.check", "find what is wrong with scripts and their recipes"),
     "preview": ("alpenglow.jobs.preview", "show bin, cost, chain, ranks and the jsrun line"),
     "submit": ("alpenglow.jobs.submit", "check a script, then give it to the scheduler"),
+    "status": ("alpenglow_lsf.status", "tell a run's story: segments, node-hours, forecast"),
 }
 """verb -> (module with `main(arguments) -> exit code`, one line of help)."""
 
