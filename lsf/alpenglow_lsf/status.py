@@ -195,14 +195,16 @@ def _waiting(records: Sequence[Mapping[str, Any]], ask: Ask) -> list[dict[str, A
     for record in records:
         successor = record.get("successor") or {}
         jobs = [(str(t.get("job_id")), t.get("script")) for t in record.get("then") or []]
+        follower = None
         if successor.get("standing") == "submitted":
+            follower = str(successor["job_id"])
             jobs.append((str(successor["job_id"]), successor.get("script")))
         for job_id, script in jobs:
             told = ask(job_id)
             if told is not None and not told.state.ended:
                 word, why = told.state.value, told.reason
-            elif told is not None or job_id in started:
-                continue
+            elif told is not None or job_id in started or job_id != follower:
+                continue  # it has run, or has long been forgotten
             else:
                 word, why = "?", "the scheduler does not know this job (any more)"
             if job_id not in started:
@@ -220,9 +222,9 @@ def render(found: Mapping[str, Any]) -> str:
             (
                 s["segment"],
                 _date(s["started"]),
-                f"{mark}{s['seconds'] / 3600:.2f}",
+                f"{mark}{_amount(s['seconds'] / 3600)}",
                 str(s["nodes"]),
-                f"{mark}{s['node_hours']:,.1f}",
+                f"{mark}{_amount(s['node_hours'])}",
                 steps,
                 str(s["gained"]),
                 _because(s),
@@ -242,10 +244,11 @@ def render(found: Mapping[str, Any]) -> str:
     share = f" ({found['durable_step'] / total:.0%})" if total else ""
     state = "complete" if found["complete"] else f"safe up to step {found['durable_step']}{of}"
     count = len(found["segments"])
+    many = "1 segment" if count == 1 else f"{count} segments"
     lines += [
         "",
         f"run       {found['run']}: {state}{'' if found['complete'] else share}",
-        f"spent     {found['node_hours']:,.1f} node-hours in {count} segment{'s' * (count != 1)}",
+        f"spent     {_amount(found['node_hours'])} node-hours in {many}",
     ]
     if any(s["estimated"] for s in found["segments"]):
         lines.append("          ~ estimated: the end is the last sign of life")
@@ -255,7 +258,7 @@ def render(found: Mapping[str, Any]) -> str:
         pace = f"{3600 / per:,.1f} steps an hour" if per > 1 else f"{1 / per:,.1f} steps a second"
         lines.append(
             f"forecast  {coming['steps']} steps left at {pace} (restarts and losses included): "
-            f"{coming['segments']} more segments, {coming['node_hours']:,.1f} node-hours, "
+            f"{coming['segments']} more segments, {_amount(coming['node_hours'])} node-hours, "
             f"end {_date(coming['end'])} with {coming['queue_s'] / 3600:.1f} h in the queue each"
         )
     elif not found["complete"]:
@@ -272,6 +275,10 @@ def _because(segment: Mapping[str, Any]) -> str:
         return "still open"
     why = segment["why"] or ""
     return f"{segment['reason']}: {why}" if why else str(segment["reason"])
+
+
+def _amount(hours: float) -> str:
+    return f"{hours:,.1f}" if hours >= 10 else f"{hours:.2f}" if hours >= 0.1 else f"{hours:.4f}"
 
 
 def _date(moment: float | None) -> str:
