@@ -53,6 +53,12 @@ class Queue:
     """Whether the site allows jobs that submit their successors."""
     eligible_jobs: int | None = None
     queued_jobs: int | None = None
+    partition: str | None = None
+    """Slurm: what -p names, where the site has partitions."""
+    qos: str | None = None
+    """Slurm: what -q names, where the site has qualities of service."""
+    constraint: str | None = None
+    """Slurm: what -C names, where one partition holds several kinds of node."""
 
     def bin(self, nodes: int) -> Bin | None:
         """Return the bin of a job of `nodes` nodes, None where the queue takes no such job."""
@@ -121,7 +127,7 @@ class Machine:
 
     name: str
     description: str
-    scheduler: Literal["lsf", "local"]
+    scheduler: Literal["lsf", "slurm", "local"]
     emulates: str | None = None
     stand_in: StandIn | None = None
     submit_form: Literal["file", "stdin"] = "file"

@@ -29,7 +29,7 @@ from alpenglow_lsf.ranks import RESERVED_VARIABLE, compute_hosts
 from alpenglow_lsf.scheduler import JobState, JobStatus, Scheduler, SchedulerError, Submission
 from alpenglow_lsf.scheduler import current as current_scheduler
 from alpenglow_lsf.segment import RunLock, Segment, SegmentError, close_lost
-from alpenglow_lsf.step import find_step
+from alpenglow_lsf.srun import find_step
 
 MORE_TO_DO = 85
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG)

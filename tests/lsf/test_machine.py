@@ -51,7 +51,11 @@ def test_every_number_of_a_machine_file_has_its_source_beside_it() -> None:
         ("cores = 42", "coers = 42", "unknown key node.coers; did you mean node.cores?"),
         ("gpus = 6 ", "", "node.gpus is missing"),
         ("smt = 4 ", 'smt = "4" ', "node.smt = '4' should be of type int"),
-        ('scheduler = "lsf"', 'scheduler = "pbs"', "scheduler = 'pbs'; choose from lsf, local"),
+        (
+            'scheduler = "lsf"',
+            'scheduler = "pbs"',
+            "scheduler = 'pbs'; choose from lsf, slurm, local",
+        ),
         ("nodes = [1, 45]", "nodes = [45, 1]", "should be [smallest, largest]"),
         ("[links]", "[link]", "unknown key link; did you mean links?"),
         ("[node]", "node = 3 #", "not valid TOML"),
