@@ -110,8 +110,8 @@ class Slurm:
     def cancel(self, job_ids: Sequence[str], signal: str | None = None) -> None:
         """Call scancel; see `Scheduler.cancel`.
 
-        A signal goes to the batch shell with its children and to the ranks (`--full`): srun does
-        not hand on every signal.
+        A signal goes to the ranks and to the batch shell with its children; a rank may see it
+        twice. A job that waits is not signalled.
         """
         if signal is not None and signal not in SIGNALS:
             raise SchedulerError(f"scancel: --signal={signal}: choose from {', '.join(SIGNALS)}")
@@ -121,14 +121,16 @@ class Slurm:
                 raise SchedulerError(f"scancel: there is no job {job_id}")
             if status.state.ended:
                 raise SchedulerError(f"scancel: job {job_id} has already finished")
-        if signal is not None:
-            _call(["scancel", "--full", f"--signal={signal}", *job_ids], os.environ)
+        if signal is None:
+            # TERM to the ranks and to the batch shell, KILL after the site's KillWait.
+            _call(["scancel", *job_ids], os.environ)
             return
         running = [j for j in job_ids if (s := self.status(j)) and s.state is JobState.RUNNING]
         if running:
-            # Plain scancel tells the ranks only; the parent shall close its record too.
-            _call(["scancel", "--batch", "--signal=TERM", *running], os.environ)
-        _call(["scancel", *job_ids], os.environ)
+            # --full reaches the batch shell and its children, without it the ranks: srun hands
+            # on USR1, USR2 and TERM, but not URG.
+            _call(["scancel", f"--signal={signal}", *running], os.environ)
+            _call(["scancel", "--full", f"--signal={signal}", *running], os.environ)
 
 
 def parse_scontrol(text: str) -> JobStatus:

@@ -6,7 +6,7 @@
 Who can talk to a scheduler can run code in it. On a shared machine every connection is therefore
 TLS, both ends prove that they belong to the job, and the certificate is made for this job: its key
 lies in the run directory, readable by the owner alone, and the authority's key is never written.
-Elastic workers outside an allocation (dask-jobqueue) are not offered.
+Elastic workers, which come as batch jobs of their own, are in jobqueue.py.
 """
 
 from __future__ import annotations
