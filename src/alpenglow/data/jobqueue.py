@@ -13,10 +13,11 @@ site lets few jobs of a user wait at once.
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,16 +145,22 @@ class ScriptJob(Job):
         script = self._folder / f"{self.name}.lsf"
         script.write_text(self.job_script(), encoding="utf-8")
         try:
-            return self._backend.submit(Submission(script))
+            # In a thread: the scheduler goes on serving its workers meanwhile.
+            return await asyncio.to_thread(self._backend.submit, Submission(script))
         except SchedulerError as error:
             raise DataError(f"cannot submit a job of workers: {error}") from None
 
     async def close(self) -> None:
         """End the job; one that has ended already needs nothing."""
         if self.job_id is not None:
-            status = self._backend.status(str(self.job_id))
-            if status is not None and not status.state.ended:
-                self._backend.cancel([str(self.job_id)])
+            await asyncio.to_thread(self._end, str(self.job_id))
+
+    def _end(self, job_id: str) -> None:
+        status = self._backend.status(job_id)
+        if status is not None and not status.state.ended:
+            # It may end between the question and the order.
+            with suppress(SchedulerError):
+                self._backend.cancel([job_id])
 
 
 class ScriptCluster(JobQueueCluster):

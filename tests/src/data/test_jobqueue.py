@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import slurm_cluster
 
+from alpenglow.data.cluster import connect
 from alpenglow.data.jobqueue import WorkerJob, cluster, job_script
+from alpenglow.data.recipe import ClusterRecipe
 from alpenglow_lsf.machine import load
+from alpenglow_lsf.ranks import Ranks
 from alpenglow_lsf.script import Script
 from alpenglow_lsf.slurm_script import translate
 from alpenglow_lsf.validate import check_script
@@ -78,6 +81,21 @@ def test_workers_come_through_the_stand_in(
     assert run_tasks("laptop", job, environment, "JSM_NAMESPACE_RANK") == {"0", "1"}
     (script,) = environment.glob("*.lsf")
     assert check_script(script, load("summit")) == []
+
+
+def test_a_recipe_s_jobs_are_met_over_tls(
+    environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ALPENGLOW_MACHINE", "laptop")
+    monkeypatch.setenv("ALPENGLOW_SPOOL", str(tmp_path / "spool"))
+    (tmp_path / "spool").mkdir()
+    recipe = ClusterRecipe(jobs=1, nodes_per_job=2, workers_per_node=1, wait_s=60)
+    with connect(recipe, environment, Ranks.from_environment({})) as client:
+        assert client.scheduler.address.startswith("tls://")
+        assert client.submit(sum, [1, 2, 3]).result(timeout=30) == 6
+    (script,) = environment.glob("workers/*.lsf")
+    assert "PRIVATE KEY" not in script.read_text()
+    assert not list(environment.glob("tls-*"))
 
 
 MACHINE = """
