@@ -183,16 +183,19 @@ def expand_hosts(listing: str) -> list[str]:
     Raises:
         RanksError: brackets that do not match, or a range that runs backwards.
     """
+    if not re.fullmatch(rf"{_HOST}(?:,{_HOST})*", listing):
+        raise RanksError(f"SLURM_JOB_NODELIST={listing} is no list of hosts")
     found: list[str] = []
-    for item in re.findall(r"(?:[^,\[\]]|\[[^\[\]]*\])+", listing):
+    for item in re.findall(_HOST, listing):
         hosts = [""]
         for part in re.findall(r"\[[^\]]*\]|[^\[]+", item):
             grown = _numbers(part[1:-1], listing) if part.startswith("[") else [part]
             hosts = [host + end for host in hosts for end in grown]
         found += hosts
-    if listing.count("[") != listing.count("]") or not found:
-        raise RanksError(f"SLURM_JOB_NODELIST={listing} is no list of hosts")
     return found
+
+
+_HOST = r"(?:[^,\[\]]|\[[^\[\]]+\])+"
 
 
 def _numbers(text: str, listing: str) -> list[str]:

@@ -30,9 +30,9 @@ WITHOUT_EFFECT = ("-N", "-B", "-jsm", "-step_cgroup", "-core_isolation")
 """Options about mail, JSM and IBM's cgroups: left out."""
 
 PREAMBLE = r"""
-export LSB_JOBID=$SLURM_JOB_ID LSB_JOBNAME=$SLURM_JOB_NAME LSB_QUEUE=$SLURM_JOB_PARTITION
-export LSB_PROJECT_NAME=${SLURM_JOB_ACCOUNT:-} LS_SUBCWD=$SLURM_SUBMIT_DIR
-export LSB_JOBINDEX=${SLURM_ARRAY_TASK_ID:-0} ALPENGLOW_NODES_ASKED=$SLURM_JOB_NUM_NODES
+export LSB_JOBID="$SLURM_JOB_ID" LSB_JOBNAME="$SLURM_JOB_NAME" LSB_QUEUE="$SLURM_JOB_PARTITION"
+export LSB_PROJECT_NAME="${SLURM_JOB_ACCOUNT:-}" LS_SUBCWD="$SLURM_SUBMIT_DIR"
+export LSB_JOBINDEX="${SLURM_ARRAY_TASK_ID:-0}" ALPENGLOW_NODES_ASKED="$SLURM_JOB_NUM_NODES"
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then export LSB_RESTART=Y; fi
 """.lstrip()
 """What a job of LSF finds in its environment, from Slurm's variables."""

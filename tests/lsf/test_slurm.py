@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import slurm_cluster
 
 from alpenglow_lsf.job import JobSpec
 from alpenglow_lsf.machine import load
+from alpenglow_lsf.ranks import expand_hosts
 from alpenglow_lsf.scheduler import (
     JobState,
     JobStatus,
@@ -192,6 +194,14 @@ def test_a_successor_starts_after_a_failed_job(slurm: Cluster) -> None:
     assert slurm.status(third).state is JobState.PENDING  # as in LSF, for ever
     slurm.scheduler.cancel([third])
     assert slurm.wait(third).reason.startswith("cancelled")
+
+
+@pytest.mark.scheduler
+def test_lists_of_nodes_expand_as_slurm_expands_them(slurm: Cluster) -> None:
+    for listing in ("n1", "n[1-2]", "frontier[00009-00011,00100],login1", "a[08-10],b"):
+        words = ["scontrol", "show", "hostnames", listing]
+        said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+        assert expand_hosts(listing) == said.split()
 
 
 RANK = (

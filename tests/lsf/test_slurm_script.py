@@ -231,3 +231,20 @@ def test_a_node_without_hardware_threads_says_nothing_of_them() -> None:
     node = Node(2, 8, 2, 1, 0, 1e9, 0.0, 0.0)
     words = SrunStep.of(JobStep.parse(["-r2", "-c4", "x"]), node, 2).words()
     assert not [word for word in words if "threads" in word or "gpu" in word]
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_the_preamble_quotes_what_slurm_says(shell: str, machine: Machine, tmp_path: Path) -> None:
+    folder = "/a  b/$(touch x)'\""
+    script = Script.parse(
+        'printf "%s|" "$LS_SUBCWD" "$LSB_JOBID" "$1" "$ALPENGLOW_SCRIPT"\n', "a 'b"
+    )
+    text = translate(script, JobSpec(nodes=1), machine, ["$(touch y)"])
+    environ = dict.fromkeys(("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES"), "7")
+    environ |= dict.fromkeys(("SLURM_JOB_NAME", "SLURM_SUBMIT_DIR", "SLURM_JOB_PARTITION"), folder)
+    words = [f"/bin/{shell}", "-u", "-c", text]
+    done = subprocess.run(
+        words, env=environ, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{folder}|7|$(touch y)|a 'b|"
+    assert not list(tmp_path.iterdir())
