@@ -50,6 +50,10 @@ def options(spec: JobSpec, machine: Machine) -> list[tuple[str, str]]:
     """
     name, array = _array(spec.name)
     seconds = None if spec.warning_time is None else spec.warning_time * 60
+    if seconds is not None and seconds > 65535:  # sbatch's manual, --signal
+        raise SlurmError(
+            f"sbatch: -wt {spec.warning_time} minutes: Slurm warns 1092 or less before"
+        )
     found: list[tuple[str, str | None]] = [
         ("--account", spec.project),
         *_queue(spec.queue, machine),

@@ -203,6 +203,7 @@ def test_a_step_keeps_its_ranks_and_parses_back(
         ("-nnodes 1 -w done(nightly)", "", "Slurm takes job numbers only"),
         ("-nnodes 1 -w 'exit(3, 85)'", "", "asks for an exit code"),
         ("-nnodes 1 -w 'done(1) && (done(2) || done(3))'", "", "mixes && and ||"),
+        ("-nnodes 1 -W 30:00 -wa URG -wt 20:00", "", "Slurm warns 1092 or less before"),
         ("-W 10", "jsrun -n1 true", "-nnodes is missing, so jsrun cannot become srun"),
         ("-nnodes 1", "jsrun -n $N true", "jsrun: -n $N should be a whole number"),
         ("-nnodes 1", "jsrun -n1 -o $F true", "a variable among jsrun's options"),
