@@ -4,6 +4,9 @@ Sessions run inside the environment that env/laptop made and install nothing. Sl
 are beside the default ones: `./env/laptop nox -s bench`.
 """
 
+import os
+import shutil
+
 import nox
 
 nox.options.default_venv_backend = "none"
@@ -15,6 +18,8 @@ PACKAGES = [
     "profiling/alpenglow_profiling",
     "analysis/alpenglow_analysis",
 ]
+SLURM = ("slurmctld", "slurmd", "munged", "sbatch")
+SITES = [f"env/{name}.sh" for name in ("summit", "frontier", "perlmutter")]
 STAND_INS = [
     f"lsf/bin/{name}" for name in ("bsub", "jsrun", "bjobs", "bkill", "bhist", "bpeek", "brequeue")
 ]
@@ -25,7 +30,7 @@ def lint(session: nox.Session) -> None:
     """Ruff on Python, shellcheck on batch scripts, codespell on words."""
     session.run("ruff", "check", ".", *STAND_INS)
     session.run("ruff", "format", "--check", ".", *STAND_INS)
-    scripts = ["env/laptop", "env/summit.sh", "jobs/campaign.sh", ".ci/run"]
+    scripts = ["env/laptop", *SITES, "jobs/campaign.sh", ".ci/run"]
     session.run("shellcheck", "--shell=bash", "--external-sources", *scripts)
     session.run("bash", "-c", "shellcheck --shell=bash --exclude=SC1090 jobs/*.lsf")
     session.run("codespell", "--toml", "pyproject.toml")
@@ -46,7 +51,21 @@ def floors(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The test suite; `nox -s tests -- -k order` narrows it."""
-    session.run("pytest", *session.posargs)
+    session.run("pytest", "-m", "not scheduler", *session.posargs)
+
+
+@nox.session
+def slurm(session: nox.Session) -> None:
+    """The tests against a real Slurm; installs Debian's slurm-wlm where it can (root, apt-get)."""
+    found = all(shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in SLURM)
+    if not found and os.geteuid() == 0 and shutil.which("apt-get"):
+        session.run("apt-get", "update", "--quiet", external=True)
+        install = ["apt-get", "install", "--yes", "--no-install-recommends", "slurm-wlm", "munge"]
+        # The daemons that the packages would start are not wanted: the tests start their own.
+        session.run(
+            *install, external=True, env={"RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
+        )
+    session.run("pytest", "-m", "scheduler", *session.posargs)
 
 
 @nox.session

@@ -77,10 +77,11 @@ class Ranks:
                 what was found and what is missing.
         """
         env = os.environ if environ is None else environ
-        job_id = env.get("ALPENGLOW_JOB_ID") or env.get("LSB_JOBID") or None
+        names = ("ALPENGLOW_JOB_ID", "LSB_JOBID", "SLURM_JOB_ID")
+        job_id = next((env[name] for name in names if env.get(name)), None)
         values = _values(env)
         rank, world_size, local_rank, local_size = values or (0, 1, 0, 1)
-        host = env.get("ALPENGLOW_HOST") or socket.gethostname()
+        host = env.get("ALPENGLOW_HOST") or env.get("SLURMD_NODENAME") or socket.gethostname()
         reserved = reserved_hosts(env)
         if values and reserved and host.startswith(reserved):
             raise RanksError(
@@ -159,7 +160,7 @@ def compute_hosts(environ: Mapping[str, str], reserved: Sequence[str]) -> list[s
     host. Launch and login hosts and repeats are dropped.
 
     Args:
-        environ: with LSB_DJOB_HOSTFILE, LSB_MCPU_HOSTS or LSB_HOSTS.
+        environ: with LSB_DJOB_HOSTFILE, LSB_MCPU_HOSTS, LSB_HOSTS or SLURM_JOB_NODELIST.
         reserved: prefixes of launch and login hosts.
     """
     hosts: list[str] = []
@@ -170,7 +171,42 @@ def compute_hosts(environ: Mapping[str, str], reserved: Sequence[str]) -> list[s
         hosts = environ["LSB_MCPU_HOSTS"].split()[::2]
     elif environ.get("LSB_HOSTS"):
         hosts = environ["LSB_HOSTS"].split()
+    elif environ.get("SLURM_STEP_NODELIST") or environ.get("SLURM_JOB_NODELIST"):
+        listing = environ.get("SLURM_STEP_NODELIST") or environ["SLURM_JOB_NODELIST"]
+        hosts = expand_hosts(listing)
     return [h for h in dict.fromkeys(hosts) if not h.startswith(tuple(reserved) or ("\0",))]
+
+
+def expand_hosts(listing: str) -> list[str]:
+    """Expand Slurm's list of nodes: `n[1-2,05],login` is n1, n2, n05, login.
+
+    Raises:
+        RanksError: brackets that do not match, or a range that runs backwards.
+    """
+    if not re.fullmatch(rf"{_HOST}(?:,{_HOST})*", listing):
+        raise RanksError(f"SLURM_JOB_NODELIST={listing} is no list of hosts")
+    found: list[str] = []
+    for item in re.findall(_HOST, listing):
+        hosts = [""]
+        for part in re.findall(r"\[[^\]]*\]|[^\[]+", item):
+            grown = _numbers(part[1:-1], listing) if part.startswith("[") else [part]
+            hosts = [host + end for host in hosts for end in grown]
+        found += hosts
+    return found
+
+
+_HOST = r"(?:[^,\[\]]|\[[^\[\]]+\])+"
+
+
+def _numbers(text: str, listing: str) -> list[str]:
+    found: list[str] = []
+    for item in text.split(","):
+        first, _, last = item.partition("-")
+        last = last or first
+        if not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+            raise RanksError(f"SLURM_JOB_NODELIST={listing}: [{item}] is no range of numbers")
+        found += [f"{n:0{len(first)}d}" for n in range(int(first), int(last) + 1)]
+    return found
 
 
 def port_of_job(job_id: str) -> int:
@@ -183,7 +219,7 @@ def port_of_job(job_id: str) -> int:
 
 def _values(env: Mapping[str, str]) -> tuple[int, int, int, int] | None:
     chosen = next((family for family in FAMILIES if env.get(family[0])), None)
-    if chosen is None:
+    if chosen is None or _is_batch_shell(chosen, env):
         return None
     rank = _integer(env, chosen[0])
     # A launcher may leave some of its variables out (PMIx sets no size, jsrun no local size):
@@ -194,6 +230,8 @@ def _values(env: Mapping[str, str]) -> tuple[int, int, int, int] | None:
         name = next((f[column] for f in agreeing if env.get(f[column])), None)
         if name is not None:
             values.append(_integer(env, name))
+        elif column == 3 and _slurm_share(env):
+            values.append(_slurm_share(env))
         elif column == 3 and _even_share(env, values[1]):
             values.append(_even_share(env, values[1]))
         else:
@@ -205,6 +243,27 @@ def _values(env: Mapping[str, str]) -> tuple[int, int, int, int] | None:
             f"local rank {local_rank} of {local_size}"
         )
     return rank, world_size, local_rank, local_size
+
+
+def _is_batch_shell(chosen: tuple[str, str, str, str], env: Mapping[str, str]) -> bool:
+    """Whether these are the variables of Slurm's batch shell: it is task 0 of no step of ours."""
+    return (
+        chosen[0] == "SLURM_PROCID"
+        and not env.get("SLURM_NTASKS")
+        and bool(env.get("SLURM_JOB_ID"))
+    )
+
+
+def _slurm_share(env: Mapping[str, str]) -> int:
+    """Tasks on this node, from `2(x3),1`: 2 on the first three nodes of the step, then 1."""
+    counts: list[int] = []
+    for item in env.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", item)
+        if match is None:
+            return 0
+        counts += [int(match[1])] * int(match[2] or 1)
+    node = env.get("SLURM_NODEID", "")
+    return counts[int(node)] if node.isdigit() and int(node) < len(counts) else 0
 
 
 def _even_share(env: Mapping[str, str], world_size: int) -> int:
@@ -221,10 +280,12 @@ def _master_address(env: Mapping[str, str], one_host: bool) -> str:
     hosts = compute_hosts(env, reserved)
     if not hosts:
         raise RanksError(
-            "no master address: LSB_DJOB_HOSTFILE, LSB_MCPU_HOSTS and LSB_HOSTS name no compute "
-            "host; set ALPENGLOW_MASTER_ADDR to the host of rank 0"
+            "no master address: LSB_DJOB_HOSTFILE, LSB_MCPU_HOSTS, LSB_HOSTS and "
+            "SLURM_JOB_NODELIST name no compute host; set ALPENGLOW_MASTER_ADDR to the host of "
+            "rank 0"
         )
-    if not reserved:
+    # Slurm lists compute nodes only: its batch shell runs on the first of them.
+    if not reserved and not env.get("SLURM_JOB_NODELIST"):
         raise RanksError(
             f"found hosts {', '.join(hosts[:3])} ... but not which of them are launch hosts: "
             f"start through alpenglow_lsf.run, or set ALPENGLOW_MASTER_ADDR to the host of rank 0"

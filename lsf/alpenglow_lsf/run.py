@@ -39,7 +39,7 @@ from alpenglow_lsf.segment import (
     close_lost,
     read_segments,
 )
-from alpenglow_lsf.step import find_step
+from alpenglow_lsf.srun import find_step
 
 MORE_TO_DO = 85
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG)

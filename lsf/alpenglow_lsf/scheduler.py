@@ -17,7 +17,11 @@ from typing import Protocol, cast
 from alpenglow_lsf.job import JobSpec
 from alpenglow_lsf.machine import Machine
 
-BACKENDS = {"lsf": "alpenglow_lsf.lsf:LSF", "local": "alpenglow_lsf.local:Local"}
+BACKENDS = {
+    "lsf": "alpenglow_lsf.lsf:LSF",
+    "slurm": "alpenglow_lsf.slurm:Slurm",
+    "local": "alpenglow_lsf.local:Local",
+}
 """Backend of each `scheduler` a machine file may name; loaded when asked for."""
 
 

@@ -1,12 +1,12 @@
 """Dask for the workers: `connect` gives the client of a cluster, however this process was started.
 
     under jsrun or mpirun   rank 0 the scheduler, rank 1 the client, the others workers (dask-mpi)
+    with `cluster.jobs`     batch jobs of workers, as the queue lets them start (jobqueue.py)
     otherwise               worker processes on this machine (LocalCluster)
 
 Who can talk to a scheduler can run code in it. On a shared machine every connection is therefore
 TLS, both ends prove that they belong to the job, and the certificate is made for this job: its key
 lies in the run directory, readable by the owner alone, and the authority's key is never written.
-Elastic workers outside an allocation (dask-jobqueue) are not offered.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def connect(recipe: ClusterRecipe, run: Path, ranks: Ranks) -> Iterator[Client]:
             "2 MPI ranks are too few: a scheduler, a client and at least one worker need 3; "
             "start without MPI to use worker processes on this machine"
         )
-    if ranks.world_size == 1:
+    if ranks.world_size == 1 and recipe.jobs:
+        with _jobs(recipe, run) as client:
+            yield client
+    elif ranks.world_size == 1:
         with _local(recipe, run) as client:
             yield client
     else:
@@ -106,6 +109,43 @@ def _local(recipe: ClusterRecipe, run: Path) -> Iterator[Client]:
         client = stack.enter_context(Client(cluster))
         try:
             wait_for(client, recipe.workers, recipe.wait_s)
+            yield client
+        finally:
+            _silence(client)
+            quiet()
+
+
+@contextlib.contextmanager
+def _jobs(recipe: ClusterRecipe, run: Path) -> Iterator[Client]:
+    import dask
+    from distributed import Client
+
+    from alpenglow.data import jobqueue
+    from alpenglow_lsf.machine import current
+
+    job = jobqueue.WorkerJob(
+        nodes=recipe.nodes_per_job,
+        walltime_minutes=recipe.job_minutes,
+        workers_per_node=recipe.workers_per_node,
+        queue=recipe.queue,
+        project=recipe.project,
+        interface=recipe.interface,
+    )
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_certificates(run)) if recipe.protocol == "tls" else None
+        stack.enter_context(dask.config.set(_configuration(folder)))
+        quiet(logging.ERROR)
+        security = None if folder is None else _security(folder)
+        cluster = stack.enter_context(
+            jobqueue.cluster(
+                current(), job, run / "workers", security=security, interface=recipe.interface
+            )
+        )
+        client = stack.enter_context(Client(cluster))
+        try:
+            cluster.scale(jobs=recipe.jobs)
+            # One worker is enough to begin; the others join when their jobs start.
+            wait_for(client, 1, recipe.wait_s)
             yield client
         finally:
             _silence(client)

@@ -106,8 +106,20 @@ class ClusterRecipe:
     """Give up when the workers have not come after so long."""
     idle_s: float = 1800.0
     """Give up when no task has ended for so long: a worker may hang or be gone."""
+    jobs: int = 0
+    """Without MPI: batch jobs of workers to submit instead of processes on this machine."""
+    nodes_per_job: int = 1
+    job_minutes: int = 60
+    workers_per_node: int = 2
+    queue: str | None = None
+    project: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("nodes_per_job", "job_minutes", "workers_per_node"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} should be 1 or more")
+        if self.jobs < 0:
+            raise ValueError(f"jobs = {self.jobs} should be 0 or more")
         if self.workers < 1:
             raise ValueError(f"workers = {self.workers}: at least 1 must work")
 
