@@ -287,14 +287,17 @@ def _lsf_dependency(text: str) -> str:
     return sign.join(f"{kinds[kind]}({job})" for kind, job in pairs)
 
 
-def _queue(name: str | None, machine: Machine) -> list[tuple[str, str | None]]:
-    if name is None:
-        return []
+def _queue(asked: str | None, machine: Machine) -> list[tuple[str, str | None]]:
+    """What a queue of the machine file is to Slurm; without a name, the default queue's words."""
+    name = machine.queue_name(asked)
     queue = machine.queue(name)
     if queue is None:
+        if asked is None:
+            return []
         known = ", ".join(q.name for q in machine.target.queues)
         raise SlurmError(f"sbatch: {machine.target.name} has no queue {name}; known: {known}")
-    partition = name if queue.partition is None and queue.qos is None else queue.partition
+    plain = queue.partition is None and queue.qos is None
+    partition = asked if plain else queue.partition
     return [("--partition", partition), ("--qos", queue.qos), ("--constraint", queue.constraint)]
 
 
