@@ -40,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="alpenglow jobs status", description=ABOUT)
     parser.add_argument("run", type=Path, help="run directory")
     parser.add_argument("--json", action="store_true", help="the same as one JSON object")
-    given = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    try:
+        given = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    except SystemExit as stop:  # argparse has said what there is to say
+        return int(stop.code or 0)
     try:
         found = status(given.run, _asker(), time.time())
     except StatusError as error:

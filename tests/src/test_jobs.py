@@ -116,6 +116,10 @@ def test_preview_measures_the_run_that_is_there(tmp_path: Path) -> None:
     rate = preview.measured(run)
     assert rate is not None
     assert (rate.tokens_per_second, rate.done, rate.lost_s) == (10.0, 300.0, 60.0)
+    # What a laptop reached says nothing about 512 nodes.
+    (run / "run.toml").write_text('[machine]\nname = "laptop"\n')
+    assert preview.measured(run, "laptop") == rate
+    assert preview.measured(run, "summit") is None
 
 
 def test_preview_of_a_broken_script_is_one_sentence(

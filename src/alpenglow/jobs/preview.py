@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tomllib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,8 +45,15 @@ class Rate:
     source: str = ""
 
 
-def measured(run: Path) -> Rate | None:
-    """Read the rate from a run's metrics and segment records; None where there are none."""
+def measured(run: Path, machine: str | None = None) -> Rate | None:
+    """Read the rate from a run's metrics and segment records; None where there are none.
+
+    Args:
+        run: the run directory.
+        machine: what the rate is wanted for; a run on another machine says nothing about it.
+    """
+    if machine not in (None, _machine(run)):
+        return None
     try:
         with (run / "metrics.jsonl").open("rb") as file:
             file.seek(0, 2)
@@ -78,6 +86,13 @@ def measured(run: Path) -> Rate | None:
     )
 
 
+def _machine(run: Path) -> str | None:
+    try:
+        return str(tomllib.loads((run / "run.toml").read_text(encoding="utf-8"))["machine"]["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def lines(
     script: Script,
     spec: JobSpec,
@@ -102,7 +117,7 @@ def lines(
             found += _recipe_lines(plan, plan.recipe, machine)
             rate = None if tokens_per_second is None else Rate(tokens_per_second, source="given")
             if rate is None and run is not None:
-                rate = measured(base / run)
+                rate = measured(base / run, machine.name)
             found.append(_chain_line(plan.recipe, spec, rate))
         found += step_lines(plan.step, spec, machine, tensor)
     return found
