@@ -11,8 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tomllib
 import sys
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +117,7 @@ def lines(
             found += _recipe_lines(plan, plan.recipe, machine)
             rate = None if tokens_per_second is None else Rate(tokens_per_second, source="given")
             if rate is None and run is not None:
-                rate = measured(base / run, machine.name)
+                rate = measured(base / run, machine.target.name)
             found.append(_chain_line(plan.recipe, spec, rate))
         found += step_lines(plan.step, spec, machine, tensor)
     return found
