@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -63,7 +62,7 @@ def test_check_without_a_machine_says_how(
 
 
 @pytest.mark.parametrize("verb", ["check", "preview"])
-def test_no_torch_and_well_under_a_second(verb: str) -> None:
+def test_nothing_heavy_is_imported(verb: str) -> None:
     script = "jobs/pretrain_7b.lsf"
     code = (
         "import sys\n"
@@ -73,7 +72,6 @@ def test_no_torch_and_well_under_a_second(verb: str) -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     paths = [str(ROOT / name) for name in ("src", "lsf", "profiling", "analysis")]
-    began = time.perf_counter()
     subprocess.run(
         [sys.executable, "-c", code],
         check=True,
@@ -81,8 +79,6 @@ def test_no_torch_and_well_under_a_second(verb: str) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdout=subprocess.DEVNULL,
     )
-    # About 0.2 s of a quiet core; the limit leaves room for a busy one.
-    assert time.perf_counter() - began < 5
 
 
 def test_preview_of_512_nodes(capsys: pytest.CaptureFixture[str]) -> None:
