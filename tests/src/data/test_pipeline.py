@@ -130,9 +130,7 @@ def test_second_run_is_up_to_date_and_a_damaged_shard_is_not(
     assert job(made, tmp_path / "run").run(client) == 0
     before = digests(output)
     capsys.readouterr()
-    began = time.monotonic()
     assert job(made, tmp_path / "run").run(client) == 0
-    assert time.monotonic() - began < 2
     said = capsys.readouterr().out
     assert "up to date" in said
     assert "left out: arxiv;" in said

@@ -240,10 +240,8 @@ def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(
 
 
 def test_a_killed_rank_ends_the_others(place: Path, two_ranks: list[subprocess.Popen[str]]) -> None:
-    begun = time.monotonic()
     two_ranks[1].kill()
     (code, _, error), _ = end(two_ranks)
-    assert time.monotonic() - begun < 10
     assert code == 1
     assert error.count("\n") == 1
     assert "rank 0: lost a peer, which ended first" in error
