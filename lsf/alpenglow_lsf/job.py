@@ -46,7 +46,7 @@ OPTIONS = (
     Option("-ln_mem", "memory", emulated=False),
     Option("-cn_cu", "compute units", emulated=False),
     Option("-cn_mem", "memory", emulated=False),
-    Option("-Q", "exit codes", emulated=False),
+    Option("-Q", "exit codes"),
     Option("-b", "begin time", emulated=False),
     Option("-i", "input file", emulated=False),
     Option("-x", emulated=False),

@@ -34,8 +34,7 @@ from alpenglow_lsf.script import Script
 from alpenglow_lsf.spool import JobRecord, Spool
 from alpenglow_lsf.validate import check
 
-DEFAULT_QUEUE = "batch"
-NOT_EMULATED = frozenset(option.name for option in OPTIONS if not option.emulated) - {"-Q"}
+NOT_EMULATED = frozenset(option.name for option in OPTIONS if not option.emulated)
 
 
 class Local:
@@ -171,7 +170,7 @@ class Local:
                 ),
                 nodes=nodes,
                 hosts=(launch, *(f"node{i + 1}" for i in range(used))),
-                queue=spec.queue or os.environ.get("LSB_DEFAULTQUEUE") or DEFAULT_QUEUE,
+                queue=self._machine.queue_name(spec.queue or os.environ.get("LSB_DEFAULTQUEUE")),
                 project=spec.project or os.environ.get("LSB_DEFAULTPROJECT") or "default",
                 submitted=now,
                 position=now,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alpenglow_lsf.machine import Machine
-from alpenglow_lsf.scheduler import JobState, JobStatus, SchedulerError, Submission
+from alpenglow_lsf.scheduler import JobState, JobStatus, SchedulerError, Submission, call_command
 
 FIELDS = (
     "jobid", "stat", "job_name", "queue", "proj_name", "submit_time", "start_time", "finish_time",
@@ -24,7 +23,6 @@ FIELDS = (
     "runtimelimit", "dependency",
 )  # fmt: skip
 DELIMITER = "^"
-TIMEOUT_S = 120.0
 """A busy LSF answers late; after this long it counts as not reachable."""
 
 _SUBMITTED = re.compile(r"Job <(\d+)> is submitted to (?:default )?queue <([^>]*)>")
@@ -44,7 +42,7 @@ class LSF:
             raise SchedulerError(f"bsub: no script {submission.script}")
         if self._machine.submit_form == "file":
             words = ["bsub", *options, str(submission.script), *submission.arguments]
-            text = _call(words, environment)
+            text = call_command(words, environment)
         elif submission.arguments:
             raise SchedulerError(
                 f"bsub: {self._machine.name} takes scripts by standard input, without arguments "
@@ -52,7 +50,7 @@ class LSF:
             )
         else:
             script = submission.script.read_text(encoding="utf-8")
-            text = _call(["bsub", *options], environment, script)
+            text = call_command(["bsub", *options], environment, script)
         found = _SUBMITTED.search(text)
         if found is None:
             raise SchedulerError(f"bsub did not say which job it made: {text.strip()!r}")
@@ -63,7 +61,7 @@ class LSF:
         fields = f"{' '.join(FIELDS)} delimiter='{DELIMITER}'"
         environment = {**os.environ, "LSB_DISPLAY_YEAR": "Y"}
         try:
-            text = _call(["bjobs", "-noheader", "-o", fields, job_id], environment)
+            text = call_command(["bjobs", "-noheader", "-o", fields, job_id], environment)
         except SchedulerError as error:
             if "is not found" in str(error):
                 return self._history(job_id)
@@ -76,7 +74,7 @@ class LSF:
     def _history(self, job_id: str) -> JobStatus | None:
         """Ask bhist about a job that bjobs has forgotten (after an hour, by default)."""
         try:
-            text = _call(["bhist", "-l", job_id], {**os.environ, "LSB_DISPLAY_YEAR": "Y"})
+            text = call_command(["bhist", "-l", job_id], {**os.environ, "LSB_DISPLAY_YEAR": "Y"})
         except SchedulerError:
             return None
         return parse_history(job_id, text)
@@ -84,7 +82,7 @@ class LSF:
     def cancel(self, job_ids: Sequence[str], signal: str | None = None) -> None:
         """Call bkill; see `Scheduler.cancel`."""
         words = ["bkill", *(["-s", signal] if signal else []), *job_ids]
-        _call(words, os.environ)
+        call_command(words, os.environ)
 
 
 def parse_status(line: str) -> JobStatus:
@@ -181,26 +179,3 @@ def _moment(text: str) -> float | None:
         # A day far ahead is last year's: bjobs without LSB_DISPLAY_YEAR names no year.
         return time.mktime(time.strptime(f"{text} {year - 1}", "%b %d %H:%M %Y"))
     return None
-
-
-def _call(words: Sequence[str], environment: Mapping[str, str], stdin: str = "") -> str:
-    try:
-        done = subprocess.run(
-            words,
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise SchedulerError(
-            f"no {words[0]} on PATH: is this a login node of the machine?"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise SchedulerError(f"{words[0]} did not answer in {TIMEOUT_S:.0f} s") from None
-    if done.returncode != 0:
-        said = " ".join((done.stderr or done.stdout).split())
-        raise SchedulerError(said or f"{words[0]} failed with code {done.returncode}")
-    return done.stdout

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import importlib
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ BACKENDS = {
     "local": "alpenglow_lsf.local:Local",
 }
 """Backend of each `scheduler` a machine file may name; loaded when asked for."""
+TIMEOUT_S = 120.0
+"""A login node's scheduler may be busy; a command that takes longer than this is not waited for."""
 
 
 class SchedulerError(RuntimeError):
@@ -103,3 +106,31 @@ def current(machine: Machine) -> Scheduler:
     """Return the scheduler of a machine."""
     module, _, name = BACKENDS[machine.scheduler].partition(":")
     return cast(Scheduler, getattr(importlib.import_module(module), name)(machine))
+
+
+def call_command(words: Sequence[str], environment: Mapping[str, str], stdin: str = "") -> str:
+    """Call one of a scheduler's commands; returns what it printed.
+
+    Raises:
+        SchedulerError: not on PATH, no answer in time, or refused; in the command's own words.
+    """
+    try:
+        done = subprocess.run(
+            words,
+            env=environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise SchedulerError(
+            f"no {words[0]} on PATH: is this a login node of the machine?"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise SchedulerError(f"{words[0]} did not answer in {TIMEOUT_S:.0f} s") from None
+    if done.returncode != 0:
+        said = " ".join((done.stderr or done.stdout).split())
+        raise SchedulerError(said or f"{words[0]} failed with code {done.returncode}")
+    return done.stdout

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alpenglow_lsf.job import SIGNALS
 from alpenglow_lsf.machine import Machine
 from alpenglow_lsf.options import OptionError
-from alpenglow_lsf.scheduler import JobState, JobStatus, SchedulerError, Submission
+from alpenglow_lsf.scheduler import JobState, JobStatus, SchedulerError, Submission, call_command
 from alpenglow_lsf.script import Script
 from alpenglow_lsf.slurm_script import translate
 
-TIMEOUT_S = 120.0
 """A busy controller answers late; after this long it counts as not reachable."""
 
 STATES: Mapping[str, JobState] = {
@@ -82,7 +80,9 @@ class Slurm:
             for name, value in os.environ.items()
             if not _OURS.match(name) and name not in _OF_THE_JOB
         }
-        said = _call(["sbatch", "--parsable"], {**environment, **submission.environment}, text)
+        said = call_command(
+            ["sbatch", "--parsable"], {**environment, **submission.environment}, text
+        )
         job_id = said.strip().partition(";")[0]
         if not job_id.isdigit():
             raise SchedulerError(f"sbatch did not say which job it made: {said.strip()!r}")
@@ -92,7 +92,7 @@ class Slurm:
         """Ask scontrol about a job, and sacct about one that it has forgotten."""
         environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
         try:
-            text = _call(["scontrol", "show", "job", job_id], environment)
+            text = call_command(["scontrol", "show", "job", job_id], environment)
         except SchedulerError as error:
             if "Invalid job id" not in str(error):
                 raise
@@ -100,7 +100,7 @@ class Slurm:
             return parse_scontrol(text)
         words = ["sacct", "-X", "-n", "-P", "-j", job_id, "-o", ",".join(SACCT)]
         try:
-            lines = _call(words, environment).splitlines()
+            lines = call_command(words, environment).splitlines()
         except SchedulerError as error:
             if "storage is disabled" in str(error):
                 return None
@@ -123,14 +123,14 @@ class Slurm:
                 raise SchedulerError(f"scancel: job {job_id} has already finished")
         if signal is None:
             # TERM to the ranks and to the batch shell, KILL after the site's KillWait.
-            _call(["scancel", *job_ids], os.environ)
+            call_command(["scancel", *job_ids], os.environ)
             return
         running = [j for j in job_ids if (s := self.status(j)) and s.state is JobState.RUNNING]
         if running:
             # --full reaches the batch shell and its children, without it the ranks: srun hands
             # on USR1, USR2 and TERM, but not URG.
-            _call(["scancel", f"--signal={signal}", *running], os.environ)
-            _call(["scancel", "--full", f"--signal={signal}", *running], os.environ)
+            call_command(["scancel", f"--signal={signal}", *running], os.environ)
+            call_command(["scancel", "--full", f"--signal={signal}", *running], os.environ)
 
 
 def parse_scontrol(text: str) -> JobStatus:
@@ -230,26 +230,3 @@ def _limit(text: str) -> float | None:
         return None
     days, hours, minutes, seconds = (int(cell or 0) for cell in match.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds
-
-
-def _call(words: Sequence[str], environment: Mapping[str, str], stdin: str = "") -> str:
-    try:
-        done = subprocess.run(
-            words,
-            env=environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise SchedulerError(
-            f"no {words[0]} on PATH: is this a login node of the machine?"
-        ) from None
-    except subprocess.TimeoutExpired:
-        raise SchedulerError(f"{words[0]} did not answer in {TIMEOUT_S:.0f} s") from None
-    if done.returncode != 0:
-        said = " ".join((done.stderr or done.stdout).split())
-        raise SchedulerError(said or f"{words[0]} failed with code {done.returncode}")
-    return done.stdout

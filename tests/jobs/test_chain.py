@@ -10,11 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from small_shards import write_small_shards
 
-from alpenglow.data.catalogue import Catalogue
-from alpenglow.data.shards import ShardWriter
 from alpenglow_lsf.segment import gained, read_segments
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -82,30 +80,6 @@ exec python -m alpenglow_lsf.run --run runs/{name} --activity pretrain {options}
 """
 
 
-def write_shards(folder: Path) -> None:
-    folder.mkdir()
-    infos = []
-    for number, name in enumerate(("github", "wikipedia")):
-        writer = ShardWriter(
-            folder / f"{name}-00000.h5",
-            slice=name,
-            dtype="uint16",
-            tokenizer_hash="t",
-            recipe_hash="r",
-        )
-        tokens = np.random.default_rng(number).integers(0, 120, 4000)
-        writer.add(tokens, bytes([number] * 16), "drawn")
-        infos.append(writer.close())
-    Catalogue.build(
-        folder,
-        infos,
-        tokenizer="tokenizer.json",
-        tokenizer_hash="t",
-        vocab_size=120,
-        recipe_hash="r",
-    ).write()
-
-
 class Place:
     """A folder with a recipe, shards, scripts and a spool."""
 
@@ -114,7 +88,7 @@ class Place:
         (folder / "tiny.toml").write_text(RECIPE)
         (folder / "fate.py").write_text(FATE)
         (folder / "after.lsf").write_text("#!/bin/bash\n#BSUB -W 1\n#BSUB -nnodes 1\ntrue\n")
-        write_shards(folder / "shards")
+        write_small_shards(folder / "shards")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(JOB_VARIABLES)}
         path = [str(ROOT / "lsf/bin"), str(Path(sys.executable).parent), kept["PATH"]]
         roots = [str(ROOT / name) for name in ("src", "lsf", "profiling", "analysis")]

@@ -144,7 +144,7 @@ def test_the_options_are_a_closed_list() -> None:
     assert {o.name for o in BSUB if o.emulated} == {
         "-P", "-q", "-W", "-nnodes", "-alloc_flags", "-J", "-o", "-e", "-oo", "-eo", "-w", "-wa",
         "-wt", "-cwd", "-N", "-B", "-u", "-r", "-rn", "-G", "-U", "-core_isolation",
-        "-step_cgroup", "-jsm",
+        "-step_cgroup", "-jsm", "-Q",
     }  # fmt: skip
     assert "".join(sorted(o.name[1] for o in JSRUN if o.emulated)) == "EMXabcdeghklmnoprt"
 

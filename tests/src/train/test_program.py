@@ -12,11 +12,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
+from small_shards import write_small_shards
 
-from alpenglow.data.catalogue import Catalogue
-from alpenglow.data.shards import ShardWriter
 from alpenglow.train.checkpoint import Checkpoint
 from alpenglow_profiling.events import Kind, read
 
@@ -54,28 +52,7 @@ checkpoint_every = 4
 def place(tmp_path: Path) -> Path:
     """A folder with a recipe and two small shards."""
     (tmp_path / "tiny.toml").write_text(RECIPE)
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    infos = []
-    for number, name in enumerate(("github", "wikipedia")):
-        writer = ShardWriter(
-            folder / f"{name}-00000.h5",
-            slice=name,
-            dtype="uint16",
-            tokenizer_hash="t",
-            recipe_hash="r",
-        )
-        tokens = np.random.default_rng(number).integers(0, 120, 4000)
-        writer.add(tokens, bytes([number] * 16), "drawn")
-        infos.append(writer.close())
-    Catalogue.build(
-        folder,
-        infos,
-        tokenizer="tokenizer.json",
-        tokenizer_hash="t",
-        vocab_size=120,
-        recipe_hash="r",
-    ).write()
+    write_small_shards(tmp_path / "shards")
     return tmp_path
 
 
