@@ -8,7 +8,7 @@ dropout. The slots of the pipeline fill themselves from alpenglow.model.neox.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from alpenglow.model import neox
 from alpenglow.model.config import ModelConfig
+from alpenglow.model.rotary import split_heads
 from alpenglow.parallel.tensor import (
     ColumnParallelLinear,
     RowParallelLinear,
@@ -51,21 +52,6 @@ def _future(length: int, device: torch.device) -> Tensor:
         return torch.ones(length, length, dtype=torch.bool, device=device).triu(diagonal=1)
 
 
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn the first dimensions of each head by the position's angle.
-
-    Args:
-        x: [micro-batch, heads, length, head_dim].
-        cosine: [length, ndims], ndims <= head_dim; the other dimensions pass unchanged.
-        sine: as `cosine`.
-    """
-    ndims = cosine.shape[-1]
-    turned, passed = x[..., :ndims], x[..., ndims:]
-    low, high = turned.chunk(2, dim=-1)
-    turned = turned * cosine + torch.cat((-high, low), dim=-1) * sine
-    return torch.cat((turned, passed), dim=-1)
-
-
 class Attention(nn.Module):
     """Causal self-attention with rotary positions; each rank holds whole heads."""
 
@@ -83,12 +69,10 @@ class Attention(nn.Module):
     def heads(self, x: Tensor) -> Tensor:
         """[micro-batch, length, hidden] -> this rank's heads side by side, before `dense`."""
         batch, length, _ = x.shape
-        fused = self.query_key_value(x).view(batch, length, -1, 3 * self.config.head_dim)
-        query, key, value = fused.transpose(1, 2).chunk(3, dim=-1)
         cosine, sine = rotary_table(
             length, self.config.rotary_ndims, self.config.rotary_emb_base, x.dtype, x.device
         )
-        query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
+        query, key, value = split_heads(self.query_key_value(x), self.config.head_dim, cosine, sine)
         if self.kind == "sdpa":
             mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         else:
@@ -168,6 +152,11 @@ class TransformerLayer(nn.Module, GlobalNames):
         if not self.use_parallel_residual:
             x = x + self.attention(self.input_layernorm(x))
             return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+        if self.group.size == 1:
+            # The products add the biases themselves: two passes over the stream less.
+            branches = self.attention(self.input_layernorm(x))
+            branches = branches + self.mlp(self.post_attention_layernorm(x))
+            return x + branches  # type: ignore[no-any-return]
         # The two branches are summed before they are reduced: one all-reduce instead of two.
         attended = self.attention.dense.partial(self.attention.heads(self.input_layernorm(x)))
         widened = self.mlp.widened(self.post_attention_layernorm(x))
@@ -186,10 +175,21 @@ class FinalLayerNorm(nn.LayerNorm, GlobalNames):
 
 
 class LogitHead(ColumnParallelLinear, GlobalNames):
-    """Last slot of an untied model: this rank's columns of the logits, no bias."""
+    """Last slot of an untied model: this rank's columns of the logits, no bias.
+
+    With `fused` it hands its input and its weight on to the loss, which makes the logits itself
+    (alpenglow.parallel.head_loss).
+    """
 
     prefix = "embed_out"
 
-    def __init__(self, config: ModelConfig, group: TensorGroup, seed: int | None) -> None:
+    def __init__(
+        self, config: ModelConfig, group: TensorGroup, seed: int | None, fused: bool = False
+    ) -> None:
         super().__init__(config.hidden_size, config.vocab_size, group, bias=False)
+        self.fused = fused
         neox.fill(self, self.prefix, config, group, seed)
+
+    def forward(self, x: Tensor) -> Any:
+        """[..., hidden] -> [..., V / size], or the pair (`x`, weight [V / size, hidden])."""
+        return (x, self.weight) if self.fused else super().forward(x)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from alpenglow.model.layers import (
     LogitHead,
     TransformerLayer,
 )
+from alpenglow.parallel.head_loss import head_cross_entropy
 from alpenglow.parallel.tensor import (
     IGNORED_LABEL,
     TensorGroup,
@@ -36,6 +37,9 @@ from alpenglow.parallel.tensor import (
 )
 
 TIED_KEY = "embed_in"
+
+LossKind = Literal["plain", "fused"]
+"""plain: logits, then their cross entropy. fused: both at once, a few tokens at a time."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,17 @@ class LocalModel(nn.Module):
     """The whole model in one process (or one tensor group), without DeepSpeed."""
 
     def __init__(
-        self, config: ModelConfig, group: TensorGroup, seed: int | None, attention: AttentionKind
+        self,
+        config: ModelConfig,
+        group: TensorGroup,
+        seed: int | None,
+        attention: AttentionKind,
+        loss: LossKind = "plain",
     ) -> None:
         super().__init__()
         self.config = config
         self.group = group
+        self.loss = loss
         self.embedding = Embedding(config, group, seed)
         self.layers = nn.ModuleList(
             TransformerLayer(config, index, group, seed, attention)
@@ -76,14 +86,19 @@ class LocalModel(nn.Module):
         self.norm = FinalLayerNorm(config, group, seed)
         self.head = None if config.tie_word_embeddings else LogitHead(config, group, seed)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """int64 [micro-batch, length] -> logits [micro-batch, length, V / size]."""
+    def forward(self, tokens: Tensor) -> Any:
+        """int64 [micro-batch, length] -> logits [micro-batch, length, V / size].
+
+        With the fused loss: the pair that `loss_function` takes.
+        """
         x = self.embedding(tokens)
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x)
-        logits: Tensor = self.embedding.logits(x) if self.head is None else self.head(x)
-        return logits
+        head = self.embedding if self.head is None else self.head
+        if self.loss == "fused":
+            return x, head.weight
+        return self.embedding.logits(x) if self.head is None else self.head(x)
 
     def load_global(self, get: Callable[[str, Slice], Tensor]) -> None:
         """Fill every parameter; see the function `load_global`."""
@@ -96,6 +111,7 @@ def layer_specs(
     *,
     seed: int | None,
     attention: AttentionKind = "plain",
+    loss: LossKind = "plain",
 ) -> list[Any]:
     """List the slots for `deepspeed.pipe.PipelineModule`.
 
@@ -105,6 +121,7 @@ def layer_specs(
         seed: of the initial weights (alpenglow.model.neox); None leaves them uninitialised, for a
             caller that loads them all.
         attention: "plain" or "sdpa".
+        loss: with "fused" the last slot gives (hidden states, head's weight) instead of logits.
 
     Raises:
         ValueError: the model does not divide by the tensor degree.
@@ -119,10 +136,10 @@ def layer_specs(
     norm = LayerSpec(FinalLayerNorm, config, group, seed)
     if not config.tie_word_embeddings:
         first = LayerSpec(Embedding, config, group, seed)
-        return [first, *layers, norm, LayerSpec(LogitHead, config, group, seed)]
+        return [first, *layers, norm, LayerSpec(LogitHead, config, group, seed, loss == "fused")]
     tied = [
         TiedLayerSpec(TIED_KEY, Embedding, config, group, seed, forward_fn=forward)
-        for forward in (None, _tied_logits)
+        for forward in (None, _tied_pair if loss == "fused" else _tied_logits)
     ]
     return [tied[0], *layers, norm, tied[1]]
 
@@ -136,19 +153,25 @@ def checkpointable_layers() -> list[str]:
     return [TransformerLayer.__name__]
 
 
-def loss_function(config: ModelConfig, group: TensorGroup) -> Callable[[Tensor, Tensor], Tensor]:
+def loss_function(config: ModelConfig, group: TensorGroup) -> Callable[[Any, Tensor], Tensor]:
     """Return the `loss_fn` of the pipeline: mean cross entropy over the labels that count.
 
-    It takes logits [micro-batch, length, V / size] and int64 labels [micro-batch, length] (already
-    shifted; `IGNORED_LABEL` is left out) and gives an fp32 scalar, equal on all tensor ranks.
+    It takes what the last slot gives, logits [micro-batch, length, V / size] or, for the fused
+    loss, hidden states [micro-batch, length, hidden] with the head's weight [V / size, hidden], and
+    int64 labels [micro-batch, length] (already shifted; `IGNORED_LABEL` is left out). It gives an
+    fp32 scalar, equal on all tensor ranks.
     """
     columns = group.share(config.vocab_size, "vocab_size")
 
-    def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    def cross_entropy(outputs: Tensor | tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+        count = (labels != IGNORED_LABEL).sum().clamp(min=1)
+        if isinstance(outputs, tuple):
+            return head_cross_entropy(*outputs, labels, group) / count
+        logits = outputs
         if logits.shape[-1] != columns:
             raise ValueError(f"logits have {logits.shape[-1]} columns, not {columns} a rank")
         losses = vocabulary_parallel_cross_entropy(logits, labels, group)
-        return losses.sum() / (labels != IGNORED_LABEL).sum().clamp(min=1)
+        return losses.sum() / count
 
     return cross_entropy
 
@@ -209,6 +232,7 @@ def build_local(
     *,
     seed: int | None = None,
     attention: AttentionKind = "plain",
+    loss: LossKind = "plain",
 ) -> LocalModel:
     """Build the whole model in this process, without DeepSpeed.
 
@@ -217,11 +241,16 @@ def build_local(
         group: a tensor group to share the matrices with; default: none.
         seed: of the initial weights; None leaves them uninitialised, for `LocalModel.load_global`.
         attention: "plain" or "sdpa".
+        loss: as in `layer_specs`.
     """
     group = TensorGroup() if group is None else group
     config.check_parallel(1, group.size)
-    return LocalModel(config, group, seed, attention)
+    return LocalModel(config, group, seed, attention, loss)
 
 
 def _tied_logits(embedding: Embedding, x: Tensor) -> Tensor:
     return embedding.logits(x)
+
+
+def _tied_pair(embedding: Embedding, x: Tensor) -> tuple[Tensor, Tensor]:
+    return x, embedding.weight

@@ -205,8 +205,12 @@ class TrainRecipe:
     """Steps between printed lines; metrics.jsonl has every step."""
     activation_checkpointing: bool = False
     """Recompute a transformer layer's activations in the backward pass instead of keeping them."""
-    attention: Literal["plain", "sdpa"] = "plain"
+    attention: Literal["plain", "sdpa"] = "sdpa"
     """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention."""
+    loss: Literal["plain", "fused"] = "fused"
+    """`plain`: logits, then their cross entropy; `fused`: both for a few tokens at a time."""
+    compile: bool = False
+    """Compile the transformer layers at the first step (torch.compile; needs a compiler)."""
     monitor: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
     """Where the curves go beside metrics.jsonl (`alpenglow.train.monitors`); W&B stays offline."""
     seed: int = 1234
@@ -253,6 +257,11 @@ class PretrainRecipe:
             model.check_parallel(parallel.pipeline, parallel.tensor)
         except ValueError as error:
             raise ConfigError(f"model and parallel: {error}") from None
+        if self.train.compile and parallel.tensor > 1:
+            raise ConfigError(
+                f"train.compile = true with parallel.tensor = {parallel.tensor}: layers that "
+                "share their matrices communicate half-way and are not compiled; change one of them"
+            )
         if self.warmup_steps > self.total_steps:
             raise ConfigError(
                 f"optimizer.warmup_steps = {self.warmup_steps} is more than the run's "

@@ -49,6 +49,8 @@ FREE = frozenset(
         "train.log_every",
         "train.activation_checkpointing",
         "train.attention",
+        "train.loss",
+        "train.compile",
         "train.monitor",
         "train.collective_timeout_s",
     }
