@@ -7,6 +7,7 @@ DeepSpeed) gains nothing from it.
 from __future__ import annotations
 
 import importlib.util
+import warnings
 
 import torch
 from torch import nn
@@ -43,6 +44,8 @@ def require_compiler(device: torch.device) -> None:
 def compile_layers(module: nn.Module) -> int:
     """Let every transformer layer of a module compile itself at its first call; says how many."""
     layers = [part for part in module.modules() if isinstance(part, TransformerLayer)]
+    # It looks into the function that makes the rotary table, whose cache it need not know.
+    warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
     for layer in layers:
         layer.compile(dynamic=False)
     return len(layers)
