@@ -40,6 +40,7 @@ FREE = frozenset(
     {
         "parallel",
         "precision",
+        "reduction",
         "batch.micro_batch_size",
         "data.catalogue",
         "data.optional",
