@@ -108,7 +108,7 @@ def _conclude(place: Place, folder: Path, order: Order, begin: float) -> None:
     lines = _lines(verdict, reports, order, place.nodes)
     if cut:
         lines.insert(
-            0, f"{place.nodes} nodes stand for more: --spare {order.spare} becomes {spare}"
+            0, f"{place.nodes} nodes stand in for more: --spare {order.spare} becomes {spare}"
         )
     took = time.monotonic() - begin
     lines[-1] += f"; {took:.1f} s"

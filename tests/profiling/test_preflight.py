@@ -226,3 +226,38 @@ def test_a_silent_node_and_a_silent_neighbour_are_named(
     assert says in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.distributed
+def test_a_node_that_cannot_be_measured_is_left_out_where_there_is_a_spare(tmp_path: Path) -> None:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(JOB_VARIABLES)}
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/torch.py").write_text("raise ImportError('libcudart is missing')\n")
+    program = "import os; print(*(os.environ['ALPENGLOW_' + n] for n in ('RANK', 'WORLD_SIZE')))"
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "alpenglow_profiling.preflight", "--run", tmp_path, "--spare",
+             "1", "--", sys.executable, "-c", program],
+            env={
+                **kept,
+                "ALPENGLOW_HOST": f"h{rank + 1}",
+                "ALPENGLOW_SEGMENT": "7.1",
+                "OMPI_COMM_WORLD_RANK": str(rank),
+                "OMPI_COMM_WORLD_SIZE": "2",
+                "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+                "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
+                "PYTHONPATH": os.pathsep.join([*path, str(ROOT / "profiling")]),
+            },
+            stdout=subprocess.PIPE, text=True,
+        )
+        for rank, path in enumerate(([str(tmp_path / "broken")], []))
+    ]  # fmt: skip
+    bad, good = (rank.communicate(timeout=120)[0] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    assert "preflight: h1: no torch to measure with: libcudart is missing\n" in bad
+    assert bad.endswith("preflight: h1 stands aside\n")
+    # Rank 0 judged, though its own node is the bad one; the other took its number.
+    assert good == "0 1\n"
+    verdict = json.loads((tmp_path / "preflight/7.1/verdict.json").read_text())
+    assert (verdict["failed"], verdict["left_out"], verdict["hosts"]) == (["h1"], ["h1"], ["h2"])
+    assert (verdict["ranks"], verdict["master"]) == ([1], "h2")
