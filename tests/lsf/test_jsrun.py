@@ -35,7 +35,7 @@ def test_ranks_get_the_variables_of_jsrun_and_spectrum_mpi(site: Site) -> None:
         assert environ["ALPENGLOW_HOST"] == f"node{1 + number // 4}"
         assert environ["ALPENGLOW_HOST_ADDRESS"] == f"127.0.0.{2 + number // 4}"
         assert environ["ALPENGLOW_MASTER_ADDR"] == "127.0.0.2"
-        assert "ALPENGLOW_STEP_NODES" not in environ
+        assert environ["ALPENGLOW_STEP_NODES"] == "2"
         assert environ["OMP_NUM_THREADS"] == "1"
         assert environ["MINE"] == "a b"
         assert "OMPI_COMM_WORLD_NODE_RANK" not in environ
