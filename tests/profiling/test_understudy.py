@@ -1,4 +1,4 @@
-"""A command beneath a rank: signals go down, its exit code comes back, and it dies with the rank."""
+"""A command beneath a rank: signals go down, its exit code comes back, it dies with the rank."""
 
 from __future__ import annotations
 
