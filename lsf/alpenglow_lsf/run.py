@@ -21,7 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from alpenglow_lsf.chain import Chain, ChainError, complete, whole_minutes
+from alpenglow_lsf.arrays import own_id
+from alpenglow_lsf.chain import Chain, ChainError, complete, owner_ended, whole_minutes
 from alpenglow_lsf.geometry import GeometryError
 from alpenglow_lsf.job import JobSpec
 from alpenglow_lsf.machine import Machine, MachineError, current
@@ -29,9 +30,17 @@ from alpenglow_lsf.options import OptionError
 from alpenglow_lsf.order import Order, RunError, parse
 from alpenglow_lsf.orphans import dies_with_parent
 from alpenglow_lsf.ranks import RESERVED_VARIABLE, compute_hosts
-from alpenglow_lsf.scheduler import JobState, JobStatus, Scheduler, SchedulerError, Submission
+from alpenglow_lsf.scheduler import (
+    ENDING,
+    JobState,
+    JobStatus,
+    Scheduler,
+    SchedulerError,
+    Submission,
+)
 from alpenglow_lsf.scheduler import current as current_scheduler
 from alpenglow_lsf.segment import (
+    CANCELLED,
     Ending,
     RunLock,
     Segment,
@@ -52,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         order = parse(sys.argv[1:] if argv is None else argv)
         machine = current()
-        job_id = os.environ.get("LSB_JOBID")
-        if not job_id:
+        job_id = own_id(os.environ)
+        if job_id is None:
             raise RunError(
                 "LSB_JOBID is not set: this runs inside a job, submit the script by bsub"
             )
@@ -92,6 +101,7 @@ class Parent:
         self._scheduler = scheduler
         self._environ = environ
         self._received: list[int] = []
+        self._cancelled: bool | None = None
         self._child: subprocess.Popen[bytes] | None = None
         now = time.time()
         status = self._ask(job_id)
@@ -150,7 +160,7 @@ class Parent:
                 self._chain.submit()
             code = self._run(lock)
             if self._chain is not None:
-                self._chain.at_end(signal.SIGINT in self._received)
+                self._chain.at_end(self._by_owner())
         return code
 
     @contextmanager
@@ -305,13 +315,23 @@ class Parent:
             try:
                 return child.wait(LOOK_S)
             except subprocess.TimeoutExpired:
-                if self._chain is not None and signal.SIGINT in self._received:
-                    # bkill's KILL comes 20 s after its INT: there may be no later.
-                    self._chain.remove("bkill ended the segment")
+                owner = None if self._chain is None else self._by_owner()
+                if self._chain is not None and owner is not None:
+                    # KILL comes 20 s after bkill's INT, KillWait after scancel's TERM.
+                    self._chain.remove(owner_ended(owner))
                 if time.monotonic() - beaten >= HEARTBEAT_S:
                     beaten = time.monotonic()
                     lock.beat()
                     self.segment.beat()
+
+    def _by_owner(self) -> str | None:
+        """Which of BY_OWNER ends this job, if one does."""
+        if signal.SIGINT in self._received:
+            return "signal INT"
+        if signal.SIGTERM in self._received and self._cancelled is None:
+            # Slurm's TERM may be its time limit, a requeue or scancel.
+            self._cancelled = self._ask(str(self.segment.fields["job_id"])).reason == ENDING
+        return CANCELLED if self._cancelled else None
 
     def _reason(self, code: int) -> tuple[str, str]:
         name = Path(self._order.command[0]).name
@@ -323,6 +343,8 @@ class Parent:
         deadline = self.segment.fields["deadline"]
         if signal.SIGUSR2 in self._received or (deadline and time.time() >= deadline):
             return "walltime", f"{words} at the walltime limit"
+        if self._by_owner() == CANCELLED:
+            return CANCELLED, f"{words} after scancel"
         fatal = [n for n in self._received if n in (signal.SIGTERM, signal.SIGINT)]
         if fatal:
             # SIGUSR1 and SIGURG only tell the ranks something; they are no reason to end.

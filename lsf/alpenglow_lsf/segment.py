@@ -8,6 +8,7 @@ else from the last heartbeat, marked estimated.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import socket
@@ -39,6 +40,12 @@ RANK0_FIELDS = (
 
 STALE_S = 120.0
 """A lock without a sign of life for this long is abandoned; parents give one every 10 s."""
+
+
+CANCELLED = "cancelled"
+"""Reason of a segment that its owner ended by scancel; bkill's is `signal INT`."""
+PREEMPTED = "preempted"
+"""Reason of a segment that Slurm ended for another job, and did not requeue."""
 
 
 class SegmentError(RuntimeError):
@@ -156,7 +163,7 @@ def next_attempt(run: Path, job_id: str) -> int:
     """Attempt number of a job: a requeued job keeps its id, so its records are counted."""
     attempts = [
         int(path.stem.rpartition(".")[2])
-        for path in (run / "segments").glob(f"{job_id}.*.json")
+        for path in (run / "segments").glob(f"{glob.escape(job_id)}.*.json")
         if path.stem.rpartition(".")[2].isdigit()
     ]
     return max(attempts, default=0) + 1
@@ -215,8 +222,14 @@ def close_lost(
     return closed
 
 
-_CAUSES = (("TERM_RUNLIMIT", "walltime"), ("TERM_OWNER", "signal INT"))
-"""Why LSF says that it ended a job, and our word for it."""
+_CAUSES = (
+    ("TERM_RUNLIMIT", "walltime"),
+    ("TERM_OWNER", "signal INT"),
+    ("timeout", "walltime"),
+    ("cancelled", CANCELLED),
+    ("preempted", PREEMPTED),
+)
+"""Why LSF (capitals) and Slurm say that they ended a job, and our word for it."""
 
 
 class RunLock:
