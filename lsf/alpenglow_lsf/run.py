@@ -45,6 +45,7 @@ from alpenglow_lsf.segment import (
     RunLock,
     Segment,
     SegmentError,
+    cause_of,
     close_lost,
     read_segments,
 )
@@ -101,7 +102,7 @@ class Parent:
         self._scheduler = scheduler
         self._environ = environ
         self._received: list[int] = []
-        self._cancelled: bool | None = None
+        self._told: str | None = None
         self._child: subprocess.Popen[bytes] | None = None
         now = time.time()
         status = self._ask(job_id)
@@ -315,8 +316,7 @@ class Parent:
             try:
                 return child.wait(LOOK_S)
             except subprocess.TimeoutExpired:
-                owner = None if self._chain is None else self._by_owner()
-                if self._chain is not None and owner is not None:
+                if self._chain is not None and (owner := self._by_owner()) is not None:
                     # KILL comes 20 s after bkill's INT, KillWait after scancel's TERM.
                     self._chain.remove(owner_ended(owner))
                 if time.monotonic() - beaten >= HEARTBEAT_S:
@@ -328,10 +328,13 @@ class Parent:
         """Which of BY_OWNER ends this job, if one does."""
         if signal.SIGINT in self._received:
             return "signal INT"
-        if signal.SIGTERM in self._received and self._cancelled is None:
-            # Slurm's TERM may be its time limit, a requeue or scancel.
-            self._cancelled = self._ask(str(self.segment.fields["job_id"])).reason == ENDING
-        return CANCELLED if self._cancelled else None
+        return CANCELLED if self._why_term() == ENDING else None
+
+    def _why_term(self) -> str:
+        """Ask once why TERM came: Slurm's may be its time limit, a requeue or scancel."""
+        if signal.SIGTERM in self._received and self._told is None:
+            self._told = self._ask(str(self.segment.fields["job_id"])).reason
+        return self._told or ""
 
     def _reason(self, code: int) -> tuple[str, str]:
         name = Path(self._order.command[0]).name
@@ -345,9 +348,12 @@ class Parent:
             return "walltime", f"{words} at the walltime limit"
         if self._by_owner() == CANCELLED:
             return CANCELLED, f"{words} after scancel"
+        cause = cause_of(self._why_term())
+        if cause is not None:
+            return cause, f"{words}: {self._why_term()}"
         fatal = [n for n in self._received if n in (signal.SIGTERM, signal.SIGINT)]
         if fatal:
-            # SIGUSR1 and SIGURG only tell the ranks something; they are no reason to end.
+            # SIGUSR1 and SIGURG only tell the ranks something.
             signal_name = signal.Signals(fatal[0]).name
             return f"signal {signal_name.removeprefix('SIG')}", f"{words} after {signal_name}"
         return "failed", words

@@ -208,7 +208,7 @@ def close_lost(
         if again:
             reason = "requeued"
         elif told is not None:
-            reason = next((word for mark, word in _CAUSES if mark in told.reason), reason)
+            reason = cause_of(told.reason) or reason
             source = f"its scheduler ({told.reason})" if told.reason else "its scheduler"
         record.update(
             ended=end,
@@ -226,10 +226,17 @@ _CAUSES = (
     ("TERM_RUNLIMIT", "walltime"),
     ("TERM_OWNER", "signal INT"),
     ("timeout", "walltime"),
+    ("TimeLimit", "walltime"),
     ("cancelled", CANCELLED),
     ("preempted", PREEMPTED),
+    ("requeued", "requeued"),
 )
 """Why LSF (capitals) and Slurm say that they ended a job, and our word for it."""
+
+
+def cause_of(told: str) -> str | None:
+    """Return our word for why a scheduler ended a job; None where it says nothing of its own."""
+    return next((word for mark, word in _CAUSES if mark in told), None)
 
 
 class RunLock:

@@ -61,7 +61,7 @@ being cleaned up has not ended: only then may its successor start."""
 
 SACCT = (
     "JobID", "State", "ExitCode", "Submit", "Start", "End", "TimelimitRaw", "Partition",
-    "Account", "JobName",
+    "Account", "NodeList", "JobName",
 )  # fmt: skip
 
 _OF_ARRAY = r"ArrayJobId=(\d+) ArrayTaskId=([\d,:-]+)"
@@ -176,9 +176,12 @@ def parse_scontrol(text: str) -> JobStatus:
     if state is JobState.PENDING and reason.startswith("JobHeld"):
         state = JobState.HELD
     if word == "COMPLETING" and reason == "None":
-        # A requeued job is given its next end at once, one that really ends is not.
-        coming = (_moment(values.get("EndTime")) or 0.0) > time.time()
-        reason = "requeued" if coming else reason
+        started = _moment(values.get("StartTime")) or 0.0
+        if (_moment(values.get("PreemptTime")) or 0.0) >= started > 0.0:
+            reason = "preempted"
+        elif (_moment(values.get("EndTime")) or 0.0) > time.time():
+            # A requeued job is given its next end at once, one that really ends is not.
+            reason = "requeued"
     wait = values.get("Dependency", "(null)")
     return JobStatus(
         job_id=values["JobId"],
@@ -187,7 +190,8 @@ def parse_scontrol(text: str) -> JobStatus:
         queue=values.get("Partition", ""),
         project=_text(values.get("Account")),
         submitted=_moment(values.get("SubmitTime")),
-        started=None if state is JobState.PENDING else _moment(values.get("StartTime")),
+        # One that was cancelled while it waited is told to have started when it ended.
+        started=_moment(values.get("StartTime")) if _text(values.get("NodeList")) else None,
         ended=_moment(values.get("EndTime")) if state.ended else None,
         exit_code=_code(values.get("ExitCode", "0:0"), state),
         reason=_reason(word, reason, state),
@@ -211,7 +215,7 @@ def parse_sacct(line: str) -> JobStatus:
         queue=cells["Partition"],
         project=cells["Account"],
         submitted=_moment(cells["Submit"]),
-        started=_moment(cells["Start"]),
+        started=None if cells["NodeList"] == "None assigned" else _moment(cells["Start"]),
         ended=_moment(cells["End"]) if state.ended else None,
         exit_code=_code(cells["ExitCode"], state),
         reason=_reason(word, "None", state),

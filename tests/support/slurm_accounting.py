@@ -69,10 +69,15 @@ def start(folder: Path, port: int, environ: Mapping[str, str], start_daemon: Sta
     configuration = folder / "slurmdbd.conf"
     configuration.write_text(CONFIGURATION.format(folder=folder, port=port))
     configuration.chmod(0o600)
-    start_daemon(["slurmdbd", "-D"], lambda: _add_cluster(environ))
+    start_daemon(["slurmdbd", "-D"], lambda: _add(environ, "cluster", "alpenglow"))
+    # A job whose account is not known is given the user's own.
+    _add(environ, "account", "geo123", "organization=test")
+    _add(environ, "user", "root", "account=geo123")
 
 
-def _add_cluster(environ: Mapping[str, str]) -> bool:
-    words = ["sacctmgr", "--immediate", "add", "cluster", "alpenglow"]
-    done = subprocess.run(words, env=environ, check=False, capture_output=True, text=True)
+def _add(environ: Mapping[str, str], *words: str) -> bool:
+    call = ["sacctmgr", "--immediate", "add", *words]
+    done = subprocess.run(call, env=environ, check=False, capture_output=True, text=True)
+    if "fatal" in done.stderr:
+        raise RuntimeError(done.stderr)
     return done.returncode == 0 or "already exists" in done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A Slurm of one's own: controller and two nodes on this computer, in a folder, for one session.
+"""A Slurm of one's own: controller and four nodes on this computer, in a folder, for one session.
 
 Needs root (slurmd starts tasks as their users) and Debian's slurm-wlm and munge.
 """
@@ -47,9 +47,16 @@ MpiDefault=none
 ReturnToService=2
 KillWait=10
 SchedulerParameters=sched_interval=2,bf_interval=2
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs=8 RealMemory=1000
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs=8 RealMemory=1000
-PartitionName=batch Nodes=n1,n2 Default=YES MaxTime=60 State=UP OverSubscribe=EXCLUSIVE
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=DEFAULT CPUs=8 RealMemory=1000
+{nodes}
+PartitionName=DEFAULT Nodes=n1,n2 MaxTime=60 State=UP OverSubscribe=EXCLUSIVE
+PartitionName=batch Default=YES PriorityTier=2 PreemptMode=OFF
+PartitionName=killable PriorityTier=1
+PartitionName=spare PriorityTier=1 PreemptMode=CANCEL GraceTime=2
+# What must meet its time limit does so here, beside the other tests.
+PartitionName=long Nodes=n3,n4 PriorityTier=2 PreemptMode=OFF
 """
 ACCOUNTING = """\
 AccountingStorageType=accounting_storage/slurmdbd
@@ -58,7 +65,7 @@ AccountingStoragePort={port}
 AccountingStoragePass={folder}/munge.socket
 """
 NO_ACCOUNTING = "AccountingStorageType=accounting_storage/none"
-NODES = ("n1", "n2")
+NODES = ("n1", "n2", "n3", "n4")
 STOPPED = ("slurmd", "slurmctld", "slurmdbd", "mariadbd", "munged")
 """Daemons in the order in which they are stopped."""
 
@@ -94,7 +101,7 @@ class Cluster:
         return {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": search_path()}
 
     def start(self) -> None:
-        """Start munged, slurmdbd where it is installed, slurmctld and two slurmd.
+        """Start munged, slurmdbd where it is installed, slurmctld and the nodes' slurmd.
 
         Raises:
             RuntimeError: the nodes did not come up; the message has the end of the logs.
@@ -106,14 +113,17 @@ class Cluster:
         key = folder / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o600)
-        port, first, second, accounts = _free_ports(4)
+        port, accounts, *node_ports = _free_ports(2 + len(NODES))
         kept = self.refused_accounting is None
         accounting = ACCOUNTING.format(port=accounts, folder=folder) if kept else NO_ACCOUNTING
         host = socket.gethostname().partition(".")[0]
+        place = f"NodeHostname={host} NodeAddr=127.0.0.1"
+        ports = zip(NODES, node_ports, strict=True)
+        nodes = [f"NodeName={name} {place} Port={own}" for name, own in ports]
         (folder / "slurm.conf").write_text(
             CONFIGURATION.format(
-                host=host, port=port, first=first, second=second, folder=folder,
-                accounting=accounting,
+                host=host, port=port, folder=folder, accounting=accounting,
+                nodes="\n".join(nodes),
             )
         )  # fmt: skip
         names = ("key-file", "socket", "pid-file", "log-file", "seed-file")
@@ -172,7 +182,7 @@ class Cluster:
             self._started.remove((name, process))
 
     def _until_idle(self) -> None:
-        _until(lambda: _idle(self._environ) == 2, self.folder)
+        _until(lambda: _idle(self._environ) == len(NODES), self.folder)
 
 
 @contextlib.contextmanager
@@ -192,14 +202,15 @@ def running(folder: Path) -> Iterator[Cluster]:
 
 def _idle(environ: dict[str, str]) -> int:
     done = subprocess.run(
-        ["sinfo", "--noheader", "--Node", "--format=%T"],
+        ["sinfo", "--noheader", "--Node", "--format=%N=%T"],
         env=environ,
         capture_output=True,
         text=True,
         check=False,
         timeout=30,
     )
-    return done.stdout.split().count("idle")
+    # A node is named once for each of its partitions.
+    return sum(word.endswith("=idle") for word in set(done.stdout.split()))
 
 
 def _until(holds: Callable[[], bool], folder: Path, seconds: float = 30.0) -> None:
