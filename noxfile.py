@@ -76,8 +76,8 @@ def slurm(session: nox.Session) -> None:
     missing = _missing(*SLURM)
     if missing:
         session.skip(
-            f"no {missing} here, and slurm-wlm could not be installed (which needs root, apt-get, a "
-            f"network and less than {INSTALL_S} s): the tests against a real Slurm did not run"
+            f"no {missing} here, and slurm-wlm could not be installed (which needs root, apt-get, "
+            f"a network and less than {INSTALL_S} s): the tests against a real Slurm did not run"
         )
     session.run("pytest", "-m", "scheduler", *session.posargs)
 

@@ -328,13 +328,14 @@ class Parent:
         """Which of BY_OWNER ends this job, if one does."""
         if signal.SIGINT in self._received:
             return "signal INT"
-        return CANCELLED if self._why_term() == ENDING else None
+        termed = signal.SIGTERM in self._received
+        return CANCELLED if termed and self._why() == ENDING else None
 
-    def _why_term(self) -> str:
-        """Ask once why TERM came: Slurm's may be its time limit, a requeue or scancel."""
-        if signal.SIGTERM in self._received and self._told is None:
+    def _why(self) -> str:
+        """Ask once why this job ends: Slurm's TERM may be a time limit, a requeue or scancel."""
+        if self._told is None:
             self._told = self._ask(str(self.segment.fields["job_id"])).reason
-        return self._told or ""
+        return self._told
 
     def _reason(self, code: int) -> tuple[str, str]:
         name = Path(self._order.command[0]).name
@@ -348,12 +349,10 @@ class Parent:
             return "walltime", f"{words} at the walltime limit"
         if self._by_owner() == CANCELLED:
             return CANCELLED, f"{words} after scancel"
-        cause = cause_of(self._why_term())
-        if cause is not None:
-            return cause, f"{words}: {self._why_term()}"
+        if (cause := cause_of(self._why())) is not None:
+            return cause, f"{words}: {self._why()}"
         fatal = [n for n in self._received if n in (signal.SIGTERM, signal.SIGINT)]
         if fatal:
-            # SIGUSR1 and SIGURG only tell the ranks something.
             signal_name = signal.Signals(fatal[0]).name
             return f"signal {signal_name.removeprefix('SIG')}", f"{words} after {signal_name}"
         return "failed", words

@@ -175,11 +175,11 @@ def parse_scontrol(text: str) -> JobStatus:
     state = STATES.get(word, JobState.UNKNOWN)
     if state is JobState.PENDING and reason.startswith("JobHeld"):
         state = JobState.HELD
-    if word == "COMPLETING" and reason == "None":
+    if state is JobState.RUNNING and reason == "None":
         started = _moment(values.get("StartTime")) or 0.0
         if (_moment(values.get("PreemptTime")) or 0.0) >= started > 0.0:
-            reason = "preempted"
-        elif (_moment(values.get("EndTime")) or 0.0) > time.time():
+            reason = "preempted"  # also in its time of grace, in which the ranks end first
+        elif word == "COMPLETING" and (_moment(values.get("EndTime")) or 0.0) > time.time():
             # A requeued job is given its next end at once, one that really ends is not.
             reason = "requeued"
     wait = values.get("Dependency", "(null)")
