@@ -117,7 +117,9 @@ def of_array(job_id: str, statuses: Sequence[JobStatus]) -> JobStatus:
     states = {status.state for status in statuses}
     order = (JobState.RUNNING, JobState.PENDING, *(s for s in JobState if not s.ended))
     state = next(s for s in (*order, JobState.FAILED, JobState.DONE) if s in states)
-    worst = next(status for status in statuses if status.state is state)
+    # Of several in that state the first by its index, whatever order they are told in.
+    ordered = sorted(statuses, key=lambda status: (len(status.job_id), status.job_id))
+    worst = next(status for status in ordered if status.state is state)
     ended = [s.ended for s in statuses if s.ended is not None]
     started = [s.started for s in statuses if s.started is not None]
     return replace(

@@ -42,7 +42,7 @@ JobId={id} JobName=a name
         ("PENDING", "Dependency", "0:0", JobState.PENDING, None, "pending: Dependency"),
         ("PENDING", "JobHeldUser", "0:0", JobState.HELD, None, "pending: JobHeldUser"),
         ("RUNNING", "None", "0:0", JobState.RUNNING, None, ""),
-        ("COMPLETING", "None", "85:0", JobState.RUNNING, None, ""),
+        ("COMPLETING", "TimeLimit", "0:0", JobState.RUNNING, None, "completing: TimeLimit"),
         ("COMPLETED", "None", "0:0", JobState.DONE, 0, ""),
         ("FAILED", "NonZeroExitCode", "85:0", JobState.FAILED, 85, "failed: NonZeroExitCode"),
         ("TIMEOUT", "TimeLimit", "0:15", JobState.FAILED, 143, "timeout: TimeLimit"),
@@ -62,6 +62,32 @@ def test_states(
     assert (status.submitted, status.walltime_s) == (1795460000.0, 93780.0)
     assert status.ended == (1795460070.0 if is_state.ended else None)
     assert (status.output, status.error) == (Path("/a folder/out"), Path("/a folder/x=1.err"))
+
+
+@pytest.mark.parametrize(
+    ("word", "started", "ends", "preempted", "says"),
+    [
+        ("COMPLETING", -60, -1, "None", "completing"),
+        ("COMPLETING", 0, 600, "None", "completing: requeued"),
+        ("COMPLETING", -60, -1, -5, "completing: preempted"),
+        ("RUNNING", -60, 600, -5, "running: preempted"),
+        ("RUNNING", -60, 600, "None", ""),
+        # Of the attempt before.
+        ("COMPLETING", -60, -1, -90, "completing"),
+    ],
+)
+def test_why_a_running_job_ends(
+    word: str, started: int, ends: int, preempted: int | str, says: str
+) -> None:
+    now = int(time.time())
+    told = preempted if isinstance(preempted, str) else now + preempted
+    text = (
+        f"JobId=7 JobName=a\n   JobState={word} Reason=None Dependency=(null)\n"
+        f"   StartTime={now + started} EndTime={now + ends} Deadline=N/A\n"
+        f"   PreemptEligibleTime={now + started} PreemptTime={told}\n   NodeList=n1\n"
+    )
+    status = parse_scontrol(text)
+    assert (status.state, status.reason) == (JobState.RUNNING, says)
 
 
 def test_a_line_of_sacct() -> None:
