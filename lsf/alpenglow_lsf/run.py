@@ -17,34 +17,46 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from alpenglow_lsf.chain import Chain, ChainError, complete, whole_minutes
+from alpenglow_lsf.arrays import own_id
+from alpenglow_lsf.chain import Chain, ChainError, complete, owner_ended, whole_minutes
+from alpenglow_lsf.flight import MORE_TO_DO, Flight
 from alpenglow_lsf.geometry import GeometryError
 from alpenglow_lsf.job import JobSpec
 from alpenglow_lsf.machine import Machine, MachineError, current
+from alpenglow_lsf.nodes import chosen, planned
 from alpenglow_lsf.options import OptionError
 from alpenglow_lsf.order import Order, RunError, parse
 from alpenglow_lsf.orphans import dies_with_parent
-from alpenglow_lsf.ranks import RESERVED_VARIABLE, compute_hosts
-from alpenglow_lsf.scheduler import JobState, JobStatus, Scheduler, SchedulerError, Submission
+from alpenglow_lsf.ranks import RESERVED_VARIABLE
+from alpenglow_lsf.scheduler import (
+    ENDING,
+    JobState,
+    JobStatus,
+    Scheduler,
+    SchedulerError,
+    Submission,
+)
 from alpenglow_lsf.scheduler import current as current_scheduler
 from alpenglow_lsf.segment import (
+    CANCELLED,
     Ending,
     RunLock,
     Segment,
     SegmentError,
+    cause_of,
     close_lost,
     read_segments,
 )
-from alpenglow_lsf.srun import find_step
 
-MORE_TO_DO = 85
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG)
 HEARTBEAT_S = 10.0
 LOOK_S = 1.0
+LINGER_S = 2.0
+"""Between the end of the last rank in use, TERM and KILL, where ranks of silent nodes hang."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         order = parse(sys.argv[1:] if argv is None else argv)
         machine = current()
-        job_id = os.environ.get("LSB_JOBID")
-        if not job_id:
+        job_id = own_id(os.environ)
+        if job_id is None:
             raise RunError(
                 "LSB_JOBID is not set: this runs inside a job, submit the script by bsub"
             )
@@ -92,7 +104,9 @@ class Parent:
         self._scheduler = scheduler
         self._environ = environ
         self._received: list[int] = []
+        self._told: str | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._flight: Flight | None = None
         now = time.time()
         status = self._ask(job_id)
         deadline = _deadline(environ, status, now)
@@ -113,7 +127,7 @@ class Parent:
                 "walltime_s": status.walltime_s,
                 "deadline": deadline,
                 "charge_rule": machine.target.charge,
-                **self._places(),
+                **planned(order.command, machine, environ),
             },
         )
         for name in close_lost(
@@ -150,7 +164,7 @@ class Parent:
                 self._chain.submit()
             code = self._run(lock)
             if self._chain is not None:
-                self._chain.at_end(signal.SIGINT in self._received)
+                self._chain.at_end(self._by_owner())
         return code
 
     @contextmanager
@@ -179,6 +193,7 @@ class Parent:
             self._forward(number)
         code = self._wait(self._child, lock)
         code = 128 - code if code < 0 else code
+        self._look_at_nodes()
         reason, text = self._reason(code)
         self.segment.close(code, reason, text)
         return code
@@ -246,34 +261,6 @@ class Parent:
             sys.stderr.write(f"alpenglow_lsf.run: no word about job {job_id}: {error}\n")
             return nothing
 
-    def _places(self) -> dict[str, object]:
-        reserved = self._machine.target.reserved_hosts
-        hosts = compute_hosts(self._environ, reserved)
-        asked = int(self._environ.get("ALPENGLOW_NODES_ASKED") or len(hosts) or 1)
-        step = find_step(self._order.command)
-        if step is None:
-            return {
-                "nodes_asked": asked,
-                "nodes_used": 0,
-                "nodes_charged": self._charged(asked),
-                "ranks": 1,
-                "hosts": [],
-            }
-        places = step.places(self._machine, asked)
-        used = sorted({place.host for place in places})
-        return {
-            "nodes_asked": asked,
-            "nodes_used": len(used),
-            "nodes_charged": self._charged(asked),
-            "ranks": len(places),
-            "hosts": [hosts[i] for i in used if i < len(hosts)],
-        }
-
-    def _charged(self, asked: int) -> int:
-        """Whole nodes that the job holds; a stand-in holds no more than it has."""
-        stand_in = self._machine.stand_in
-        return asked if stand_in is None else min(asked, stand_in.nodes)
-
     def _child_environment(self) -> dict[str, str]:
         fields = self.segment.fields
         environment = {
@@ -305,13 +292,51 @@ class Parent:
             try:
                 return child.wait(LOOK_S)
             except subprocess.TimeoutExpired:
-                if self._chain is not None and signal.SIGINT in self._received:
-                    # bkill's KILL comes 20 s after its INT: there may be no later.
-                    self._chain.remove("bkill ended the segment")
+                self._look_at_nodes()
+                if self._flight is not None and (told := self._flight.over()) is not None:
+                    return self._outlast(child, told)
+                if self._chain is not None and (owner := self._by_owner()) is not None:
+                    # KILL comes 20 s after bkill's INT, KillWait after scancel's TERM.
+                    self._chain.remove(owner_ended(owner))
                 if time.monotonic() - beaten >= HEARTBEAT_S:
                     beaten = time.monotonic()
                     lock.beat()
                     self.segment.beat()
+
+    def _look_at_nodes(self) -> None:
+        """Once a pre-flight has chosen, note its choice in the record."""
+        if self._flight is not None:
+            return
+        flight = self._flight = Flight.read(self._order.run, self.segment.name)
+        if flight is None or flight.exit_code:
+            return
+        self.segment.fields.update(chosen(flight, self.segment.fields["nodes_used"]))
+        self.segment.write()
+
+    def _outlast(self, child: subprocess.Popen[bytes], code: int) -> int:
+        """End a step whose ranks in use have all ended; returns their exit code."""
+        for number in (None, signal.SIGTERM, signal.SIGKILL):
+            if number is not None:
+                self._forward(number)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(LINGER_S)
+                break
+        silent = "" if self._flight is None else ", ".join(self._flight.missing)
+        _say(f"all ranks in use have ended; those of {silent}, which never reported, were ended")
+        return code
+
+    def _by_owner(self) -> str | None:
+        """Which of BY_OWNER ends this job, if one does."""
+        if signal.SIGINT in self._received:
+            return "signal INT"
+        termed = signal.SIGTERM in self._received
+        return CANCELLED if termed and self._why() == ENDING else None
+
+    def _why(self) -> str:
+        """Ask once why this job ends: Slurm's TERM may be a time limit, a requeue or scancel."""
+        if self._told is None:
+            self._told = self._ask(str(self.segment.fields["job_id"])).reason
+        return self._told
 
     def _reason(self, code: int) -> tuple[str, str]:
         name = Path(self._order.command[0]).name
@@ -320,12 +345,17 @@ class Parent:
             return "complete", words
         if code == MORE_TO_DO:
             return "more to do", words
+        if self._flight is not None and code == self._flight.exit_code:
+            return "failed", f"{words}: pre-flight: {self._flight.words}"
         deadline = self.segment.fields["deadline"]
         if signal.SIGUSR2 in self._received or (deadline and time.time() >= deadline):
             return "walltime", f"{words} at the walltime limit"
+        if self._by_owner() == CANCELLED:
+            return CANCELLED, f"{words} after scancel"
+        if (cause := cause_of(self._why())) is not None:
+            return cause, f"{words}: {self._why()}"
         fatal = [n for n in self._received if n in (signal.SIGTERM, signal.SIGINT)]
         if fatal:
-            # SIGUSR1 and SIGURG only tell the ranks something; they are no reason to end.
             signal_name = signal.Signals(fatal[0]).name
             return f"signal {signal_name.removeprefix('SIG')}", f"{words} after {signal_name}"
         return "failed", words

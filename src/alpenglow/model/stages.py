@@ -163,7 +163,7 @@ def loss_function(config: ModelConfig, group: TensorGroup) -> Callable[[Any, Ten
     """
     columns = group.share(config.vocab_size, "vocab_size")
 
-    def cross_entropy(outputs: Tensor | tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+    def cross_entropy(outputs: Tensor | tuple[Tensor, nn.Parameter], labels: Tensor) -> Tensor:
         count = (labels != IGNORED_LABEL).sum().clamp(min=1)
         if isinstance(outputs, tuple):
             return head_cross_entropy(*outputs, labels, group) / count

@@ -8,6 +8,8 @@ the backward pass, which only scales them (the idea: Hsu et al. 2024, Liger Kern
 the backward pass would make anyway: under 1F1B the last stage goes back at once, so the peak is
 smaller; a GPipe schedule would hold one head gradient for each micro-batch.
 
+Under ZB-H1 the head's gradient is delivered in the weight pass, like every other's.
+
 With a split vocabulary each rank makes the softmax over its own columns; two all-reduces of one
 number a token give the factor by which that is the softmax over all.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alpenglow.parallel.tensor import IGNORED_LABEL, TensorGroup
 
@@ -27,7 +29,12 @@ a product needs to be to hide the pass over the head's gradient that follows it.
 
 
 def head_cross_entropy(
-    hidden: Tensor, weight: Tensor, labels: Tensor, group: TensorGroup, *, chunk: int | None = None
+    hidden: Tensor,
+    weight: nn.Parameter,
+    labels: Tensor,
+    group: TensorGroup,
+    *,
+    chunk: int | None = None,
 ) -> Tensor:
     """Sum of the cross entropies of all positions, softmax in fp32.
 
@@ -45,16 +52,36 @@ def head_cross_entropy(
     if chunk is None:
         budget = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
         chunk = max(1, budget // (4 * weight.shape[0]))
-    total: Tensor = _HeadCrossEntropy.apply(flat, weight, labels.reshape(-1), group, chunk)
+    labels, later = labels.reshape(-1), group.weight_gradients
+    # Autograd must not expect a gradient for a weight whose gradient is delivered later.
+    head: Any = weight if later is None else _Hidden(weight)
+    total: Tensor = _HeadCrossEntropy.apply(flat, head, labels, group, chunk)
     return total
+
+
+class _Hidden:
+    """A weight that autograd does not see."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        self.weight = weight
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, group: TensorGroup, chunk: int
+        ctx: Any,
+        hidden: Tensor,
+        head: Tensor | _Hidden,
+        labels: Tensor,
+        group: TensorGroup,
+        chunk: int,
     ) -> Tensor:
         want_hidden, want_weight, *_ = ctx.needs_input_grad
+        ctx.hidden_head = None
+        weight = head
+        if isinstance(head, _Hidden):
+            ctx.hidden_head, weight, want_weight = head, head.weight, want_hidden
+        assert isinstance(weight, Tensor)
         # Equal chunks: a small rest would be a product of its own.
         tokens, rows = labels.numel(), weight.shape[0]
         chunks = -(-tokens // chunk)
@@ -82,6 +109,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
                     weight_gradient += torch.mm(probabilities.t(), scaled)
                 weight_gradient.index_add_(0, label, (x * here).float(), alpha=-1.0)
         ctx.gradients = (hidden_gradient, weight_gradient, weight.dtype)
+        ctx.later = group.weight_gradients
         return total
 
     @staticmethod
@@ -94,6 +122,9 @@ class _HeadCrossEntropy(torch.autograd.Function):
             hidden.mul_(gradients[0])
         if weight is not None:
             weight = weight.mul_(gradients[0]).to(dtype)
+        if ctx.hidden_head is not None:
+            parameter, gradient, weight = ctx.hidden_head.weight, weight, None
+            ctx.later.keep(lambda deliver: deliver(parameter, gradient))
         return hidden, weight, None, None, None
 
 

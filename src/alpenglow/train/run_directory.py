@@ -40,6 +40,7 @@ FREE = frozenset(
     {
         "parallel",
         "precision",
+        "reduction",
         "batch.micro_batch_size",
         "data.catalogue",
         "data.optional",
@@ -47,7 +48,7 @@ FREE = frozenset(
         "train.keep_last",
         "train.keep_every",
         "train.log_every",
-        "train.activation_checkpointing",
+        "train.recompute",
         "train.attention",
         "train.loss",
         "train.compile",

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 from distributed_ranks import run_ranks
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from alpenglow.parallel.head_loss import head_cross_entropy
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.tensor import IGNORED_LABEL, TensorGroup
+from alpenglow.parallel.weight_gradients import WeightGradients
 
 TOKENS, WIDTH, VOCABULARY = 11, 6, 10
 
@@ -36,9 +37,9 @@ def expected(hidden: Tensor, weight: Tensor, labels: Tensor) -> tuple[Tensor, Te
 
 
 def found(
-    hidden: Tensor, weight: Tensor, labels: Tensor, group: TensorGroup, chunk: int
+    states: Tensor, rows: Tensor, labels: Tensor, group: TensorGroup, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    hidden, weight = (x.clone().requires_grad_() for x in (hidden, weight))
+    hidden, weight = (nn.Parameter(x.clone()) for x in (states, rows))
     loss = head_cross_entropy(hidden, weight, labels, group, chunk=chunk)
     (3.0 * loss).backward()  # type: ignore[no-untyped-call]
     assert hidden.grad is not None
@@ -69,12 +70,30 @@ def test_half_precision(dtype: torch.dtype) -> None:
 def test_without_gradients_and_twice_back() -> None:
     hidden, weight, labels = inputs(torch.float32)
     with torch.no_grad():
-        loss = head_cross_entropy(hidden, weight, labels, TensorGroup(), chunk=4)
+        loss = head_cross_entropy(hidden, nn.Parameter(weight), labels, TensorGroup(), chunk=4)
     assert loss.item() == pytest.approx(expected(hidden, weight, labels)[0].item(), rel=1e-6)
-    again = head_cross_entropy(hidden, weight.requires_grad_(), labels, TensorGroup())
+    again = head_cross_entropy(hidden, nn.Parameter(weight), labels, TensorGroup())
     again.backward(retain_graph=True)  # type: ignore[no-untyped-call]
     with pytest.raises(RuntimeError, match="goes back once"):
         again.backward()  # type: ignore[no-untyped-call]
+
+
+def test_the_weight_pass_delivers_the_heads_gradient() -> None:
+    hidden, weight, labels = inputs(torch.float32)
+    group, parameter = TensorGroup(), nn.Parameter(weight.clone())
+    later = group.weight_gradients = WeightGradients()
+    later.open()
+    x = hidden.clone().requires_grad_()
+    (3.0 * head_cross_entropy(x, parameter, labels, group, chunk=4)).backward()  # type: ignore[no-untyped-call]
+    assert parameter.grad is None
+    delivered: list[tuple[nn.Parameter, Tensor]] = []
+    later.run(lambda whose, gradient: delivered.append((whose, gradient)))
+    ((whose, gradient),) = delivered
+    assert whose is parameter
+    at_once = found(hidden, weight, labels, TensorGroup(), 4)
+    assert torch.equal(gradient, at_once[2])
+    assert x.grad is not None
+    assert torch.equal(x.grad, at_once[1])
 
 
 def worker(rank: int, size: int) -> list[Any]:
