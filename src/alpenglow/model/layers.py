@@ -18,6 +18,7 @@ from torch.nn import functional
 from alpenglow.model import neox
 from alpenglow.model.config import ModelConfig
 from alpenglow.model.rotary import split_heads
+from alpenglow.parallel.head_loss import head_input
 from alpenglow.parallel.tensor import (
     ColumnParallelLinear,
     RowParallelLinear,
@@ -187,8 +188,7 @@ class FinalLayerNorm(nn.LayerNorm, GlobalNames):
 class LogitHead(ColumnParallelLinear, GlobalNames):
     """Last slot of an untied model: this rank's columns of the logits, no bias.
 
-    With `fused` it hands its input and its weight on to the loss, which makes the logits itself
-    (alpenglow.parallel.head_loss).
+    With `fused` it hands its input and its weight on to the loss, which makes the logits itself.
     """
 
     prefix = "embed_out"
@@ -201,5 +201,5 @@ class LogitHead(ColumnParallelLinear, GlobalNames):
         neox.fill(self, self.prefix, config, group, seed)
 
     def forward(self, x: Tensor) -> Any:
-        """[..., hidden] -> [..., V / size], or the pair (`x`, weight [V / size, hidden])."""
-        return (x, self.weight) if self.fused else super().forward(x)
+        """[..., hidden] -> [..., V / size], or the pair of `head_input`."""
+        return head_input(x, self.weight, self.group) if self.fused else super().forward(x)

@@ -202,7 +202,7 @@ def measure_local(case: Case) -> Difference:
         config=case.config,
         recompute=False,
         fused=True,
-        logits=_largest(torch.nn.functional.linear(*outputs[0]), case.logits),
+        logits=_largest(_logits(outputs[0]), case.logits),
         loss=abs(loss.item() - case.loss),
         gradient=max(_largest(gradients[name], case.gradients[name]) for name in case.gradients),
         norm=abs(_norm(gradients) - _norm(case.gradients)),
@@ -288,10 +288,8 @@ def _measure(case: Case, layout: Layout, group: TensorGroup) -> Difference:
     batches = [(batch[:, :-1].contiguous(), batch[:, 1:].contiguous()) for batch in case.tokens]
     _, logits = engine.eval_batch(iter(batches[:1]), return_logits=True, num_micro_batches=1)
     found = [0.0, 0.0, 0.0, 0.0]
-    if isinstance(logits, tuple):
-        logits = torch.nn.functional.linear(*logits)
     if logits is not None:
-        found[0] = _largest(group.gather_last(logits), case.logits)
+        found[0] = _largest(group.gather_last(_logits(logits)), case.logits)
     found[1] = abs(float(engine.train_batch(iter(batches))) - case.loss)
     found[3] = abs(float(engine.get_global_grad_norm()) - _norm(case.gradients))
     for item in tensors:
@@ -307,6 +305,14 @@ def _reference_tensors(model: Any, config: ModelConfig) -> dict[str, Any]:
     inner = dict(model.gpt_neox.named_parameters())
     head = {"embed_out.weight": model.get_output_embeddings().weight}
     return {name: (inner | head)[name] for name in config.tensor_shapes()}
+
+
+def _logits(outputs: Any) -> Tensor:
+    """What the model gives, or what the fused loss would make of it."""
+    if not isinstance(outputs, tuple):
+        return outputs  # type: ignore[no-any-return]
+    hidden, head = outputs
+    return torch.nn.functional.linear(hidden, head.weight)
 
 
 def _norm(gradients: Mapping[str, Tensor]) -> float:

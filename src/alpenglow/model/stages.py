@@ -29,7 +29,7 @@ from alpenglow.model.layers import (
     LogitHead,
     TransformerLayer,
 )
-from alpenglow.parallel.head_loss import head_cross_entropy
+from alpenglow.parallel.head_loss import Head, head_cross_entropy, head_input
 from alpenglow.parallel.tensor import (
     IGNORED_LABEL,
     TensorGroup,
@@ -97,7 +97,7 @@ class LocalModel(nn.Module):
         x = self.norm(x)
         head = self.embedding if self.head is None else self.head
         if self.loss == "fused":
-            return x, head.weight
+            return head_input(x, head.weight, self.group)
         return self.embedding.logits(x) if self.head is None else self.head(x)
 
     def load_global(self, get: Callable[[str, Slice], Tensor]) -> None:
@@ -121,7 +121,7 @@ def layer_specs(
         seed: of the initial weights (alpenglow.model.neox); None leaves them uninitialised, for a
             caller that loads them all.
         attention: "plain" or "sdpa".
-        loss: with "fused" the last slot gives (hidden states, head's weight) instead of logits.
+        loss: with "fused" the last slot gives (hidden states, Head) instead of logits.
 
     Raises:
         ValueError: the model does not divide by the tensor degree.
@@ -157,13 +157,13 @@ def loss_function(config: ModelConfig, group: TensorGroup) -> Callable[[Any, Ten
     """Return the `loss_fn` of the pipeline: mean cross entropy over the labels that count.
 
     It takes what the last slot gives, logits [micro-batch, length, V / size] or, for the fused
-    loss, hidden states [micro-batch, length, hidden] with the head's weight [V / size, hidden], and
+    loss, hidden states [micro-batch, length, hidden] with the Head, and
     int64 labels [micro-batch, length] (already shifted; `IGNORED_LABEL` is left out). It gives an
     fp32 scalar, equal on all tensor ranks.
     """
     columns = group.share(config.vocab_size, "vocab_size")
 
-    def cross_entropy(outputs: Tensor | tuple[Tensor, nn.Parameter], labels: Tensor) -> Tensor:
+    def cross_entropy(outputs: Tensor | tuple[Tensor, Head], labels: Tensor) -> Tensor:
         count = (labels != IGNORED_LABEL).sum().clamp(min=1)
         if isinstance(outputs, tuple):
             return head_cross_entropy(*outputs, labels, group) / count
@@ -252,5 +252,5 @@ def _tied_logits(embedding: Embedding, x: Tensor) -> Tensor:
     return embedding.logits(x)
 
 
-def _tied_pair(embedding: Embedding, x: Tensor) -> tuple[Tensor, Tensor]:
-    return x, embedding.weight
+def _tied_pair(embedding: Embedding, x: Tensor) -> tuple[Tensor, Head]:
+    return head_input(x, embedding.weight, embedding.group)

@@ -28,9 +28,49 @@ CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 a product needs to be to hide the pass over the head's gradient that follows it."""
 
 
+class Head:
+    """The head's weight [V / size, width] on its way to the loss; made by `head_input`."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        self.weight = weight
+        self.gradient: Tensor | None = None
+        """From the loss's backward to that of `head_input`."""
+
+
+def head_input(x: Tensor, weight: nn.Parameter, group: TensorGroup) -> tuple[Tensor, Head]:
+    """What a last slot gives instead of logits: the hidden states, and the head beside them.
+
+    The head's gradient is handed to autograd after the returned tensor's. DeepSpeed prepares a
+    backward pass, clearing bf16 gradients among other things, by a hook on the tensors that leave
+    the model, and what had been accumulated before that hook would be lost.
+
+    Args:
+        x: [..., width], equal on all ranks of the group.
+        weight: [V / size, width], this rank's rows of the head.
+        group: the tensor group; where it splits backward passes, its weight pass gets the gradient.
+    """
+    head = Head(weight)
+    if group.weight_gradients is None:
+        x = _HeadInput.apply(x, weight, head)
+    return x, head
+
+
+class _HeadInput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, head: Head) -> Tensor:
+        del weight
+        ctx.head = head
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        gradient, ctx.head.gradient = ctx.head.gradient, None
+        return gradients[0], gradient, None
+
+
 def head_cross_entropy(
     hidden: Tensor,
-    weight: nn.Parameter,
+    head: Head,
     labels: Tensor,
     group: TensorGroup,
     *,
@@ -39,8 +79,8 @@ def head_cross_entropy(
     """Sum of the cross entropies of all positions, softmax in fp32.
 
     Args:
-        hidden: [..., width], equal on all ranks of the group; the head's input.
-        weight: [V / size, width], this rank's rows of the head.
+        hidden: [..., width], from `head_input`.
+        head: likewise.
         labels: int64 [...], equal on all ranks; `IGNORED_LABEL` counts nothing.
         group: the tensor group.
         chunk: tokens at once; default: as many as `CHUNK_BYTES` of logits allow.
@@ -51,37 +91,18 @@ def head_cross_entropy(
     flat = group.copy_in(hidden).reshape(-1, hidden.shape[-1])
     if chunk is None:
         budget = CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
-        chunk = max(1, budget // (4 * weight.shape[0]))
-    labels, later = labels.reshape(-1), group.weight_gradients
-    # Autograd must not expect a gradient for a weight whose gradient is delivered later.
-    head: Any = weight if later is None else _Hidden(weight)
-    total: Tensor = _HeadCrossEntropy.apply(flat, head, labels, group, chunk)
+        chunk = max(1, budget // (4 * head.weight.shape[0]))
+    total: Tensor = _HeadCrossEntropy.apply(flat, labels.reshape(-1), head, group, chunk)
     return total
-
-
-class _Hidden:
-    """A weight that autograd does not see."""
-
-    def __init__(self, weight: nn.Parameter) -> None:
-        self.weight = weight
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        head: Tensor | _Hidden,
-        labels: Tensor,
-        group: TensorGroup,
-        chunk: int,
+        ctx: Any, hidden: Tensor, labels: Tensor, head: Head, group: TensorGroup, chunk: int
     ) -> Tensor:
-        want_hidden, want_weight, *_ = ctx.needs_input_grad
-        ctx.hidden_head = None
-        weight = head
-        if isinstance(head, _Hidden):
-            ctx.hidden_head, weight, want_weight = head, head.weight, want_hidden
-        assert isinstance(weight, Tensor)
+        weight, want_hidden = head.weight, ctx.needs_input_grad[0]
+        want_weight = want_hidden and weight.requires_grad
         # Equal chunks: a small rest would be a product of its own.
         tokens, rows = labels.numel(), weight.shape[0]
         chunks = -(-tokens // chunk)
@@ -108,7 +129,8 @@ class _HeadCrossEntropy(torch.autograd.Function):
                 else:
                     weight_gradient += torch.mm(probabilities.t(), scaled)
                 weight_gradient.index_add_(0, label, (x * here).float(), alpha=-1.0)
-        ctx.gradients = (hidden_gradient, weight_gradient, weight.dtype)
+        ctx.gradients = (hidden_gradient, weight_gradient)
+        ctx.head = head
         ctx.later = group.weight_gradients
         return total
 
@@ -116,16 +138,16 @@ class _HeadCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("head_cross_entropy goes back once; run the forward pass again")
-        hidden, weight, dtype = ctx.gradients
+        hidden, weight = ctx.gradients
         ctx.gradients = None
-        if hidden is not None:
-            hidden.mul_(gradients[0])
         if weight is not None:
-            weight = weight.mul_(gradients[0]).to(dtype)
-        if ctx.hidden_head is not None:
-            parameter, gradient, weight = ctx.hidden_head.weight, weight, None
-            ctx.later.keep(lambda deliver: deliver(parameter, gradient))
-        return hidden, weight, None, None, None
+            parameter = ctx.head.weight
+            gradient = weight.mul_(gradients[0]).to(parameter.dtype)
+            if ctx.later is None:
+                ctx.head.gradient = gradient
+            else:
+                ctx.later.keep(lambda deliver: deliver(parameter, gradient))
+        return hidden.mul_(gradients[0]), None, None, None, None
 
 
 def _softmax(

@@ -41,6 +41,7 @@ from torch import Tensor
 
 from alpenglow.model.config import FLOPS_FORMULA, ModelConfig
 from alpenglow.model.stages import LocalModel, LossKind, build_local, global_tensors, loss_function
+from alpenglow.parallel.head_loss import head_input
 from alpenglow.train.compiler import compile_layers, require_compiler
 
 LEARNING_RATE = 1e-4
@@ -231,13 +232,14 @@ def loss_memory(shape: Shape, kind: LossKind, device: torch.device, dtype: torch
     group, rows = TensorGroup(), shape.batch * shape.length
     make = functools.partial(torch.randn, device=device, dtype=dtype)
     hidden = make(rows, shape.config.hidden_size).requires_grad_()
-    weight = make(shape.config.vocab_size, shape.config.hidden_size).requires_grad_()
+    weight = torch.nn.Parameter(make(shape.config.vocab_size, shape.config.hidden_size))
     labels = torch.randint(shape.config.vocab_size, (rows,), device=device)
     loss_of = loss_function(shape.config, group)
 
     def work() -> None:
         fused = kind == "fused"
-        outputs: Any = (hidden, weight) if fused else torch.nn.functional.linear(hidden, weight)
+        product = torch.nn.functional.linear
+        outputs: Any = head_input(hidden, weight, group) if fused else product(hidden, weight)
         loss_of(outputs, labels).backward()
 
     if device.type == "cuda":

@@ -8,7 +8,7 @@ from distributed_ranks import run_ranks
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alpenglow.parallel.head_loss import head_cross_entropy
+from alpenglow.parallel.head_loss import head_cross_entropy, head_input
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.tensor import IGNORED_LABEL, TensorGroup
 from alpenglow.parallel.weight_gradients import WeightGradients
@@ -40,7 +40,7 @@ def found(
     states: Tensor, rows: Tensor, labels: Tensor, group: TensorGroup, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     hidden, weight = (nn.Parameter(x.clone()) for x in (states, rows))
-    loss = head_cross_entropy(hidden, weight, labels, group, chunk=chunk)
+    loss = head_cross_entropy(*head_input(hidden, weight, group), labels, group, chunk=chunk)
     (3.0 * loss).backward()  # type: ignore[no-untyped-call]
     assert hidden.grad is not None
     assert weight.grad is not None
@@ -69,10 +69,13 @@ def test_half_precision(dtype: torch.dtype) -> None:
 
 def test_without_gradients_and_twice_back() -> None:
     hidden, weight, labels = inputs(torch.float32)
+    group = TensorGroup()
     with torch.no_grad():
-        loss = head_cross_entropy(hidden, nn.Parameter(weight), labels, TensorGroup(), chunk=4)
+        loss = head_cross_entropy(
+            *head_input(hidden, nn.Parameter(weight), group), labels, group, chunk=4
+        )
     assert loss.item() == pytest.approx(expected(hidden, weight, labels)[0].item(), rel=1e-6)
-    again = head_cross_entropy(hidden, nn.Parameter(weight), labels, TensorGroup())
+    again = head_cross_entropy(*head_input(hidden, nn.Parameter(weight), group), labels, group)
     again.backward(retain_graph=True)  # type: ignore[no-untyped-call]
     with pytest.raises(RuntimeError, match="goes back once"):
         again.backward()  # type: ignore[no-untyped-call]
@@ -84,7 +87,7 @@ def test_the_weight_pass_delivers_the_heads_gradient() -> None:
     later = group.weight_gradients = WeightGradients()
     later.open()
     x = hidden.clone().requires_grad_()
-    (3.0 * head_cross_entropy(x, parameter, labels, group, chunk=4)).backward()  # type: ignore[no-untyped-call]
+    (3.0 * head_cross_entropy(*head_input(x, parameter, group), labels, group, chunk=4)).backward()  # type: ignore[no-untyped-call]
     assert parameter.grad is None
     delivered: list[tuple[nn.Parameter, Tensor]] = []
     later.run(lambda whose, gradient: delivered.append((whose, gradient)))
