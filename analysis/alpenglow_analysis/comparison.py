@@ -78,7 +78,8 @@ def comparison(runs: Sequence[Run]) -> Figure:
             f"{100 * measured:.1f} % idle (the schedule itself: {100 * ideal_bubble(run, m):.1f} %)"
         )
     axes.set_xlabel("time since the step began (ms); the number in a box is the micro-batch")
-    legend(made, used)
+    split = any(schedule_name(run) != "zb-h1" for run in runs)
+    legend(made, used, *(["Backward (under ZB-H1: of the input)"] if split else []))
     return made
 
 

@@ -20,7 +20,7 @@ MOST_ROWS = 16
 """With more ranks than this a row is one rank of each stage: data rank 0, tensor rank 0."""
 _OWN_COLOUR = {Kind.FORWARD: "forward", Kind.BACKWARD: "backward", Kind.WEIGHT_GRAD: "weight_grad"}
 _NAMES = {"forward": "Forward", "backward": "Backward", "weight_grad": "Weight gradient"}
-_INPUT_ONLY = "Backward, input gradient"
+_INPUT_ONLY = "Backward (of the input)"
 """What a backward pass is called where weight gradients are passes of their own."""
 _LIGHT_TEXT = ("backward", "weight_grad")
 
@@ -112,10 +112,10 @@ def draw(
     axes.tick_params(axis="y", length=0)
 
 
-def legend(made: Figure, used: dict[str, Any]) -> None:
-    """Name what was drawn."""
+def legend(made: Figure, used: dict[str, Any], backward: str = _INPUT_ONLY) -> None:
+    """Name what was drawn; `backward` is the name beside weight gradients."""
     order = [name for name in (*_NAMES, *PIECES) if name in used]
-    names = _NAMES | ({"backward": _INPUT_ONLY} if "weight_grad" in used else {})
+    names = _NAMES | ({"backward": backward} if "weight_grad" in used else {})
     made.legend(
         [used[name] for name in order], [names.get(name) or PIECES[name] for name in order],
         loc="outside lower center", ncols=4, fontsize=9, handlelength=1.6,

@@ -9,7 +9,8 @@ leaves a run directory like a training run's for each schedule (runs/rehearsal/p
 reductions and optimizer are real; a pass sleeps what is left of its modelled length
 (alpenglow.train.pacing). The table sets the measured bubble beside that of
 alpenglow.parallel.timeline with blocking messages of the length measured here. Exit code 1 where a
-pass is shorter than 50 messages: then this computer, not the schedule, would be measured.
+pass is shorter than 50 messages (unless --anyway): then the computer would be measured rather than
+the schedule.
 """
 
 from __future__ import annotations
@@ -19,24 +20,21 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
-import statistics
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tomli_w
 
 from alpenglow.config import ConfigError, to_tables
 from alpenglow.model.config import ModelConfig
 from alpenglow.parallel.layout import Layout, LayoutError
-from alpenglow.parallel.timeline import Durations, bubble, timeline
+from alpenglow.parallel.timeline import Durations
 from alpenglow.train.recipe import (
     BatchRecipe,
     DataRecipe,
@@ -46,11 +44,11 @@ from alpenglow.train.recipe import (
     PretrainRecipe,
     TrainRecipe,
 )
+from alpenglow.train.rehearsal_outcome import Outcome, outcome, table
 from alpenglow.train.run_directory import code_version, utc_now
 from alpenglow_lsf.files import write_text
 from alpenglow_lsf.ranks import Ranks
-from alpenglow_profiling.events import Rows, merge, read
-from alpenglow_profiling.passes import idle
+from alpenglow_profiling.events import merge, read
 
 if TYPE_CHECKING:
     from alpenglow.train.pacing import Case
@@ -67,24 +65,6 @@ WIDTH = 64
 
 class RehearsalError(RuntimeError):
     """A rehearsal that cannot go on; the message is one sentence for the user."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a rehearsal measured, beside what was computed."""
-
-    schedule: str
-    layout: Layout
-    micro_batches: int
-    message_s: float
-    computed: float
-    """Bubble of the schedule with the lengths asked for and the measured time of a message."""
-    measured: float
-    """Median over steps and replicas."""
-    spread: tuple[float, float]
-    computed_s: float
-    measured_s: float
-    """From the first pass to the last of a step, median."""
 
 
 def recipe(layout: Layout, micro_batches: int, schedule: Any) -> PretrainRecipe:
@@ -104,62 +84,6 @@ def recipe(layout: Layout, micro_batches: int, schedule: Any) -> PretrainRecipe:
         parallel=ParallelRecipe(layout.pipeline, 1, schedule=schedule),
         precision=PrecisionRecipe(dtype="fp32"),
     )
-
-
-def measured_bubbles(rows: Rows, layout: Layout, first_step: int) -> list[tuple[float, float]]:
-    """Bubble and length in seconds of each step from `first_step` on, replica by replica."""
-    rows = rows[rows["step"] >= first_step]
-    replica = np.array([layout.coordinates(rank)[1] for rank in range(layout.world)])
-    return [
-        idle(rows[(rows["step"] == step) & (replica[rows["rank"]] == data)], layout.pipeline)
-        for step in np.unique(rows["step"])
-        for data in range(layout.data)
-    ]
-
-
-def outcome(case: Case, message_s: float) -> Outcome:
-    """Compare a rehearsal that has been played with the computed timeline."""
-    layout, count = case.layout, case.recipe.micro_batches(case.layout)
-    took = dataclasses.replace(case.took, transfer=message_s)
-    # The first step allocates buffers and exchanges shapes.
-    steps = measured_bubbles(read(case.run / "events" / SEGMENT).rows, layout, 2)
-    slots = timeline(case.schedule, layout.pipeline, count, took)
-    bubbles = [each for each, _ in steps]
-    return Outcome(
-        schedule=case.schedule,
-        layout=layout,
-        micro_batches=count,
-        message_s=message_s,
-        computed=bubble(case.schedule, layout.pipeline, count, took),
-        measured=statistics.median(bubbles),
-        spread=(min(bubbles), max(bubbles)),
-        computed_s=max(slot.end for slot in slots),
-        measured_s=statistics.median(length for _, length in steps),
-    )
-
-
-def table(outcomes: Sequence[Outcome], took: Durations) -> str:
-    """The outcomes as lines of markdown."""
-    lengths = (took.forward, took.backward_input, took.backward_weight)
-    passes = ":".join(_milliseconds(each) for each in lengths)
-    lines = [
-        "| schedule | p | m | F:B:W (ms) | message (ms) | computed | measured | step, computed (s) "
-        "| step, measured (s) |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {o.schedule} | {o.layout.pipeline} | {o.micro_batches} | {passes} "
-        f"| {1e3 * o.message_s:.2f} | {100 * o.computed:.1f} % "
-        f"| {100 * o.measured:.1f} % ({100 * o.spread[0]:.1f} to {100 * o.spread[1]:.1f}) "
-        f"| {o.computed_s:.3f} | {o.measured_s:.3f} |"
-        for o in outcomes
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _milliseconds(value: float | Sequence[float]) -> str:
-    each = value if isinstance(value, Sequence) else [value]
-    return ",".join(f"{1e3 * one:g}" for one in each)
 
 
 def describe(case: Case) -> dict[str, Any]:
@@ -195,8 +119,12 @@ def describe(case: Case) -> dict[str, Any]:
     }
 
 
-def play(cases: Sequence[Case]) -> list[Outcome]:
+def play(cases: Sequence[Case], messages_a_pass: float) -> list[Outcome]:
     """Rehearse cases of one layout, one after the other on the same forked ranks.
+
+    Args:
+        cases: what to play.
+        messages_a_pass: a pass must be as long as so many messages.
 
     Raises:
         RehearsalError: a rank failed, or passes are too short for this computer.
@@ -204,13 +132,16 @@ def play(cases: Sequence[Case]) -> list[Outcome]:
     for case in cases:
         case.run.mkdir(parents=True)
         write_text(case.run / "run.toml", tomli_w.dumps(describe(case)))
-    messages = _fork(cases, cases[0].layout.world)
+    messages = _fork(cases, cases[0].layout.world, messages_a_pass)
     for case in cases:
         merge(case.run / "events" / SEGMENT, remove_logs=True)
-    return [outcome(case, message) for case, message in zip(cases, messages, strict=True)]
+    return [
+        outcome(case, read(case.run / "events" / SEGMENT).rows, message)
+        for case, message in zip(cases, messages, strict=True)
+    ]
 
 
-def _fork(cases: Sequence[Case], world: int) -> list[float]:
+def _fork(cases: Sequence[Case], world: int, messages_a_pass: float) -> list[float]:
     """Fork the ranks and collect the message times that they measured."""
     import alpenglow.train.pacing  # noqa: F401 - imported once, before the ranks are forked
 
@@ -219,7 +150,9 @@ def _fork(cases: Sequence[Case], world: int) -> list[float]:
         pipes: list[Connection] = []
         for rank in range(world):
             here, there = context.Pipe(duplex=False)
-            process = context.Process(target=_rank, args=(rank, world, folder, cases, there))
+            process = context.Process(
+                target=_rank, args=(rank, world, folder, cases, messages_a_pass, there)
+            )
             process.start()
             there.close()
             processes.append(process)
@@ -253,7 +186,14 @@ def _ended() -> Iterator[list[Any]]:
             process.join()
 
 
-def _rank(rank: int, world: int, folder: str, cases: Sequence[Case], pipe: Connection) -> None:
+def _rank(
+    rank: int,
+    world: int,
+    folder: str,
+    cases: Sequence[Case],
+    messages_a_pass: float,
+    pipe: Connection,
+) -> None:
     """One rank, from fork to end."""
     from datetime import timedelta
 
@@ -276,7 +216,9 @@ def _rank(rank: int, world: int, folder: str, cases: Sequence[Case], pipe: Conne
             timeout=timedelta(seconds=timeout),
         )
         start(ranks, timeout_s=timeout)
-        answer = [rehearse(case, SEGMENT, HOST, _too_short(case.took)) for case in cases]
+        answer = [
+            rehearse(case, SEGMENT, HOST, _too_short(case.took, messages_a_pass)) for case in cases
+        ]
         distributed.barrier()
     except ValueError as error:
         answer = str(error)
@@ -288,18 +230,18 @@ def _rank(rank: int, world: int, folder: str, cases: Sequence[Case], pipe: Conne
     os._exit(0)  # gloo's threads and DeepSpeed's exit hooks have nothing left to do
 
 
-def _too_short(took: Durations) -> Callable[[float], str | None]:
+def _too_short(took: Durations, messages_a_pass: float) -> Callable[[float], str | None]:
     """What refuses passes that are not long beside a message."""
     lengths = (took.forward, took.backward_input, took.backward_weight)
     shortest = min(min(each) if isinstance(each, Sequence) else each for each in lengths)
 
     def check(message_s: float) -> str | None:
-        if shortest >= MESSAGES_A_PASS * message_s:
+        if shortest >= messages_a_pass * message_s:
             return None
         return (
-            f"the shortest pass lasts {1e3 * shortest:g} ms, less than {MESSAGES_A_PASS} messages "
-            f"of {1e3 * message_s:.2f} ms on this computer: give passes of at least "
-            f"{1e3 * MESSAGES_A_PASS * message_s:.0f} ms, or fewer ranks"
+            f"the shortest pass lasts {1e3 * shortest:g} ms, less than {messages_a_pass:g} "
+            f"messages of {1e3 * message_s:.2f} ms on this computer: give passes of at least "
+            f"{1e3 * messages_a_pass * message_s:.0f} ms, or fewer ranks"
         )
 
     return check
@@ -344,6 +286,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             metavar="MS",
             help="one number, or one a stage",
         )
+    parser.add_argument("--anyway", action="store_true", help="play passes that are too short")
     parser.add_argument("--steps", type=int, default=6, help="the first is not counted")
     options = parser.parse_args(arguments)
     took = Durations(options.forward, options.backward_input, options.backward_weight)
@@ -363,25 +306,26 @@ def _study(options: argparse.Namespace, took: Durations) -> list[Outcome]:
         raise RehearsalError(f"{options.runs} exists: name a folder that can be made")
     if options.steps < 2:
         raise RehearsalError(f"--steps {options.steps}: at least 2, since the first is not counted")
+    wanted: list[tuple[Layout, int]] = options.case or [_case(text) for text in CASES]
+    for layout, _ in wanted:
+        for length in (took.forward, took.backward_input, took.backward_weight):
+            if isinstance(length, Sequence) and len(length) != layout.pipeline:
+                raise RehearsalError(
+                    f"{len(length)} lengths are given for {layout.pipeline} stages"
+                )
     os.environ.update(OMP_NUM_THREADS="1", DS_ACCELERATOR="cpu")  # before torch is imported
     from alpenglow.train.pacing import Case
 
-    wanted = options.case or [_case(text) for text in CASES]
     by_layout: dict[Layout, list[Case]] = {}
     for layout, count in wanted:
         for name in options.schedule or SCHEDULES:
-            for length in (took.forward, took.backward_input, took.backward_weight):
-                if isinstance(length, Sequence) and len(length) != layout.pipeline:
-                    raise RehearsalError(
-                        f"{len(length)} lengths are given for {layout.pipeline} stages"
-                    )
             run = options.runs / f"pp{layout.pipeline}-m{count}-{name}"
             case = Case(recipe(layout, count, name), layout, took, options.steps, run)
             by_layout.setdefault(layout, []).append(case)
     outcomes = []
     for layout, cases in by_layout.items():
         began = time.monotonic()
-        outcomes += play(cases)
+        outcomes += play(cases, 0 if options.anyway else MESSAGES_A_PASS)
         sys.stderr.write(
             f"{len(cases)} rehearsals of {layout.pipeline} stages x {layout.data}: "
             f"{time.monotonic() - began:.0f} s\n"

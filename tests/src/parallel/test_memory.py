@@ -84,6 +84,23 @@ def test_the_published_7b_fits_sixteen_gigabytes_only_with_recompute() -> None:
     assert (none.stage, none.micro_batches) == (0, 8)
 
 
+@pytest.mark.parametrize("attention", ["plain", "sdpa"])
+def test_selective_recompute_leaves_the_matrices_inputs(attention: Attention) -> None:
+    """One stage of one layer: what remains is Korthikanti et al.'s s b h (8 + 24/t), and one core."""
+    layout = Layout(32, 2, 1)
+    sizes = {"micro_batch_size": 1, "micro_batches": 40, "sequence_length": 2048}
+    none, selective = (
+        stage_memory(INCITE_7B, layout, 0, attention=attention, recompute=how, **sizes)  # type: ignore[arg-type]
+        for how in ("none", "selective")
+    )
+    tokens_width = 2048 * 4096
+    core = 16 * 2048 * 2048 * 6 if attention == "plain" else 16 * 2048 * 4 + tokens_width // 2 * 2
+    # Fused attention keeps all three of the fused product with the value.
+    extra = 0 if attention == "plain" else 2 * tokens_width // 2 * 2
+    assert selective.activations == 32 * (tokens_width * (8 + 24 / 2) + extra) + core
+    assert none.activations - selective.activations == 31 * core
+
+
 def test_in_flight_micro_batches_fall_along_the_pipeline() -> None:
     alive = [
         stage_memory(
