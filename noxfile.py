@@ -80,7 +80,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def rehearsal(session: nox.Session) -> None:
-    """Schedules on the real engine with passes that only wait: the table and pictures of src/README.
+    """Schedules on the real engine with passes that only wait: the table of src/README, pictures.
 
     Wants a quiet computer: it refuses where messages are slow beside the passes.
     `nox -s rehearsal -- --forward 100` hands options on.

@@ -148,7 +148,7 @@ def bubble_fraction(stages: int, micro_batches: int) -> float:
     return (stages - 1) / (micro_batches + stages - 1)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8)
 def _one_forward_one_backward(stages: int, micro_batches: int) -> _Columns:
     work = [
         item
@@ -162,7 +162,7 @@ def _one_forward_one_backward(stages: int, micro_batches: int) -> _Columns:
     return _columns(stages, work)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8)
 def _gpipe(stages: int, micro_batches: int) -> _Columns:
     turn = micro_batches + stages - 1
     work = [
@@ -181,7 +181,7 @@ def _gpipe(stages: int, micro_batches: int) -> _Columns:
     return _columns(stages, work)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8)
 def _zero_bubble_h1(stages: int, micro_batches: int) -> _Columns:
     """Fill the grid slot by slot: a forward if it may run, else an input pass, else a weight pass.
 

@@ -210,8 +210,8 @@ class TrainRecipe:
     """What is computed again in the backward pass instead of being kept: nothing, the attention
     core (scores, softmax, weighted sum), or whole transformer layers."""
     attention: Literal["plain", "sdpa"] = "plain"
-    """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention, of which a V100
-    has the memory-efficient kernel (FlashAttention's wants compute capability 8)."""
+    """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention, of which a
+    V100 has the memory-efficient kernel (FlashAttention's wants compute capability 8)."""
     seed: int = 1234
     """Seed of the initial weights."""
     collective_timeout_s: float = 600.0

@@ -86,7 +86,7 @@ def test_the_published_7b_fits_sixteen_gigabytes_only_with_recompute() -> None:
 
 @pytest.mark.parametrize("attention", ["plain", "sdpa"])
 def test_selective_recompute_leaves_the_matrices_inputs(attention: Attention) -> None:
-    """One stage of one layer: what remains is Korthikanti et al.'s s b h (8 + 24/t), and one core."""
+    """A stage of one layer: what remains is Korthikanti et al.'s s b h (8 + 24/t), and one core."""
     layout = Layout(32, 2, 1)
     sizes = {"micro_batch_size": 1, "micro_batches": 40, "sequence_length": 2048}
     none, selective = (
