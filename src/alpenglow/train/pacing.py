@@ -33,7 +33,7 @@ from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.schedule import Action
 from alpenglow.parallel.tensor import ColumnParallelLinear, TensorGroup, VocabularyParallelEmbedding
 from alpenglow.parallel.timeline import Durations
-from alpenglow.train.engine import deepspeed_config
+from alpenglow.train.engine import deepspeed_config, own_reduction
 from alpenglow.train.instructions import RecordedEngine, compute, record
 from alpenglow.train.no_compiler import without_compiler
 from alpenglow.train.optimizer import build_optimizer
@@ -175,8 +175,12 @@ def build(case: Case, recorder: Recorder, clock: Clock) -> RecordedEngine:
         return round(1e9 * case.took.of(action, stage))
 
     if case.schedule == "zb-h1":
-        return split(record(inner, recorder, paced(ZeroBubbleEngine, clock, length_ns)), group)
-    return record(inner, recorder, paced(RecordedEngine, clock, length_ns))
+        kind = paced(ZeroBubbleEngine, clock, length_ns)
+        engine: RecordedEngine = split(record(inner, recorder, kind), group)
+    else:
+        engine = record(inner, recorder, paced(RecordedEngine, clock, length_ns))
+    engine.reduction = own_reduction(engine, recipe)
+    return engine
 
 
 def _loss(outputs: Tensor, labels: Tensor) -> Tensor:
@@ -256,6 +260,8 @@ def _play(case: Case, engine: RecordedEngine, recorder: Recorder, segment: str, 
             torch.distributed.barrier()  # a step begins on all stages together, as theory has it
             recorder.step = step
             begin = time.monotonic()
+            if engine.reduction is not None:
+                engine.reduction.begin()
             with recorder.span(Kind.STEP):
                 loss = float(engine.train_batch(data_iter=_micro_batches(case, count)))
             seconds = time.monotonic() - begin
