@@ -22,6 +22,10 @@ _OWN_COLOUR = {Kind.FORWARD: "forward", Kind.BACKWARD: "backward", Kind.WEIGHT_G
 _NAMES = {"forward": "Forward", "backward": "Backward", "weight_grad": "Weight gradient"}
 _INPUT_ONLY = "Backward (of the input)"
 """What a backward pass is called where weight gradients are passes of their own."""
+SMALLEST_TEXT = 4.0
+"""Points; a box too narrow for its number at this size has none."""
+_DIGIT = 0.636
+"""Width of a digit of DejaVu Sans, in its size."""
 _LIGHT_TEXT = ("backward", "weight_grad")
 
 
@@ -144,8 +148,10 @@ def _draw_rank(
         text = str(number)
         if nested or name not in _OWN_COLOUR.values() or number < 0:
             continue
-        if width * points_per_ms > 6.0 * len(text) + 2:
+        size = min(8.0, (width * points_per_ms - 1.5) / (_DIGIT * len(text)))
+        if size >= SMALLEST_TEXT:
             colour = "white" if name in _LIGHT_TEXT else INK
             axes.text(
-                left + width / 2, y - 0.04, text, ha="center", va="center", fontsize=8, color=colour
-            )
+                left + width / 2, y - 0.04, text, ha="center", va="center", fontsize=size,
+                color=colour,
+            )  # fmt: skip
