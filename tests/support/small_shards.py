@@ -12,8 +12,13 @@ from alpenglow.data.shards import ShardWriter
 VOCABULARY = 120
 
 
-def write_small_shards(folder: Path) -> None:
-    """Write 4,000 drawn tokens each of the slices github and wikipedia."""
+def write_small_shards(folder: Path, *, longest: int | None = None) -> Catalogue:
+    """Write 4,000 drawn tokens each of the slices github and wikipedia.
+
+    Args:
+        folder: to make.
+        longest: documents have drawn lengths up to this; None makes one of each slice.
+    """
     folder.mkdir()
     infos = []
     for number, name in enumerate(("github", "wikipedia")):
@@ -24,14 +29,19 @@ def write_small_shards(folder: Path) -> None:
             tokenizer_hash="t",
             recipe_hash="r",
         )
-        tokens = np.random.default_rng(number).integers(0, VOCABULARY, 4000)
-        writer.add(tokens, bytes([number] * 16), "drawn")
+        rng = np.random.default_rng(number)
+        tokens = rng.integers(0, VOCABULARY, 4000)
+        borders = np.cumsum(rng.integers(1, (longest or 0) + 1, 4000)) if longest else np.array([])
+        for part in np.split(tokens, borders[borders < 4000].astype(np.int64)):
+            writer.add(part, bytes([number] * 16), "drawn")
         infos.append(writer.close())
-    Catalogue.build(
+    catalogue = Catalogue.build(
         folder,
         infos,
         tokenizer="tokenizer.json",
         tokenizer_hash="t",
         vocab_size=VOCABULARY,
         recipe_hash="r",
-    ).write()
+    )
+    catalogue.write()
+    return catalogue

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from alpenglow.model import neox
 from alpenglow.model.config import ModelConfig
+from alpenglow.model.documents import Documents
 from alpenglow.parallel.tensor import (
     ColumnParallelLinear,
     RowParallelLinear,
@@ -67,15 +68,25 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions; each rank holds whole heads."""
+    """Causal self-attention with rotary positions; each rank holds whole heads.
 
-    def __init__(self, config: ModelConfig, group: TensorGroup, kind: AttentionKind) -> None:
+    With `documents`, positions begin anew at every document and no token attends to another one's.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        group: TensorGroup,
+        kind: AttentionKind,
+        documents: Documents | None = None,
+    ) -> None:
         super().__init__()
         if kind not in ("plain", "sdpa"):
             raise ValueError(f"attention = {kind!r}; choose plain or sdpa")
         group.share(config.num_attention_heads, "num_attention_heads")
         self.config = config
         self.kind = kind
+        self.documents = documents
         width = config.hidden_size
         self.query_key_value = ColumnParallelLinear(width, 3 * width, group)
         self.dense = RowParallelLinear(width, width, group)
@@ -85,16 +96,24 @@ class Attention(nn.Module):
         batch, length, _ = x.shape
         fused = self.query_key_value(x).view(batch, length, -1, 3 * self.config.head_dim)
         query, key, value = fused.transpose(1, 2).chunk(3, dim=-1)
-        cosine, sine = rotary_table(
+        packing = None if self.documents is None else self.documents.packing
+        cosine, sine = rotary = rotary_table(
             length, self.config.rotary_ndims, self.config.rotary_emb_base, x.dtype, x.device
         )
+        if packing is not None:
+            cosine, sine = packing.rotary(x.dtype, lambda: rotary)
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
         if self.kind == "sdpa":
-            mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+            # With a mask torch takes its memory-efficient kernel, not the flash one.
+            allowed = None if packing is None else packing.allowed()
+            mixed = functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=allowed, is_causal=packing is None
+            )
         else:
             # Scaling the query rather than the scores keeps fp16 products within range.
             scores = (query * self.config.head_dim**-0.5) @ key.transpose(2, 3)
-            scores = scores.masked_fill(_future(length, x.device), float("-inf"))
+            masked = _future(length, x.device) if packing is None else packing.forbidden()
+            scores = scores.masked_fill(masked, float("-inf"))
             weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
             mixed = weights @ value
         return mixed.transpose(1, 2).reshape(batch, length, -1)
@@ -152,6 +171,7 @@ class TransformerLayer(nn.Module, GlobalNames):
         group: TensorGroup,
         seed: int | None,
         attention: AttentionKind = "plain",
+        documents: Documents | None = None,
     ) -> None:
         super().__init__()
         self.prefix = f"layers.{index}"
@@ -159,7 +179,7 @@ class TransformerLayer(nn.Module, GlobalNames):
         self.use_parallel_residual = config.use_parallel_residual
         self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = Attention(config, group, attention)
+        self.attention = Attention(config, group, attention, documents)
         self.mlp = MLP(config, group)
         neox.fill(self, self.prefix, config, group, seed)
 

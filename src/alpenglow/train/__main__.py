@@ -57,9 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, MachineError, RanksError) as error:
         tell_once(str(error), ranks.rank)
         return FAILED
-    if run.complete(recipe.total_steps):
+    done = run.completed(recipe.samples_of)
+    if done is not None:
         if ranks.rank == 0:
-            sys.stdout.write(f"{run.path} is complete: {recipe.total_steps} steps are done\n")
+            sys.stdout.write(f"{run.path} is complete: {done} steps are done\n")
         return 0
     try:
         prepare(ranks)

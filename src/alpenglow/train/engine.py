@@ -28,11 +28,13 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
 from alpenglow.config import ConfigError
+from alpenglow.model.documents import Documents
 from alpenglow.model.stages import (
     checkpointable_layers,
     global_tensors,
     layer_specs,
     loss_function,
+    loss_sum,
 )
 from alpenglow.parallel.layout import PARTITION_METHOD, Layout
 from alpenglow.parallel.tensor import TensorGroup
@@ -196,7 +198,10 @@ class Engine:
     ) -> None:
         self.inner = inner
         self.layout = layout
+        self.group = group
         self.dtype = dtype
+        self.loss_sum = loss_sum(recipe.model, group)
+        """The loss function of an evaluation."""
         self.coordinates = layout.coordinates(torch.distributed.get_rank())
         self.optimizer: torch.optim.Optimizer = inner.optimizer.optimizer
         """The optimizer inside DeepSpeed's, over flat partitions."""
@@ -227,10 +232,15 @@ class Engine:
         ):
             rank = torch.distributed.get_rank()
             group = TensorGroup.create(layout, rank, recorder, comm=deepspeed.comm)
+            documents = Documents() if recipe.data.documents == "masked" else None
             checkpointing = recipe.train.activation_checkpointing
             module = deepspeed.PipelineModule(
                 layers=layer_specs(
-                    recipe.model, group, seed=recipe.train.seed, attention=recipe.train.attention
+                    recipe.model,
+                    group,
+                    seed=recipe.train.seed,
+                    attention=recipe.train.attention,
+                    documents=documents,
                 ),
                 loss_fn=loss_function(recipe.model, group),
                 topology=PipeModelDataParallelTopology(
@@ -248,7 +258,7 @@ class Engine:
                 optimizer=build_optimizer(module, recipe.optimizer, device),
                 config=deepspeed_config(recipe, layout, dtype, int(largest)),
             )
-        engine = cls(record(inner, recorder), recipe, layout, group, dtype)
+        engine = cls(record(inner, recorder, documents), recipe, layout, group, dtype)
         create_moments(engine.optimizer, 0)
         return engine
 
@@ -256,11 +266,6 @@ class Engine:
     def stage(self) -> int:
         """This rank's pipeline stage."""
         return self.coordinates[0]
-
-    @property
-    def needs_data(self) -> bool:
-        """Whether this rank's stage reads tokens (the first) or labels (the last)."""
-        return self.stage in (0, self.layout.pipeline - 1)
 
     @property
     def scaler(self) -> Any:
@@ -271,9 +276,11 @@ class Engine:
         """Train on one global batch.
 
         Args:
-            micro_batches: this replica's (tokens, labels), as many as a step has.
+            micro_batches: this replica's (tokens, labels), as many as a step has; with documents
+                masked also `positions`, see `alpenglow.train.batches.MicroBatches`.
             lr: learning rate of this update.
         """
+        self.load_documents(micro_batches)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         scale = float(getattr(self.scaler, "cur_scale", 1.0))
@@ -286,3 +293,10 @@ class Engine:
             loss_scale=scale,
             applied=applied,
         )
+
+    def load_documents(self, micro_batches: Iterator[Any]) -> None:
+        """Tell the layers where documents begin in what follows, if they keep to documents."""
+        documents = self.inner.documents
+        if documents is not None:
+            positions = getattr(micro_batches, "positions", None)
+            documents.load(None if positions is None else positions.to(self.inner.device))

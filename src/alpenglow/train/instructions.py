@@ -18,6 +18,7 @@ import torch.utils.checkpoint
 from deepspeed.runtime.pipe import schedule
 from deepspeed.runtime.pipe.engine import PipelineEngine
 
+from alpenglow.model.documents import Documents
 from alpenglow_profiling.kind import Kind
 from alpenglow_profiling.recorder import NullRecorder, SpanRecorder
 
@@ -38,6 +39,8 @@ def _compute(kind: Kind, method: Method) -> Method:
 
     def run(engine: RecordedEngine, **arguments: Any) -> None:
         micro_batch = engine.next_micro_batch(method.__name__)
+        if engine.documents is not None and kind in (Kind.FORWARD, Kind.BACKWARD):
+            engine.documents.select(micro_batch)  # backward too: recomputation runs the layers
         with engine.recorder.span(kind, micro_batch=micro_batch):
             method(engine, **arguments)
 
@@ -99,6 +102,7 @@ class RecordedEngine(PipelineEngine):
     recorder: SpanRecorder
     gradient_bytes: int
     counts: Counter[str]
+    documents: Documents | None
 
     def next_micro_batch(self, name: str) -> int:
         """Number, within this step, of the micro-batch that instruction `name` works on now."""
@@ -143,14 +147,23 @@ class RecordedEngine(PipelineEngine):
     }
 
 
-def record(engine: PipelineEngine, recorder: SpanRecorder) -> RecordedEngine:
-    """Make a pipeline engine record its instructions from its next step on."""
+def record(
+    engine: PipelineEngine, recorder: SpanRecorder, documents: Documents | None = None
+) -> RecordedEngine:
+    """Make a pipeline engine record its instructions from its next step on.
+
+    Args:
+        engine: as DeepSpeed made it.
+        recorder: where the time goes.
+        documents: shared by the engine's layers; told which micro-batch they work on.
+    """
     # DeepSpeed builds the engine itself in `initialize`, so its class is changed afterwards; the
     # subclass adds methods and plain attributes only.
     engine.__class__ = RecordedEngine
     recorded: RecordedEngine = engine
     recorded.recorder = recorder
     recorded.counts = Counter()
+    recorded.documents = documents
     recorded.gradient_bytes = sum(
         parameter.numel() * parameter.element_size()
         for parameter in engine.module.parameters()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
+from alpenglow.train.batch_history import BatchHistory
 from alpenglow.train.checkpoint import Group
 from alpenglow.train.engine import Engine, StepResult
 from alpenglow.train.failure import TrainingError
@@ -25,8 +26,11 @@ from alpenglow_profiling.events import Kind, SpanRecorder
 # fp16 halves its scale a few times in a row when a run starts; so many in a row is divergence.
 MOST_SKIPPED_IN_A_ROW = 20
 
-MicroBatches = Callable[[int], Iterator[Any]]
-"""Step (0-based) -> this replica's (tokens, labels) micro-batches."""
+MicroBatches = Callable[[Position], Iterator[Any]]
+"""Position -> this replica's (tokens, labels) micro-batches of the step that begins there."""
+
+Validate = Callable[[], float]
+"""Mean loss over the validation samples; collective, the same on every rank."""
 
 
 @dataclass
@@ -84,9 +88,18 @@ class Trainer:
         self.stop = stop
         self.segment = segment
         self.about = about
-        self.total = recipe.total_steps
+        self.validate: Validate | None = None
+        """Evaluates between two steps; None: never."""
+        self.batch = recipe.batch.global_batch_size
+        self.batches = position.batches or BatchHistory(self.batch)
+        self.batches = self.batches.then(position.step, position.samples, self.batch)
+        position.batches = self.batches
+        self.total_samples = recipe.samples_of(self.batches.first)
         self.schedule = CosineSchedule(
-            recipe.optimizer.lr, recipe.optimizer.min_lr, recipe.warmup_steps, self.total
+            recipe.optimizer.lr,
+            recipe.optimizer.min_lr,
+            recipe.warmup_of(self.batches.first),
+            recipe.steps_of(self.batches.first),
         )
         self.device = next(engine.inner.module.parameters()).device
         self.metrics = Metrics(run.path / "metrics.jsonl") if group.rank == 0 else None
@@ -95,25 +108,37 @@ class Trainer:
         self._reported = 0.0
         self._recent_s: list[float] = []
 
+    @property
+    def total(self) -> int:
+        """Steps of the whole run, at this segment's global batch from here on."""
+        left = max(0, self.total_samples - self.position.samples)
+        return self.position.step + -(-left // self.batch)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run's last sample has been consumed."""
+        return self.position.samples >= self.total_samples
+
     def train(self) -> int:
         """Run; returns 0 when the recipe is complete, 85 when there is more to do."""
+        if self.group.rank == 0:
+            self.batches.write(self.run.path, self.run.segment)
         self._report(force=True)
         reason = self.stop.agreed(self.device)
         saved = self.position.step
-        while self.position.step < self.total and reason is None:
+        while not self.complete and reason is None:
             self._step()
             reason = self.stop.agreed(self.device)
             done = self.position.step
-            if done % self.recipe.train.checkpoint_every == 0 or done == self.total:
+            if done % self.recipe.train.checkpoint_every == 0 or self.complete:
                 self._save()
                 saved = done
-        complete = self.position.step == self.total
-        if not complete and self.position.step > saved:
+        if not self.complete and self.position.step > saved:
             self._save()
         self._report(force=True)
         if self.metrics is not None:
             self.metrics.close()
-        if complete:
+        if self.complete:
             self._say(f"complete: {self.total} steps")
             return 0
         how = "remove it to go on" if reason == STOP else "submit again"
@@ -122,14 +147,13 @@ class Trainer:
 
     def _step(self) -> None:
         position, recorder = self.position, self.recorder
-        lr = self.schedule.at(position.updates)
+        lr = self.schedule.at(position.applied / self.batches.first)
         recorder.step = position.step + 1
         begin = monotonic()
         with recorder.span(Kind.STEP):
-            result = self.engine.step(self.micro_batches(position.step), lr)
+            result = self.engine.step(self.micro_batches(position), lr)
         seconds = monotonic() - begin
-        position.step += 1
-        position.updates += result.applied
+        position.advance(self.batch, applied=result.applied)
         self.segment.last_step = position.step
         self._watch(result)
         if position.step == self.segment.resumed_from_step + 1:
@@ -140,8 +164,24 @@ class Trainer:
         else:
             self.stop.step_s = max(self.stop.step_s, seconds)
             self._recent_s = [*self._recent_s[-19:], seconds]
+        val_loss = self._validate()
         if self.metrics is not None:
-            self._write(result, lr, seconds)
+            self._write(result, lr, seconds, val_loss)
+
+    def _validate(self) -> float | None:
+        """Evaluate where this step is one for it."""
+        every = self.recipe.train.validate_every
+        if self.validate is None or not every:
+            return None
+        if self.position.step % every and not self.complete:
+            return None
+        begin = monotonic()
+        with self.recorder.span(Kind.EVALUATE):
+            loss = self.validate()
+        # Before the walltime there must be time for a step with its evaluation.
+        self.stop.step_s = max(self.stop.step_s, monotonic() - begin)
+        self._say(f"validation at step {self.position.step}: loss {loss:.4f}")
+        return loss
 
     def _watch(self, result: StepResult) -> None:
         self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
@@ -152,7 +192,7 @@ class Trainer:
                 "or lower optimizer.lr"
             )
 
-    def _write(self, result: StepResult, lr: float, seconds: float) -> None:
+    def _write(self, result: StepResult, lr: float, seconds: float, val_loss: float | None) -> None:
         assert self.metrics is not None
         step = self.position.step
         tokens = self.recipe.batch.tokens_per_step
@@ -160,19 +200,22 @@ class Trainer:
             segment=self.run.segment,
             step=step,
             loss=result.loss,
-            tokens=step * tokens,
+            tokens=self.position.samples * self.recipe.batch.sequence_length,
+            samples=self.position.samples,
+            batch=self.batch,
             lr=lr,
             grad_norm=result.grad_norm,
             loss_scale=result.loss_scale,
             step_time_s=round(seconds, 6),
             tokens_per_s=round(tokens / seconds, 1),
             time=round(time.time(), 3),
+            **({} if val_loss is None else {"val_loss": val_loss}),
         )
         pace = sum(self._recent_s) / len(self._recent_s) if self._recent_s else seconds
         left = _clock(pace * (self.total - step))
         text = f"loss {result.loss:.3f}, {tokens / seconds:,.0f} tokens/s, {left} left"
-        self.progress.show(step, self.total, text, force=step == self.total)
-        if step % self.recipe.train.log_every == 0 or step == self.total:
+        self.progress.show(step, self.total, text, force=self.complete)
+        if step % self.recipe.train.log_every == 0 or self.complete:
             note = "" if result.applied else f"  skipped: overflow at scale {result.loss_scale:g}"
             self._say(
                 f"step {step}/{self.total}  loss {result.loss:.4f}  lr {lr:.3g}  "
