@@ -66,6 +66,18 @@ class Position:
         self.updates += applied
         self.applied += samples * applied
 
+    def go_on(self, global_batch_size: int) -> BatchHistory:
+        """Note the global batch of the steps that follow."""
+        history = self.batches or BatchHistory(global_batch_size)
+        self.batches = history.then(self.step, self.samples, global_batch_size)
+        return self.batches
+
+    def total_steps(self, recipe: PretrainRecipe) -> int:
+        """Steps of the whole run, at the recipe's global batch from here on."""
+        batch = recipe.batch.global_batch_size
+        samples = recipe.samples_of(batch if self.batches is None else self.batches.first)
+        return self.step + max(0, -(-(samples - self.samples) // batch))
+
     @property
     def skipped(self) -> int:
         """Steps whose gradients were not finite."""

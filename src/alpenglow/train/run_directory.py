@@ -5,9 +5,9 @@
     runs/NAME/batches.jsonl                  a line for the first global batch and each change of it
     runs/NAME/progress.json                  how far, for `follow`
     runs/NAME/segments/JOB.ATTEMPT.rank0.json   what the launch node's record takes from rank 0
-    runs/NAME/checkpoints/  events/  errors/
+    runs/NAME/checkpoints/  events/  errors/  logs/
 
-Only rank 0 writes here, apart from checkpoints, events and errors.
+Only rank 0 writes here, apart from checkpoints, events, errors and logs.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ FREE = frozenset(
         "train.log_every",
         "train.activation_checkpointing",
         "train.attention",
+        "train.monitor",
         "train.collective_timeout_s",
     }
 )
@@ -94,6 +95,11 @@ class RunDirectory:
     def errors(self) -> Path:
         """Folder of this segment's tracebacks."""
         return self.path / "errors" / self.segment
+
+    @property
+    def logs(self) -> Path:
+        """Folder of what the libraries print in this segment, a file a node."""
+        return self.path / "logs" / self.segment
 
     @property
     def stop(self) -> Path:

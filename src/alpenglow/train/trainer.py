@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import gc
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from alpenglow.train.batch_history import BatchHistory
 from alpenglow.train.checkpoint import Group
+from alpenglow.train.console import Console
 from alpenglow.train.engine import Engine, StepResult
 from alpenglow.train.failure import TrainingError
 from alpenglow.train.learning_rate import CosineSchedule
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import Position, save_position
-from alpenglow.train.run_directory import Metrics, RunDirectory
+from alpenglow.train.run_directory import RunDirectory
 from alpenglow.train.stop import MORE_TO_DO, StopRequest
 from alpenglow_lsf.chain import STOP
-from alpenglow_lsf.progress import ProgressFile
 from alpenglow_profiling.events import Kind, SpanRecorder
 
 # fp16 halves its scale a few times in a row when a run starts; so many in a row is divergence.
@@ -45,6 +42,8 @@ class Segment:
     last_durable_checkpoint: int | None = None
     save_s: float | None = None
     """The longest save."""
+    peak_flops: float | None = None
+    """Peak FLOP/s of all ranks together; None where the machine's is unknown."""
     drain_s: float | None = None
     """From the end of training to the end of everything that follows it."""
 
@@ -91,10 +90,7 @@ class Trainer:
         self.validate: Validate | None = None
         """Evaluates between two steps; None: never."""
         self.batch = recipe.batch.global_batch_size
-        self.batches = position.batches or BatchHistory(self.batch)
-        self.batches = self.batches.then(position.step, position.samples, self.batch)
-        position.batches = self.batches
-        self.total_samples = recipe.samples_of(self.batches.first)
+        self.batches = position.go_on(self.batch)
         self.schedule = CosineSchedule(
             recipe.optimizer.lr,
             recipe.optimizer.min_lr,
@@ -102,22 +98,27 @@ class Trainer:
             recipe.steps_of(self.batches.first),
         )
         self.device = next(engine.inner.module.parameters()).device
-        self.metrics = Metrics(run.path / "metrics.jsonl") if group.rank == 0 else None
-        self.progress = ProgressFile(run.path, "pretrain", "step")
+        self.console = Console(
+            recipe,
+            run,
+            position,
+            stop,
+            speaks=group.rank == 0,
+            peak_flops=segment.peak_flops,
+            startup_s=segment.startup_s,
+        )
         self._skipped_in_a_row = 0
         self._reported = 0.0
-        self._recent_s: list[float] = []
 
     @property
     def total(self) -> int:
-        """Steps of the whole run, at this segment's global batch from here on."""
-        left = max(0, self.total_samples - self.position.samples)
-        return self.position.step + -(-left // self.batch)
+        """Steps of the whole run."""
+        return self.position.total_steps(self.recipe)
 
     @property
     def complete(self) -> bool:
         """Whether the run's last sample has been consumed."""
-        return self.position.samples >= self.total_samples
+        return self.position.step == self.total
 
     def train(self) -> int:
         """Run; returns 0 when the recipe is complete, 85 when there is more to do."""
@@ -136,14 +137,19 @@ class Trainer:
         if not self.complete and self.position.step > saved:
             self._save()
         self._report(force=True)
-        if self.metrics is not None:
-            self.metrics.close()
+        self._close()
         if self.complete:
-            self._say(f"complete: {self.total} steps")
+            self.console.say(f"complete: {self.total} steps; jobs/convert.lsf releases the model")
             return 0
         how = "remove it to go on" if reason == STOP else "submit again"
-        self._say(f"stopped at step {self.position.step}/{self.total} ({reason}): {how}")
+        self.console.say(f"stopped at step {self.position.step}/{self.total} ({reason}): {how}")
         return MORE_TO_DO
+
+    def _close(self) -> None:
+        waited, stepped = (self.recorder.spent_ns(kind) for kind in (Kind.DATA_WAIT, Kind.STEP))
+        shares = self.group.all_gather_object(waited / stepped if stepped else 0.0)
+        self.console.summary(self.position, max(shares))
+        self.console.close()
 
     def _step(self) -> None:
         position, recorder = self.position, self.recorder
@@ -163,10 +169,9 @@ class Trainer:
             gc.freeze()
         else:
             self.stop.step_s = max(self.stop.step_s, seconds)
-            self._recent_s = [*self._recent_s[-19:], seconds]
         val_loss = self._validate()
-        if self.metrics is not None:
-            self._write(result, lr, seconds, val_loss)
+        self.console.step(position, result, lr, seconds, val_loss)
+        self._report()
 
     def _validate(self) -> float | None:
         """Evaluate where this step is one for it."""
@@ -180,7 +185,6 @@ class Trainer:
             loss = self.validate()
         # Before the walltime there must be time for a step with its evaluation.
         self.stop.step_s = max(self.stop.step_s, monotonic() - begin)
-        self._say(f"validation at step {self.position.step}: loss {loss:.4f}")
         return loss
 
     def _watch(self, result: StepResult) -> None:
@@ -191,37 +195,6 @@ class Trainer:
                 f"{self.position.step}: training has diverged; resume from an earlier checkpoint "
                 "or lower optimizer.lr"
             )
-
-    def _write(self, result: StepResult, lr: float, seconds: float, val_loss: float | None) -> None:
-        assert self.metrics is not None
-        step = self.position.step
-        tokens = self.recipe.batch.tokens_per_step
-        self.metrics.append(
-            segment=self.run.segment,
-            step=step,
-            loss=result.loss,
-            tokens=self.position.samples * self.recipe.batch.sequence_length,
-            samples=self.position.samples,
-            batch=self.batch,
-            lr=lr,
-            grad_norm=result.grad_norm,
-            loss_scale=result.loss_scale,
-            step_time_s=round(seconds, 6),
-            tokens_per_s=round(tokens / seconds, 1),
-            time=round(time.time(), 3),
-            **({} if val_loss is None else {"val_loss": val_loss}),
-        )
-        pace = sum(self._recent_s) / len(self._recent_s) if self._recent_s else seconds
-        left = _clock(pace * (self.total - step))
-        text = f"loss {result.loss:.3f}, {tokens / seconds:,.0f} tokens/s, {left} left"
-        self.progress.show(step, self.total, text, force=self.complete)
-        if step % self.recipe.train.log_every == 0 or self.complete:
-            note = "" if result.applied else f"  skipped: overflow at scale {result.loss_scale:g}"
-            self._say(
-                f"step {step}/{self.total}  loss {result.loss:.4f}  lr {lr:.3g}  "
-                f"{tokens / seconds:,.0f} tokens/s  {left} left{note}"
-            )
-        self._report()
 
     def _save(self) -> None:
         begin = monotonic()
@@ -238,7 +211,7 @@ class Trainer:
         self.stop.saved(seconds)
         self.segment.save_s = max(self.segment.save_s or 0.0, seconds)
         self.segment.last_durable_checkpoint = self.position.step
-        self._say(f"checkpoint {info.directory.name}: {info.nbytes / 1e6:,.1f} MB, {seconds:.1f} s")
+        self.console.saved(info.directory.name, info.nbytes, seconds)
         self._report(force=True)
 
     def drained(self, seconds: float) -> None:
@@ -260,15 +233,3 @@ class Trainer:
             save_s=segment.save_s,
             drain_s=segment.drain_s,
         )
-
-    def _say(self, text: str) -> None:
-        if self.group.rank == 0:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
-
-
-def _clock(seconds: float) -> str:
-    """Write a duration as `1:02:03` or `2:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

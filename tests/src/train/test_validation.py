@@ -69,7 +69,7 @@ def straight(
 
 
 def validations(run: Path) -> dict[int, float]:
-    return {line["step"]: line["val_loss"] for line in metrics(run) if "val_loss" in line}
+    return {n["step"]: n["val_loss"] for n in metrics(run) if n.get("val_loss") is not None}
 
 
 @pytest.mark.parametrize("documents", ["masked", "joined"])
