@@ -158,7 +158,7 @@ def _memory(
         sequence_length=recipe.batch.sequence_length,
         dtype="fp16" if dtype == "auto" else dtype,
         attention="sdpa" if fused else train.attention,
-        recompute="full" if recompute or train.activation_checkpointing else "none",
+        recompute="full" if recompute else train.recompute,
     )
 
 
@@ -167,8 +167,8 @@ def _too_much(
 ) -> Finding:
     cures = (
         ({"fused": True}, 'train.attention = "sdpa" would fit'),
-        ({"recompute": True}, "train.activation_checkpointing = true would fit"),
-        ({"recompute": True, "fused": True}, "checkpointing with sdpa attention would fit"),
+        ({"recompute": True}, 'train.recompute = "full" would fit'),
+        ({"recompute": True, "fused": True}, "both of them would fit"),
     )
     fits = [text for how, text in cures if _memory(recipe, layout, **how).total <= room]
     message = (

@@ -7,8 +7,9 @@ dropout. The slots of the pipeline fill themselves from alpenglow.model.neox.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +68,10 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat((turned, passed), dim=-1)
 
 
+def _at_once(function: Callable[..., Any], *inputs: Any) -> Any:
+    return function(*inputs)
+
+
 class Attention(nn.Module):
     """Causal self-attention with rotary positions; each rank holds whole heads.
 
@@ -90,32 +95,38 @@ class Attention(nn.Module):
         width = config.hidden_size
         self.query_key_value = ColumnParallelLinear(width, 3 * width, group)
         self.dense = RowParallelLinear(width, width, group)
+        self.run_core: Callable[..., Any] = _at_once
+        """Calls `core`; selective recompute puts a checkpoint here."""
+
+    def core(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """[micro-batch, heads, length, head_dim], thrice -> the heads' weighted sums."""
+        packing = None if self.documents is None else self.documents.packing
+        if self.kind == "sdpa":
+            # With a mask torch takes its memory-efficient kernel, not the flash one.
+            allowed = None if packing is None else packing.allowed()
+            return functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=allowed, is_causal=packing is None
+            )
+        # Scaling the query rather than the scores keeps fp16 products within range.
+        scores = (query * self.config.head_dim**-0.5) @ key.transpose(2, 3)
+        length, device = query.shape[2], query.device
+        masked = _future(length, device) if packing is None else packing.forbidden()
+        scores = scores.masked_fill(masked, float("-inf"))
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+        return weights @ value
 
     def heads(self, x: Tensor) -> Tensor:
         """[micro-batch, length, hidden] -> this rank's heads side by side, before `dense`."""
         batch, length, _ = x.shape
         fused = self.query_key_value(x).view(batch, length, -1, 3 * self.config.head_dim)
         query, key, value = fused.transpose(1, 2).chunk(3, dim=-1)
-        packing = None if self.documents is None else self.documents.packing
         cosine, sine = rotary = rotary_table(
             length, self.config.rotary_ndims, self.config.rotary_emb_base, x.dtype, x.device
         )
-        if packing is not None:
-            cosine, sine = packing.rotary(x.dtype, lambda: rotary)
+        if self.documents is not None:
+            cosine, sine = self.documents.packing.rotary(x.dtype, lambda: rotary)
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
-        if self.kind == "sdpa":
-            # With a mask torch takes its memory-efficient kernel, not the flash one.
-            allowed = None if packing is None else packing.allowed()
-            mixed = functional.scaled_dot_product_attention(
-                query, key, value, attn_mask=allowed, is_causal=packing is None
-            )
-        else:
-            # Scaling the query rather than the scores keeps fp16 products within range.
-            scores = (query * self.config.head_dim**-0.5) @ key.transpose(2, 3)
-            masked = _future(length, x.device) if packing is None else packing.forbidden()
-            scores = scores.masked_fill(masked, float("-inf"))
-            weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
-            mixed = weights @ value
+        mixed: Tensor = self.run_core(self.core, query, key, value)
         return mixed.transpose(1, 2).reshape(batch, length, -1)
 
     def forward(self, x: Tensor) -> Tensor:

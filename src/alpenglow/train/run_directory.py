@@ -44,6 +44,7 @@ FREE = frozenset(
     {
         "parallel",
         "precision",
+        "reduction",
         "batch.global_batch_size",
         "batch.micro_batch_size",
         "data.catalogue",
@@ -54,7 +55,7 @@ FREE = frozenset(
         "train.keep_last",
         "train.keep_every",
         "train.log_every",
-        "train.activation_checkpointing",
+        "train.recompute",
         "train.attention",
         "train.monitor",
         "train.collective_timeout_s",

@@ -47,7 +47,7 @@ def recipe_of(
         "validation_samples": SAMPLES,
     }
     train = {"validate_every": changes.pop("validate_every", 2), **changes.pop("train", {})}
-    parallel = {"pipeline": pipeline, "tensor": tensor}
+    parallel = {"pipeline": pipeline, "tensor": tensor, **changes.pop("parallel", {})}
     return tiny_recipe(
         model={"num_layers": 3}, parallel=parallel, data=data, train=train, **changes
     )
@@ -113,7 +113,7 @@ def test_training_is_bit_equal_with_and_without(
 
 def test_on_four_ranks_bits_are_equal_too(tmp_path: Path, catalogue: Catalogue) -> None:
     """Pipeline 2 x tensor 2 with sliced transfers, cut in two and validated in both segments."""
-    changes: dict[str, Any] = {"train": {"activation_checkpointing": True}}
+    changes: dict[str, Any] = {"train": {"recompute": "full"}}
     quiet, cut = tmp_path / "quiet", tmp_path / "cut"
     train(recipe_of(catalogue, 2, 2, validate_every=0, **changes), 4, quiet)
     train(recipe_of(catalogue, 2, 2, validate_every=1, **changes), 4, cut, stop_after=3)
@@ -126,11 +126,11 @@ def test_on_four_ranks_bits_are_equal_too(tmp_path: Path, catalogue: Catalogue) 
 @pytest.mark.parametrize(
     ("world", "pipeline", "tensor", "changes"),
     [
-        (3, 3, 1, {"train": {"activation_checkpointing": True}}),
-        (4, 2, 1, {"batch": {"micro_batch_size": 2}}),
+        (3, 3, 1, {"train": {"recompute": "full"}, "parallel": {"schedule": "zb-h1"}}),
+        (4, 2, 1, {"train": {"recompute": "selective"}, "batch": {"micro_batch_size": 2}}),
         (4, 1, 2, {"train": {"attention": "sdpa"}}),
     ],
-    ids=["pp3-recompute", "pp2-dp2", "tp2-dp2-sdpa"],
+    ids=["pp3-zb-h1-full", "pp2-dp2-selective", "tp2-dp2-sdpa"],
 )
 def test_layouts_agree(
     straight: Callable[[str], Path],
