@@ -12,11 +12,15 @@ from alpenglow.data.shards import ShardWriter
 VOCABULARY = 120
 
 
-def write_small_shards(folder: Path, *, longest: int | None = None) -> Catalogue:
-    """Write 4,000 drawn tokens each of the slices github and wikipedia.
+def write_small_shards(
+    folder: Path, *, longest: int | None = None, size: int = 4000, tokenizer: str = "t"
+) -> Catalogue:
+    """Write drawn tokens of the slices github and wikipedia.
 
     Args:
         folder: to make.
+        size: tokens of each slice.
+        tokenizer: hash of the tokenizer that is said to have made them.
         longest: documents have drawn lengths up to this; None makes one of each slice.
     """
     folder.mkdir()
@@ -26,20 +30,20 @@ def write_small_shards(folder: Path, *, longest: int | None = None) -> Catalogue
             folder / f"{name}-00000.h5",
             slice=name,
             dtype="uint16",
-            tokenizer_hash="t",
+            tokenizer_hash=tokenizer,
             recipe_hash="r",
         )
         rng = np.random.default_rng(number)
-        tokens = rng.integers(0, VOCABULARY, 4000)
-        borders = np.cumsum(rng.integers(1, (longest or 0) + 1, 4000)) if longest else np.array([])
-        for part in np.split(tokens, borders[borders < 4000].astype(np.int64)):
+        tokens = rng.integers(0, VOCABULARY, size)
+        borders = np.cumsum(rng.integers(1, (longest or 0) + 1, size)) if longest else np.array([])
+        for part in np.split(tokens, borders[borders < size].astype(np.int64)):
             writer.add(part, bytes([number] * 16), "drawn")
         infos.append(writer.close())
     catalogue = Catalogue.build(
         folder,
         infos,
         tokenizer="tokenizer.json",
-        tokenizer_hash="t",
+        tokenizer_hash=tokenizer,
         vocab_size=VOCABULARY,
         recipe_hash="r",
     )
