@@ -10,7 +10,6 @@ import pytest
 from distributed_ranks import run_ranks
 from training_ranks import assert_same_checkpoint, losses, metrics, tiny_recipe, train
 
-from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.schedule import in_flight
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.stop import MORE_TO_DO
@@ -27,7 +26,9 @@ CASES: dict[str, PretrainRecipe] = {
     "pp4 tied": tiny_recipe(4, 1, model=TIED),
     "pp4 bf16": tiny_recipe(4, 1, **FOUR, precision={"dtype": "bf16"}),
     "pp4 fp16": tiny_recipe(4, 1, **FOUR, precision={"dtype": "fp16"}),
-    "pp4 fp16, fp32 sums": tiny_recipe(4, 1, **FOUR, precision={"dtype": "fp16"}),
+    "pp4 fp16, fp32 sums": tiny_recipe(
+        4, 1, **FOUR, precision={"dtype": "fp16", "fp32_gradients": True}
+    ),
     "pp4 fp16, overflow": tiny_recipe(
         4, 1, **FOUR, precision={"dtype": "fp16", "initial_scale_power": 24, "hysteresis": 1}
     ),
@@ -51,23 +52,14 @@ def worker(rank: int, size: int, cases: dict[str, PretrainRecipe]) -> dict[str, 
 
     from deepspeed.accelerator import get_accelerator
 
-    from alpenglow.train import engine
+    from alpenglow.train.engine import start
     from alpenglow_lsf.ranks import Ranks
 
-    device = engine.start(Ranks(rank, rank, size, size, "node00", "127.0.0.1", 29500), timeout_s=60)
+    device = start(Ranks(rank, rank, size, size, "node00", "127.0.0.1", 29500), timeout_s=60)
     get_accelerator().is_fp16_supported = lambda: True
-    config = engine.deepspeed_config
-
-    def fp32_sums(
-        recipe: PretrainRecipe, layout: Layout, dtype: str, parameters: int
-    ) -> dict[str, Any]:
-        sums = {"data_types": {"grad_accum_dtype": "fp32"}}
-        return config(recipe, layout, dtype, parameters) | sums
-
     found = {}
     for name, recipe in cases.items():
         runs = []
-        engine.deepspeed_config = fp32_sums if "fp32 sums" in name else config
         for schedule in ("1f1b", "zb-h1"):
             parallel = dataclasses.replace(recipe.parallel, schedule=schedule)
             # Ours sums within the last backward; what each rank has before the sum is looked at.
