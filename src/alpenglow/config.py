@@ -2,8 +2,10 @@
 
 A recipe is one TOML file beside the batch script of the same name. A top-level table named after a
 machine (`[laptop]`) is an overlay: on that machine it is laid over the rest, on any other it is
-ignored. Dotted overrides (`train.steps=20`) come last. Every key must belong to the dataclass;
-an unknown one is refused with the nearest name that exists.
+ignored. Named layouts lie between: `layout = "published"` lays the tables of `[layouts.published]`
+over the rest, under the machine's. Dotted overrides (`train.steps=20`, `layout=published`) come
+last. Every key must belong to the dataclass; an unknown one is refused with the nearest name that
+exists.
 
     recipe = load(Path("jobs/pretrain_7b.toml"), PretrainRecipe, machine="laptop", machines=names)
 """
@@ -56,11 +58,33 @@ def load(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     overlays = {name: tables.pop(name) for name in [*tables] if name in machines}
-    if machine is not None and machine in overlays:
-        tables = _merge(tables, overlays[machine])
-    for override in overrides:
-        tables = _merge(tables, _parse_override(override))
+    above = [overlays[machine]] if machine is not None and machine in overlays else []
+    above += [_parse_override(override) for override in overrides]
+    if "layouts" in tables or any("layout" in table for table in (tables, *above)):
+        tables, above = _lay_out(tables, above, str(path))
+    for table in above:
+        tables = _merge(tables, table)
     return parse(schema, tables, str(path))
+
+
+def _lay_out(
+    tables: dict[str, Any], above: Sequence[Mapping[str, Any]], where: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Lay the named layout over `tables`; neither they nor `above` speak of layouts any more."""
+    layouts = tables.pop("layouts", {})
+    name = tables.pop("layout", None)
+    name = next((t["layout"] for t in reversed(above) if "layout" in t), name)
+    rest = [{key: value for key, value in table.items() if key != "layout"} for table in above]
+    if not isinstance(layouts, Mapping) or not layouts:
+        raise ConfigError(f"{where}: layout = {name!r}, but there is no table [layouts.{name}]")
+    if name not in layouts:
+        near = difflib.get_close_matches(str(name), layouts, n=1, cutoff=0.4)
+        cure = f"did you mean {near[0]}?" if near else f"choose from {', '.join(layouts)}"
+        given = "layout is missing" if name is None else f"layout = {name!r} is not in [layouts]"
+        raise ConfigError(f"{where}: {given}; {cure}")
+    if not isinstance(layouts[name], Mapping):
+        raise ConfigError(f"{where}: layouts.{name} must be a table")
+    return _merge(tables, layouts[name]), rest
 
 
 def parse(schema: type[T], tables: Mapping[str, Any], where: str) -> T:

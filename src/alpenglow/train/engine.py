@@ -25,7 +25,6 @@ import deepspeed.ops
 import torch
 import torch.distributed
 from deepspeed.accelerator import get_accelerator
-from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
 from alpenglow.config import ConfigError
 from alpenglow.model.stages import (
@@ -34,19 +33,18 @@ from alpenglow.model.stages import (
     layer_specs,
     loss_function,
 )
-from alpenglow.parallel.layout import PARTITION_METHOD, Layout
+from alpenglow.parallel.layout import Layout
+from alpenglow.parallel.memory import LARGEST_BUCKET
 from alpenglow.parallel.tensor import TensorGroup
 from alpenglow.train.failure import TrainingError
 from alpenglow.train.instructions import Recomputation, RecordedEngine, record
 from alpenglow.train.no_compiler import without_compiler
 from alpenglow.train.optimizer import build_optimizer
 from alpenglow.train.recipe import PretrainRecipe
+from alpenglow.train.topology import SplitPipeline
 from alpenglow.train.training_state import create_moments
 from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import SpanRecorder
-
-# Elements DeepSpeed reduces at once; its own default, and gpt-neox's for these sizes.
-LARGEST_BUCKET = 500_000_000
 
 
 def start(ranks: Ranks, *, timeout_s: float) -> torch.device:
@@ -228,15 +226,13 @@ class Engine:
             rank = torch.distributed.get_rank()
             group = TensorGroup.create(layout, rank, recorder, comm=deepspeed.comm)
             checkpointing = recipe.train.activation_checkpointing
-            module = deepspeed.PipelineModule(
-                layers=layer_specs(
+            module = SplitPipeline(
+                layout,
+                layer_specs(
                     recipe.model, group, seed=recipe.train.seed, attention=recipe.train.attention
                 ),
+                recipe.model.num_layers,
                 loss_fn=loss_function(recipe.model, group),
-                topology=PipeModelDataParallelTopology(
-                    num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data
-                ),
-                partition_method=PARTITION_METHOD,
                 activation_checkpoint_interval=1 if checkpointing else 0,
                 activation_checkpoint_func=Recomputation(recorder),
                 checkpointable_layers=checkpointable_layers(),

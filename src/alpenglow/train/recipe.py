@@ -16,6 +16,12 @@ from typing import Literal
 from alpenglow.config import ConfigError
 from alpenglow.model.config import ModelConfig
 from alpenglow.parallel.layout import Layout, LayoutError
+from alpenglow.parallel.links import Site
+from alpenglow.parallel.memory import excess, worst_stage
+from alpenglow.parallel.placement import OrderChoice, place
+from alpenglow.parallel.split import Split
+from alpenglow.parallel.work import Work
+from alpenglow_lsf.machine import Machine
 
 DType = Literal["auto", "fp32", "fp16", "bf16"]
 
@@ -37,6 +43,11 @@ class ParallelRecipe:
     slice_transfers: bool = True
     """Each rank of a tensor group sends its share of the activations to the next stage, where they
     are gathered: 1/tensor of the bytes between nodes for one more collective inside a node."""
+    order: OrderChoice = "pipe-major"
+    """Which axis of the ranks runs slowest; `auto`: the cheapest by alpenglow.parallel.placement
+    where the machine file has the links, pipe-major elsewhere."""
+    split: Split = "even"
+    """Layers a stage: spread evenly, or with the head counted (alpenglow.parallel.split)."""
 
     def __post_init__(self) -> None:
         _positive("parallel", pipeline=self.pipeline, tensor=self.tensor)
@@ -271,8 +282,12 @@ class PretrainRecipe:
             return self.optimizer.warmup_steps
         return round(self.optimizer.warmup_fraction * self.total_steps)
 
-    def layout(self, world_size: int) -> Layout:
+    def layout(self, world_size: int, machine: Machine | None = None) -> Layout:
         """The layout on `world_size` ranks.
+
+        Args:
+            world_size: ranks of the job.
+            machine: whose links decide where `parallel.order` leaves it open.
 
         Raises:
             ConfigError: the degrees do not divide the ranks, or the batch does not divide over
@@ -289,7 +304,41 @@ class PretrainRecipe:
                 f"batch.micro_batch_size = {self.batch.micro_batch_size} x data-parallel degree "
                 f"{layout.data} = {share}"
             )
-        return layout
+        return place(
+            self.model,
+            layout,
+            self.work(layout),
+            None if machine is None else self.site(machine, world_size),
+            order=self.parallel.order,
+            how=self.parallel.split,
+        )
+
+    def site(self, machine: Machine, world_size: int) -> Site | None:
+        """The links of a machine; None where its file does not name them."""
+        return Site.of(machine, world_size, self._gpu_dtype)
+
+    @property
+    def _gpu_dtype(self) -> str:
+        return "fp16" if self.precision.dtype == "auto" else self.precision.dtype
+
+    def work(self, layout: Layout) -> Work:
+        """What one step asks of a replica, for memory and placement."""
+        return Work(
+            micro_batch_size=self.batch.micro_batch_size,
+            micro_batches=self.micro_batches(layout),
+            sequence_length=self.batch.sequence_length,
+            dtype=self._gpu_dtype,
+            attention=self.train.attention,
+            recompute="full" if self.train.activation_checkpointing else "none",
+            slice_transfers=self.parallel.slice_transfers,
+        )
+
+    def refused(self, layout: Layout, machine: Machine) -> str | None:
+        """One sentence where a stage does not fit the machine's GPUs, with its parts; else None."""
+        if machine.node is None or not machine.node.gpus:
+            return None
+        worst = worst_stage(self.model, layout, self.work(layout))
+        return excess(worst, machine.node.gpu_memory_bytes)
 
     def micro_batches(self, layout: Layout) -> int:
         """Micro-batches a replica and step (the gradient accumulation steps)."""
