@@ -82,7 +82,7 @@ WRONG = [
     (
         "memory",
         17,
-        [("pretrain_7b.toml", "pretrain_7b.toml train.activation_checkpointing=false")],
+        [("pretrain_7b.toml", "pretrain_7b.toml train.recompute=none")],
     ),
     (
         "memory",

@@ -158,11 +158,8 @@ def _cure(recipe: PretrainRecipe, layout: Layout, room: float) -> str:
     """What would make the recipe fit; the first that does."""
     cures: tuple[tuple[dict[str, Any], str], ...] = (
         ({"attention": "sdpa"}, 'train.attention = "sdpa" would fit'),
-        ({"recompute": "full"}, "train.activation_checkpointing = true would fit"),
-        (
-            {"recompute": "full", "attention": "sdpa"},
-            "checkpointing with sdpa attention would fit",
-        ),
+        ({"recompute": "full"}, 'train.recompute = "full" would fit'),
+        ({"recompute": "full", "attention": "sdpa"}, 'train.recompute = "full" with train.attention = "sdpa" would fit'),
     )
     work = recipe.work(layout)
     for change, text in cures:

@@ -117,8 +117,9 @@ def layer_activations(
         return float(tokens * h * size)
     # Whole on every rank: inputs of two layer norms and of the two matrices behind them. Shared:
     # query, key, value and the projection's input; before and after the GELU. Fused attention keeps
-    # its output as well, and with the value, a view, all three of the fused product.
-    narrow = (4 if attention == "plain" or recompute == "selective" else 7) * h
+    # its output as well, and with the value, a view, all three of the fused product; a core that is
+    # computed again keeps that product too, but no output.
+    narrow = (6 if recompute == "selective" else 4 if attention == "plain" else 7) * h
     elements = tokens * (4 * h + (narrow + 2 * model.intermediate_size) / tensor)
     heads = model.num_attention_heads / tensor
     if recompute == "selective":

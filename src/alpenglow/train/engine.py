@@ -27,6 +27,7 @@ import torch.distributed
 from deepspeed.accelerator import get_accelerator
 
 from alpenglow.config import ConfigError
+from alpenglow.model.layers import Attention
 from alpenglow.model.stages import (
     checkpointable_layers,
     global_tensors,
@@ -43,6 +44,7 @@ from alpenglow.train.optimizer import build_optimizer
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.topology import SplitPipeline
 from alpenglow.train.training_state import create_moments
+from alpenglow.train.zero_bubble import ZeroBubbleEngine, split
 from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import SpanRecorder
 
@@ -225,7 +227,7 @@ class Engine:
         ):
             rank = torch.distributed.get_rank()
             group = TensorGroup.create(layout, rank, recorder, comm=deepspeed.comm)
-            checkpointing = recipe.train.activation_checkpointing
+            recomputation = Recomputation(recorder)
             module = SplitPipeline(
                 layout,
                 layer_specs(
@@ -233,10 +235,13 @@ class Engine:
                 ),
                 recipe.model.num_layers,
                 loss_fn=loss_function(recipe.model, group),
-                activation_checkpoint_interval=1 if checkpointing else 0,
-                activation_checkpoint_func=Recomputation(recorder),
+                activation_checkpoint_interval=1 if recipe.train.recompute == "full" else 0,
+                activation_checkpoint_func=recomputation,
                 checkpointable_layers=checkpointable_layers(),
             )
+            if recipe.train.recompute == "selective":
+                for attention in (m for m in module.modules() if isinstance(m, Attention)):
+                    attention.run_core = recomputation
             largest = torch.tensor(sum(p.numel() for p in module.parameters()), device=device)
             torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
             inner, _, _, _ = deepspeed.initialize(
@@ -244,7 +249,11 @@ class Engine:
                 optimizer=build_optimizer(module, recipe.optimizer, device),
                 config=deepspeed_config(recipe, layout, dtype, int(largest)),
             )
-        engine = cls(record(inner, recorder), recipe, layout, group, dtype)
+        if recipe.parallel.schedule == "zb-h1" and layout.pipeline > 1:
+            inner = split(record(inner, recorder, ZeroBubbleEngine), group)
+        else:
+            inner = record(inner, recorder)
+        engine = cls(inner, recipe, layout, group, dtype)
         create_moments(engine.optimizer, 0)
         return engine
 

@@ -33,7 +33,7 @@ def tensor_bytes(value: Any) -> int:
     return 0
 
 
-def _compute(kind: Kind, method: Method) -> Method:
+def compute(kind: Kind, method: Method) -> Method:
     """A span around an instruction that works on one micro-batch."""
 
     def run(engine: RecordedEngine, **arguments: Any) -> None:
@@ -98,6 +98,7 @@ class RecordedEngine(PipelineEngine):
 
     recorder: SpanRecorder
     gradient_bytes: int
+    """Of one gradient of every parameter, as the optimizer gets it."""
     counts: Counter[str]
 
     def next_micro_batch(self, name: str) -> int:
@@ -117,9 +118,9 @@ class RecordedEngine(PipelineEngine):
         schedule.ReduceTiedGrads: _reduce(
             PipelineEngine._exec_reduce_tied_grads, lambda engine: bool(engine.module.tied_comms)
         ),
-        schedule.LoadMicroBatch: _compute(Kind.DATA_WAIT, PipelineEngine._exec_load_micro_batch),
-        schedule.ForwardPass: _compute(Kind.FORWARD, PipelineEngine._exec_forward_pass),
-        schedule.BackwardPass: _compute(Kind.BACKWARD, PipelineEngine._exec_backward_pass),
+        schedule.LoadMicroBatch: compute(Kind.DATA_WAIT, PipelineEngine._exec_load_micro_batch),
+        schedule.ForwardPass: compute(Kind.FORWARD, PipelineEngine._exec_forward_pass),
+        schedule.BackwardPass: compute(Kind.BACKWARD, PipelineEngine._exec_backward_pass),
         schedule.SendActivation: _transfer(
             PipelineEngine._exec_send_activations,
             lambda engine: engine.next_stage,
@@ -143,11 +144,19 @@ class RecordedEngine(PipelineEngine):
     }
 
 
-def record(engine: PipelineEngine, recorder: SpanRecorder) -> RecordedEngine:
-    """Make a pipeline engine record its instructions from its next step on."""
+def record(
+    engine: PipelineEngine, recorder: SpanRecorder, kind: type[RecordedEngine] = RecordedEngine
+) -> RecordedEngine:
+    """Make a pipeline engine record its instructions from its next step on.
+
+    Args:
+        engine: as `deepspeed.initialize` made it.
+        recorder: gets the spans.
+        kind: the class that it becomes.
+    """
     # DeepSpeed builds the engine itself in `initialize`, so its class is changed afterwards; the
     # subclass adds methods and plain attributes only.
-    engine.__class__ = RecordedEngine
+    engine.__class__ = kind
     recorded: RecordedEngine = engine
     recorded.recorder = recorder
     recorded.counts = Counter()

@@ -40,6 +40,9 @@ class ParallelRecipe:
     """Pipeline stages."""
     tensor: int = 1
     """Ranks that share one layer's matrices."""
+    schedule: Literal["1f1b", "zb-h1"] = "1f1b"
+    """`1f1b`: DeepSpeed's; `zb-h1`: gradients of weights fill the pipeline's bubble, and each stage
+    holds as many micro-batches as the first (alpenglow.parallel.schedule)."""
     slice_transfers: bool = True
     """Each rank of a tensor group sends its share of the activations to the next stage, where they
     are gathered: 1/tensor of the bytes between nodes for one more collective inside a node."""
@@ -214,8 +217,9 @@ class TrainRecipe:
     """Checkpoints at multiples of this step stay for good; 0 keeps none."""
     log_every: int = 1
     """Steps between printed lines; metrics.jsonl has every step."""
-    activation_checkpointing: bool = False
-    """Recompute a transformer layer's activations in the backward pass instead of keeping them."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What is computed again in the backward pass instead of being kept: nothing, the attention
+    core (scores, softmax, weighted sum), or whole transformer layers."""
     attention: Literal["plain", "sdpa"] = "plain"
     """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention."""
     seed: int = 1234
@@ -329,7 +333,8 @@ class PretrainRecipe:
             sequence_length=self.batch.sequence_length,
             dtype=self._gpu_dtype,
             attention=self.train.attention,
-            recompute="full" if self.train.activation_checkpointing else "none",
+            recompute=self.train.recompute,
+            schedule=self.parallel.schedule,
             slice_transfers=self.parallel.slice_transfers,
         )
 

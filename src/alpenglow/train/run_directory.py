@@ -47,7 +47,7 @@ FREE = frozenset(
         "train.keep_last",
         "train.keep_every",
         "train.log_every",
-        "train.activation_checkpointing",
+        "train.recompute",
         "train.attention",
         "train.collective_timeout_s",
     }
