@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import tomli_w
 
 T = TypeVar("T")
+_LAYOUT_KEYS = ("layout", "layouts")
 
 
 class ConfigError(ValueError):
@@ -60,7 +61,7 @@ def load(
     overlays = {name: tables.pop(name) for name in [*tables] if name in machines}
     above = [overlays[machine]] if machine is not None and machine in overlays else []
     above += [_parse_override(override) for override in overrides]
-    if "layouts" in tables or any("layout" in table for table in (tables, *above)):
+    if any(key in table for table in (tables, *above) for key in _LAYOUT_KEYS):
         tables, above = _lay_out(tables, above, str(path))
     for table in above:
         tables = _merge(tables, table)
@@ -70,11 +71,13 @@ def load(
 def _lay_out(
     tables: dict[str, Any], above: Sequence[Mapping[str, Any]], where: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Lay the named layout over `tables`; neither they nor `above` speak of layouts any more."""
-    layouts = tables.pop("layouts", {})
-    name = tables.pop("layout", None)
-    name = next((t["layout"] for t in reversed(above) if "layout" in t), name)
-    rest = [{key: value for key, value in table.items() if key != "layout"} for table in above]
+    """Lay the named layout over `tables`; what is returned speaks of layouts no more."""
+    asked: dict[str, Any] = {}
+    rest = []
+    for table in (tables, *above):
+        asked = _merge(asked, {key: table[key] for key in _LAYOUT_KEYS if key in table})
+        rest.append({key: item for key, item in table.items() if key not in _LAYOUT_KEYS})
+    name, layouts = asked.get("layout"), asked.get("layouts")
     if not isinstance(layouts, Mapping) or not layouts:
         raise ConfigError(f"{where}: layout = {name!r}, but there is no table [layouts.{name}]")
     if name not in layouts:
@@ -84,7 +87,7 @@ def _lay_out(
         raise ConfigError(f"{where}: {given}; {cure}")
     if not isinstance(layouts[name], Mapping):
         raise ConfigError(f"{where}: layouts.{name} must be a table")
-    return _merge(tables, layouts[name]), rest
+    return _merge(rest[0], layouts[name]), rest[1:]
 
 
 def parse(schema: type[T], tables: Mapping[str, Any], where: str) -> T:

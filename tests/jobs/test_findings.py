@@ -82,14 +82,20 @@ WRONG = [
     (
         "memory",
         17,
-        [("pretrain_7b.toml", "pretrain_7b.toml train.recompute=none")],
+        [("pretrain_7b.toml", "pretrain_7b.toml train.attention=plain")],
     ),
     (
         "memory",
         17,
         [("train jobs/pretrain_7b.toml", "train jobs/pretrain_7b.toml batch.micro_batch_size=16")],
     ),
+    (
+        "memory",
+        17,
+        [("pretrain_7b.toml", "pretrain_7b.toml layout=published train.recompute=none")],
+    ),
     ("recipe", 17, [("pretrain_7b.toml", "pretrain_7b.toml train.stpes=3")]),
+    ("recipe", 17, [("pretrain_7b.toml", "pretrain_7b.toml layout=publisht")]),
     ("recipe", 17, [("pretrain_7b.toml", "pretrain_7b.toml parallel.tensor=3")]),
 ]
 

@@ -159,7 +159,10 @@ def _cure(recipe: PretrainRecipe, layout: Layout, room: float) -> str:
     cures: tuple[tuple[dict[str, Any], str], ...] = (
         ({"attention": "sdpa"}, 'train.attention = "sdpa" would fit'),
         ({"recompute": "full"}, 'train.recompute = "full" would fit'),
-        ({"recompute": "full", "attention": "sdpa"}, 'train.recompute = "full" with train.attention = "sdpa" would fit'),
+        (
+            {"recompute": "full", "attention": "sdpa"},
+            'train.recompute = "full" with train.attention = "sdpa" would fit',
+        ),
     )
     work = recipe.work(layout)
     for change, text in cures:

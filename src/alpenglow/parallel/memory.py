@@ -33,11 +33,11 @@ workspaces of kernels and fragmentation come on top. Sources:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.schedule import Action, find, in_flight
-from alpenglow.parallel.work import BYTES, Attention, Recompute, Sizes, Work
+from alpenglow.parallel.work import Sizes, Work
 
 LARGEST_BUCKET = 500_000_000
 """Elements DeepSpeed reduces at once, at most: its own default, and gpt-neox's for these sizes."""
@@ -100,34 +100,26 @@ def stage_parameters(model: Sizes, layout: Layout, stage: int) -> int:
     return total
 
 
-def layer_activations(
-    model: Sizes,
-    *,
-    micro_batch_size: int,
-    sequence_length: int,
-    tensor: int,
-    dtype: str,
-    attention: Attention,
-    recompute: Recompute = "none",
-) -> float:
-    """Bytes that one layer keeps for its backward pass, one micro-batch, one tensor rank."""
-    size, h = BYTES[dtype], model.hidden_size
-    tokens = sequence_length * micro_batch_size
-    if recompute == "full":
+def layer_activations(model: Sizes, work: Work, tensor: int) -> float:
+    """Bytes that one layer keeps for its backward pass, one micro-batch, one rank of `tensor`."""
+    h, tokens, size = model.hidden_size, work.tokens, work.size
+    if work.recompute == "full":
         return float(tokens * h * size)
-    # Whole on every rank: inputs of two layer norms and of the two matrices behind them. Shared:
-    # query, key, value and the projection's input; before and after the GELU. Fused attention keeps
-    # its output as well, and with the value, a view, all three of the fused product; a core that is
-    # computed again keeps that product too, but no output.
-    narrow = (6 if recompute == "selective" else 4 if attention == "plain" else 7) * h
-    elements = tokens * (4 * h + (narrow + 2 * model.intermediate_size) / tensor)
+    selective, plain = work.recompute == "selective", work.attention == "plain"
+    # Whole on every rank: inputs of two layer norms (one where both branches start from it) and of
+    # the two matrices behind them. Shared: query, key, value and the projection's input; before and
+    # after the GELU. Fused attention keeps its output as well, and with the value, a view, all
+    # three of the fused product; a core that is computed again keeps that product too, but no
+    # output.
+    wide = (3 if model.use_parallel_residual else 4) * h
+    narrow = (6 if selective else 4 if plain else 7) * h
+    elements = tokens * (wide + (narrow + 2 * model.intermediate_size) / tensor)
     heads = model.num_attention_heads / tensor
-    if recompute == "selective":
-        scores = 0.0
-    elif attention == "plain":
-        scores = heads * sequence_length * tokens * (4 + (size if size < 4 else 0))
-    else:
-        rows = math.ceil(sequence_length / _LSE_ROWS) * _LSE_ROWS * micro_batch_size
+    scores = 0.0
+    if plain and not selective:
+        scores = heads * work.sequence_length * tokens * (4 + (size if size < 4 else 0))
+    elif not selective:
+        rows = math.ceil(work.sequence_length / _LSE_ROWS) * _LSE_ROWS * work.micro_batch_size
         scores = heads * rows * 4
     return elements * size + scores
 
@@ -178,28 +170,21 @@ def stage_memory(model: Sizes, layout: Layout, stage: int, work: Work) -> StageM
     Raises:
         ValueError: a stage that the layout lacks, or a schedule that is not known.
     """
+    alive = in_flight(layout.pipeline, work.micro_batches, stage, work.schedule)
     parameters = stage_parameters(model, layout, stage)
     size, tensor, last = work.size, layout.tensor, stage == layout.pipeline - 1
-    alive = in_flight(layout.pipeline, work.micro_batches, stage, work.schedule)
     layers = layout.layers_of(model.num_layers)[stage]
-
-    def layer(recompute: Recompute) -> float:
-        return layer_activations(
-            model,
-            micro_batch_size=work.micro_batch_size,
-            sequence_length=work.sequence_length,
-            tensor=tensor,
-            dtype=work.dtype,
-            attention=work.attention,
-            recompute=recompute,
-        )
 
     border = float(work.tokens * model.hidden_size * size)
     logits = work.tokens * model.vocab_size / tensor
-    stash = layers * layer_stash(model, work, tensor) + (last * (border + logits * size))
-    kept = _most(layout.pipeline, stage, work, layers * layer(work.recompute), stash)
+    # Beside the layers the head keeps its input and its output's gradient, the embedding its own.
+    stash = layers * layer_stash(model, work, tensor) + last * (border + logits * size)
+    stash += border if stage == 0 else 0.0
+    held = layer_activations(model, work, tensor)
+    kept = _most(layout.pipeline, stage, work, layers * held, stash)
     if work.recompute != "none":
-        kept += layer("none") - layer(work.recompute)  # one layer at a time is whole again
+        # One layer at a time is whole again.
+        kept += layer_activations(model, replace(work, recompute="none"), tensor) - held
     # Copies of what came in (a first stage gets tokens) and of what goes out, for each micro-batch
     # in flight, and one buffer each to receive activations and gradients.
     sliced = border / (tensor if work.slice_transfers else 1)

@@ -96,7 +96,7 @@ def test_the_orders_are_deepspeeds_own_axis_orders() -> None:
         assert sorted(mine.get_axis_comm_lists(axis)) == sorted(axes.get_axis_comm_lists(axis))
 
 
-def losses(rank: int, size: int, tied: bool) -> dict[str, list[tuple[float, float]]]:
+def losses(rank: int, size: int, tied: bool) -> dict[str, list[tuple[float, float | None]]]:
     """Losses and gradient norms of three steps under each layout in MAPS."""
     import torch
 
