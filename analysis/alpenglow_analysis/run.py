@@ -79,8 +79,11 @@ class Facts:
         run, machine, batch = (_table(tables, name) for name in ("run", "machine", "batch"))
         layout, model = _table(tables, "layout"), tables.get("model", {})
         ranks = int(machine["ranks"])
+        pipeline, tensor, data = (int(layout[name]) for name in ("pipeline", "tensor", "data"))
         shape = Layout(
-            *(int(layout[name]) for name in ("pipeline", "tensor", "data")),
+            pipeline,
+            tensor,
+            data,
             order=layout.get("order", "pipe-major"),
             seats=tuple(layout.get("seats", ())),
             layers=tuple(layout.get("layers", ())),

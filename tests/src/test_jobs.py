@@ -92,7 +92,9 @@ def test_preview_of_512_nodes(capsys: pytest.CaptureFixture[str]) -> None:
         "tensor group 2-3: ACROSS the sockets' bus",
         "GB of 16 a GPU",
         "8.5% idle for the largest stage",
-        "replica 0 lies on 12 of 512 nodes",
+        "replica 0 lies on 4 of 512 nodes",
+        "data-major",
+        "seats      stages in rank order: 0 1 2 3 4 5 6 7 8 9 11 10",
     ):
         assert text in shown
     assert jobs.main([*words, "--tokens-per-second", "900000"]) == 0

@@ -23,9 +23,9 @@ workspaces of kernels and fragmentation come on top. Sources:
 - micro-batches in flight: the schedule's own list (alpenglow.parallel.schedule). Under zb-h1 a
   micro-batch counts until its weight pass: until the backward pass with all its activations, then
   with inputs and output gradients of the linears (Qi et al. 2023, arXiv 2401.10241, section 3.1).
-- what DeepSpeed holds beside autograd: a copy of what each micro-batch in flight received and sent,
-  and the bucket through which gradients are reduced (runtime/pipe/engine.py, pipe_buffers;
-  runtime/zero/stage_1_and_2.py, ipg_buffer).
+- what DeepSpeed holds beside autograd: a copy of what each micro-batch in flight received and sent
+  (runtime/pipe/engine.py, pipe_buffers) and, where its own reduction is asked for, the bucket that
+  gradients pass through (runtime/zero/stage_1_and_2.py, ipg_buffer).
 
     stage_memory(model, layout, 0, work).total
 """
@@ -62,7 +62,7 @@ class StageMemory:
     activations: float
     """What autograd keeps of the micro-batches in flight."""
     buffers: float
-    """Gradient bucket, the shard's fp32 gradients, what goes between stages, logits."""
+    """For the reduction, the shard's fp32 gradients, what goes between stages, logits."""
 
     @property
     def parts(self) -> dict[str, float]:
@@ -206,8 +206,17 @@ def stage_memory(model: Sizes, layout: Layout, stage: int, work: Work) -> StageM
         gradients=float((size + (4 if work.sums_in_fp32 else 0)) * parameters),
         optimizer=12 * parameters / layout.data,
         activations=kept,
-        buffers=size * min(LARGEST_BUCKET, parameters) + shard + copies,
+        buffers=_reduction(parameters, work) + shard + copies,
     )
+
+
+def _reduction(parameters: int, work: Work) -> float:
+    """Bytes that the reduction of gradients takes beside them."""
+    if not work.reduces_early:  # DeepSpeed fills a bucket at a time
+        return float(work.size * min(LARGEST_BUCKET, parameters))
+    # In place, unless what travels is of another dtype: then all of it may be under way at once.
+    narrow = work.travels not in (0, work.gradient_size)
+    return float(work.travels * parameters if narrow else 0)
 
 
 def stages_memory(model: Sizes, layout: Layout, work: Work) -> list[StageMemory]:

@@ -14,7 +14,9 @@ Four kinds of traffic, per rank:
   parallel residual one forward; embedding and head one each.
 - p2p: b s h elements forward and their gradients backward between neighbouring stages, a t-th of it
   where transfers are sliced, and then a gather in the tensor group.
-- gradient reduction: a ring all-reduce over the replicas, 2 (d-1)/d of the stage's gradients.
+- gradient reduction: to their owners once around a ring of the replicas, (d-1)/d of the stage's
+  gradients, hidden behind the last backward pass (alpenglow.train.reduction), or DeepSpeed's
+  all-reduce after it, twice as much.
 - optimizer all-gather: (d-1)/d of the stage's weights (ZeRO-1, Rajbhandari et al. 2020).
 
 Links: `nvlink` within a socket's GPUs, `bus` between the sockets, `network` a node's injection,
@@ -119,13 +121,22 @@ def price(model: Sizes, layout: Layout, work: Work, site: Site) -> Price:
         with_tensor = max(with_tensor, _critical(times, free, work))
         with_both = max(with_both, _critical(times, both, work))
 
-    gradients = [stage_parameters(model, layout, s) * work.size for s in range(layout.pipeline)]
-    ring_sends, around = data_rings(ranks, gradients)
+    weights = [stage_parameters(model, layout, s) * work.size for s in range(layout.pipeline)]
+    ring_sends, around = data_rings(ranks, weights)
     gather_node = busiest(ring_sends)
+    # As many bytes as weights once around, twice for an all-reduce, wider for gradients in fp32.
+    rounds = (1 if work.reduces_early else 2) * (work.travels or work.gradient_size) / work.size
+    largest = max(range(layout.pipeline), key=weights.__getitem__)
+    exposed = rounds * around
+    if work.reduces_early:
+        # Hidden behind what is left of the last backward or weight pass, but for the last bucket.
+        last = compute[largest] * (1 if work.schedule == "zb-h1" else passes - 1) / passes
+        bucket = min(1.0, work.bucket * work.size / weights[largest])
+        exposed = max(bucket * exposed, exposed - last)
     traffic = (
         Traffic("tensor all-reduce", busiest(tensor_sends), with_tensor - base),
         Traffic("p2p", busiest(p2p_sends), with_both - with_tensor),
-        Traffic("gradient reduction", {k: 2 * v for k, v in gather_node.items()}, 2 * around),
+        Traffic("gradient reduction", {k: rounds * v for k, v in gather_node.items()}, exposed),
         Traffic("optimizer all-gather", gather_node, around),
     )
     across = [stage for stage, links in enumerate(slowest) if "bus" in links]

@@ -57,6 +57,10 @@ class Work:
         schedule: name in alpenglow.parallel.schedule.
         fp32_gradients: gradients are summed over micro-batches in fp32; bf16 always is.
         slice_transfers: each tensor rank sends its share of what goes between stages.
+        overlapped: gradients go to their owners within the last backward pass, not all-reduced
+            after it (alpenglow.train.reduction); bf16's never do.
+        bucket: gradients that are reduced together, where they are overlapped.
+        travels: bytes of a gradient that is reduced; 0 means as it is kept.
 
     Raises:
         ValueError: a dtype that is none of the three, or a size below 1.
@@ -71,6 +75,9 @@ class Work:
     schedule: str = "1f1b"
     fp32_gradients: bool = False
     slice_transfers: bool = True
+    overlapped: bool = True
+    bucket: int = 25_000_000
+    travels: int = 0
 
     def __post_init__(self) -> None:
         if self.dtype not in BYTES:
@@ -88,6 +95,16 @@ class Work:
     def tokens(self) -> int:
         """Tokens of a micro-batch."""
         return self.micro_batch_size * self.sequence_length
+
+    @property
+    def gradient_size(self) -> int:
+        """Bytes of a gradient as it is kept until the optimizer's step."""
+        return 4 if self.sums_in_fp32 else self.size
+
+    @property
+    def reduces_early(self) -> bool:
+        """Whether reduction begins within the last backward pass."""
+        return self.overlapped and self.dtype != "bf16"
 
     @property
     def sums_in_fp32(self) -> bool:

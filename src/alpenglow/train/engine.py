@@ -41,7 +41,9 @@ from alpenglow.train.failure import TrainingError
 from alpenglow.train.instructions import Recomputation, RecordedEngine, record
 from alpenglow.train.no_compiler import without_compiler
 from alpenglow.train.optimizer import build_optimizer
+from alpenglow.train.output import diverted
 from alpenglow.train.recipe import PretrainRecipe
+from alpenglow.train.reduction import GradientReduction
 from alpenglow.train.topology import SplitPipeline
 from alpenglow.train.training_state import create_moments
 from alpenglow.train.zero_bubble import ZeroBubbleEngine, split
@@ -55,8 +57,9 @@ def start(ranks: Ranks, *, timeout_s: float) -> torch.device:
     Raises:
         ConfigError: the port is taken, or the first rank cannot be reached.
     """
-    for name in ("DeepSpeed", "deepspeed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    if not diverted():
+        for name in ("DeepSpeed", "deepspeed"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     # Serves inference only, and would compile C++ for a minute on every start of a CPU run.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if torch.cuda.is_available():
@@ -90,7 +93,10 @@ def start(ranks: Ranks, *, timeout_s: float) -> torch.device:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Swallow what DeepSpeed prints while it builds (layer lists, topologies)."""
+    """Swallow what DeepSpeed prints while it builds (layer lists ...), unless it has a file."""
+    if diverted():
+        yield
+        return
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
@@ -164,9 +170,40 @@ def deepspeed_config(
         }
     elif dtype == "bf16":
         config["bf16"] = {"enabled": True}
-        # bf16 has 8 bits of mantissa: sums over micro-batches are kept in fp32.
+    # bf16 has 8 bits of mantissa: its sums over micro-batches are always kept in fp32.
+    if dtype == "bf16" or recipe.precision.fp32_gradients:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
+    if dtype == "fp16" and (recipe.precision.fp32_gradients or recipe.reduction.dtype != "auto"):
+        travels = recipe.reduction.dtype
+        config["communication_data_type"] = "fp32" if travels == "auto" else travels
+    if recipe.reduction.predivide is not None:
+        config["gradient_predivide_factor"] = recipe.reduction.predivide
     return config
+
+
+def _reduction(inner: RecordedEngine, recipe: PretrainRecipe) -> GradientReduction | None:
+    """Our own reduction; None where DeepSpeed's is wanted, or its bf16 optimizer needs it."""
+    # That optimizer takes the global norm from sums that every replica has whole.
+    if recipe.reduction.method == "deepspeed" or inner.using_bf16_optimizer:
+        return None
+    group = inner.optimizer.dp_process_group
+    members = torch.distributed.get_process_group_ranks(group)
+
+    travels = recipe.reduction.dtype
+
+    def reduce(part: torch.Tensor, owner: int) -> Any:
+        return deepspeed.comm.reduce(part, members[owner], group=group, async_op=True)
+
+    return GradientReduction(
+        inner.optimizer,
+        reduce,
+        rank=members.index(torch.distributed.get_rank()),
+        size=len(members),
+        bucket=recipe.reduction.bucket,
+        predivide=recipe.reduction.predivide,
+        dtype={"auto": None, "fp16": torch.float16, "fp32": torch.float32}[travels],
+        late=frozenset(weight for weight, _ in inner.module.get_tied_weights_and_groups()),
+    )
 
 
 @dataclass(frozen=True)
@@ -253,6 +290,7 @@ class Engine:
             inner = split(record(inner, recorder, ZeroBubbleEngine), group)
         else:
             inner = record(inner, recorder)
+        inner.reduction = _reduction(inner, recipe)
         engine = cls(inner, recipe, layout, group, dtype)
         create_moments(engine.optimizer, 0)
         return engine
@@ -282,6 +320,8 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         scale = float(getattr(self.scaler, "cur_scale", 1.0))
+        if self.inner.reduction is not None:
+            self.inner.reduction.begin()
         loss = self.inner.train_batch(data_iter=micro_batches)
         applied = not self.inner.optimizer.overflow
         norm = self.inner.get_global_grad_norm() if applied else None

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
 
+import deepspeed.comm
 import torch
 import torch.utils.checkpoint
 from deepspeed.runtime.pipe import schedule
 from deepspeed.runtime.pipe.engine import PipelineEngine
 
+from alpenglow.train.reduction import GradientReduction
 from alpenglow_profiling.kind import Kind
 from alpenglow_profiling.recorder import NullRecorder, SpanRecorder
 
@@ -38,6 +40,8 @@ def compute(kind: Kind, method: Method) -> Method:
 
     def run(engine: RecordedEngine, **arguments: Any) -> None:
         micro_batch = engine.next_micro_batch(method.__name__)
+        if kind in (Kind.BACKWARD, Kind.WEIGHT_GRAD) and engine.reduction is not None:
+            engine.reduction.last = micro_batch == engine.micro_batches - 1
         with engine.recorder.span(kind, micro_batch=micro_batch):
             method(engine, **arguments)
 
@@ -85,6 +89,24 @@ def _reduce(method: Method, needed: Callable[[Any], bool]) -> Method:
     return run
 
 
+def _reduce_gradients(engine: RecordedEngine) -> None:
+    """Sum over the replicas: what is left of our own reduction, or DeepSpeed's."""
+    if engine.reduction is None:
+        PipelineEngine._exec_reduce_grads(engine)
+    else:
+        engine.reduction.finish()
+
+
+def _reduce_tied_gradients(engine: RecordedEngine) -> None:
+    """Sum a tied weight's gradients over its copies, wherever the precision keeps them."""
+    if not getattr(engine.optimizer, "use_grad_accum_attribute", False):
+        PipelineEngine._exec_reduce_tied_grads(engine)
+        return
+    for weight, group in engine.module.get_tied_weights_and_groups():
+        if weight.grad_accum is not None:
+            deepspeed.comm.all_reduce(weight.grad_accum, group=group)
+
+
 def _optimizer(method: Method) -> Method:
     def run(engine: RecordedEngine) -> None:
         with engine.recorder.span(Kind.OPTIMIZER):
@@ -97,6 +119,7 @@ class RecordedEngine(PipelineEngine):
     """The pipeline engine with spans; made by `record`, never constructed."""
 
     recorder: SpanRecorder
+    reduction: GradientReduction | None
     gradient_bytes: int
     """Of one gradient of every parameter, as the optimizer gets it."""
     counts: Counter[str]
@@ -112,11 +135,9 @@ class RecordedEngine(PipelineEngine):
 
     _INSTRUCTION_MAP = {  # noqa: RUF012 - DeepSpeed's class attribute
         schedule.OptimizerStep: _optimizer(PipelineEngine._exec_optimizer_step),
-        schedule.ReduceGrads: _reduce(
-            PipelineEngine._exec_reduce_grads, lambda engine: engine.is_data_parallel
-        ),
+        schedule.ReduceGrads: _reduce(_reduce_gradients, lambda engine: engine.is_data_parallel),
         schedule.ReduceTiedGrads: _reduce(
-            PipelineEngine._exec_reduce_tied_grads, lambda engine: bool(engine.module.tied_comms)
+            _reduce_tied_gradients, lambda engine: bool(engine.module.tied_comms)
         ),
         schedule.LoadMicroBatch: compute(Kind.DATA_WAIT, PipelineEngine._exec_load_micro_batch),
         schedule.ForwardPass: compute(Kind.FORWARD, PipelineEngine._exec_forward_pass),
@@ -159,6 +180,7 @@ def record(
     engine.__class__ = kind
     recorded: RecordedEngine = engine
     recorded.recorder = recorder
+    recorded.reduction = None
     recorded.counts = Counter()
     recorded.gradient_bytes = sum(
         parameter.numel() * parameter.element_size()

@@ -138,6 +138,9 @@ class PrecisionRecipe:
     hysteresis: int = 2
     """Overflows that are let pass before the loss scale is halved."""
     min_loss_scale: float = 1.0
+    fp32_gradients: bool = False
+    """Sum the micro-batches' gradients in fp32, at 4 bytes a parameter for fp16's 2; bf16 always
+    does."""
 
     def __post_init__(self) -> None:
         _positive(
@@ -146,6 +149,25 @@ class PrecisionRecipe:
             hysteresis=self.hysteresis,
             min_loss_scale=self.min_loss_scale,
         )
+
+
+@dataclass(frozen=True)
+class ReductionRecipe:
+    """How gradients are summed over the data-parallel replicas."""
+
+    method: Literal["overlapped", "deepspeed"] = "overlapped"
+    """`overlapped`: each bucket to its owners, within the last backward; `deepspeed`: its
+    all-reduce of buckets after it. In bf16 always DeepSpeed's."""
+    bucket: int = 25_000_000
+    """Elements of a bucket."""
+    predivide: float | None = None
+    """Divide by this before the sum and by replicas / this after it; unset: by the replicas before
+    it. The root of the replicas keeps fp16 sums of many replicas between overflow and underflow."""
+    dtype: Literal["auto", "fp16", "fp32"] = "auto"
+    """What travels; `auto`: what gradients are kept in. fp16 halves the bytes of fp32 sums."""
+
+    def __post_init__(self) -> None:
+        _positive("reduction", bucket=self.bucket, predivide=self.predivide or 1.0)
 
 
 @dataclass(frozen=True)
@@ -222,6 +244,8 @@ class TrainRecipe:
     core (scores, softmax, weighted sum), or whole transformer layers."""
     attention: Literal["plain", "sdpa"] = "plain"
     """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention."""
+    monitor: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
+    """Where the curves go beside metrics.jsonl (`alpenglow.train.monitors`); W&B stays offline."""
     seed: int = 1234
     """Seed of the initial weights."""
     collective_timeout_s: float = 600.0
@@ -254,6 +278,7 @@ class PretrainRecipe:
     train: TrainRecipe
     parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     precision: PrecisionRecipe = field(default_factory=PrecisionRecipe)
+    reduction: ReductionRecipe = field(default_factory=ReductionRecipe)
 
     def __post_init__(self) -> None:
         model, parallel, batch = self.model, self.parallel, self.batch
@@ -335,7 +360,11 @@ class PretrainRecipe:
             attention=self.train.attention,
             recompute=self.train.recompute,
             schedule=self.parallel.schedule,
+            fp32_gradients=self.precision.fp32_gradients,
             slice_transfers=self.parallel.slice_transfers,
+            overlapped=self.reduction.method == "overlapped",
+            bucket=self.reduction.bucket,
+            travels={"auto": 0, "fp16": 2, "fp32": 4}[self.reduction.dtype],
         )
 
     def refused(self, layout: Layout, machine: Machine) -> str | None:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import gc
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 from alpenglow.train.checkpoint import Group
+from alpenglow.train.console import Console
 from alpenglow.train.engine import Engine, StepResult
 from alpenglow.train.failure import TrainingError
 from alpenglow.train.learning_rate import CosineSchedule
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import Position, save_position
-from alpenglow.train.run_directory import Metrics, RunDirectory
+from alpenglow.train.run_directory import RunDirectory
 from alpenglow.train.stop import MORE_TO_DO, StopRequest
 from alpenglow_lsf.chain import STOP
-from alpenglow_lsf.progress import ProgressFile
 from alpenglow_profiling.events import Kind, SpanRecorder
 
 # fp16 halves its scale a few times in a row when a run starts; so many in a row is divergence.
@@ -41,6 +39,8 @@ class Segment:
     last_durable_checkpoint: int | None = None
     save_s: float | None = None
     """The longest save."""
+    peak_flops: float | None = None
+    """Peak FLOP/s of all ranks together; None where the machine's is unknown."""
     drain_s: float | None = None
     """From the end of training to the end of everything that follows it."""
 
@@ -89,11 +89,17 @@ class Trainer:
             recipe.optimizer.lr, recipe.optimizer.min_lr, recipe.warmup_steps, self.total
         )
         self.device = next(engine.inner.module.parameters()).device
-        self.metrics = Metrics(run.path / "metrics.jsonl") if group.rank == 0 else None
-        self.progress = ProgressFile(run.path, "pretrain", "step")
+        self.console = Console(
+            recipe,
+            run,
+            position,
+            stop,
+            speaks=group.rank == 0,
+            peak_flops=segment.peak_flops,
+            startup_s=segment.startup_s,
+        )
         self._skipped_in_a_row = 0
         self._reported = 0.0
-        self._recent_s: list[float] = []
 
     def train(self) -> int:
         """Run; returns 0 when the recipe is complete, 85 when there is more to do."""
@@ -111,14 +117,19 @@ class Trainer:
         if not complete and self.position.step > saved:
             self._save()
         self._report(force=True)
-        if self.metrics is not None:
-            self.metrics.close()
+        self._close()
         if complete:
-            self._say(f"complete: {self.total} steps")
+            self.console.say(f"complete: {self.total} steps; jobs/convert.lsf releases the model")
             return 0
         how = "remove it to go on" if reason == STOP else "submit again"
-        self._say(f"stopped at step {self.position.step}/{self.total} ({reason}): {how}")
+        self.console.say(f"stopped at step {self.position.step}/{self.total} ({reason}): {how}")
         return MORE_TO_DO
+
+    def _close(self) -> None:
+        waited, stepped = (self.recorder.spent_ns(kind) for kind in (Kind.DATA_WAIT, Kind.STEP))
+        shares = self.group.all_gather_object(waited / stepped if stepped else 0.0)
+        self.console.summary(self.position, max(shares))
+        self.console.close()
 
     def _step(self) -> None:
         position, recorder = self.position, self.recorder
@@ -139,9 +150,8 @@ class Trainer:
             gc.freeze()
         else:
             self.stop.step_s = max(self.stop.step_s, seconds)
-            self._recent_s = [*self._recent_s[-19:], seconds]
-        if self.metrics is not None:
-            self._write(result, lr, seconds)
+        self.console.step(position, result, lr, seconds)
+        self._report()
 
     def _watch(self, result: StepResult) -> None:
         self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
@@ -151,34 +161,6 @@ class Trainer:
                 f"{self.position.step}: training has diverged; resume from an earlier checkpoint "
                 "or lower optimizer.lr"
             )
-
-    def _write(self, result: StepResult, lr: float, seconds: float) -> None:
-        assert self.metrics is not None
-        step = self.position.step
-        tokens = self.recipe.batch.tokens_per_step
-        self.metrics.append(
-            segment=self.run.segment,
-            step=step,
-            loss=result.loss,
-            tokens=step * tokens,
-            lr=lr,
-            grad_norm=result.grad_norm,
-            loss_scale=result.loss_scale,
-            step_time_s=round(seconds, 6),
-            tokens_per_s=round(tokens / seconds, 1),
-            time=round(time.time(), 3),
-        )
-        pace = sum(self._recent_s) / len(self._recent_s) if self._recent_s else seconds
-        left = _clock(pace * (self.total - step))
-        text = f"loss {result.loss:.3f}, {tokens / seconds:,.0f} tokens/s, {left} left"
-        self.progress.show(step, self.total, text, force=step == self.total)
-        if step % self.recipe.train.log_every == 0 or step == self.total:
-            note = "" if result.applied else f"  skipped: overflow at scale {result.loss_scale:g}"
-            self._say(
-                f"step {step}/{self.total}  loss {result.loss:.4f}  lr {lr:.3g}  "
-                f"{tokens / seconds:,.0f} tokens/s  {left} left{note}"
-            )
-        self._report()
 
     def _save(self) -> None:
         begin = monotonic()
@@ -195,7 +177,7 @@ class Trainer:
         self.stop.saved(seconds)
         self.segment.save_s = max(self.segment.save_s or 0.0, seconds)
         self.segment.last_durable_checkpoint = self.position.step
-        self._say(f"checkpoint {info.directory.name}: {info.nbytes / 1e6:,.1f} MB, {seconds:.1f} s")
+        self.console.saved(info.directory.name, info.nbytes, seconds)
         self._report(force=True)
 
     def drained(self, seconds: float) -> None:
@@ -217,15 +199,3 @@ class Trainer:
             save_s=segment.save_s,
             drain_s=segment.drain_s,
         )
-
-    def _say(self, text: str) -> None:
-        if self.group.rank == 0:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
-
-
-def _clock(seconds: float) -> str:
-    """Write a duration as `1:02:03` or `2:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

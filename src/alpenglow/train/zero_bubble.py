@@ -89,14 +89,10 @@ class ZeroBubbleEngine(RecordedEngine):
 
     weight_gradients: WeightGradients
     deliver: Deliver
-    final_pass: bool
-    """True in the step's last weight pass: what it delivers is complete, and norms and biases that
-    the layers do not split were complete before it. Here a reduction can begin bucket by bucket."""
     grad_layer: Any
 
     def _train_schedule(self) -> ZeroBubbleSchedule:
         self.weight_gradients.clear()  # an earlier step may have been broken off
-        self.final_pass = False
         return ZeroBubbleSchedule(self.micro_batches, self.num_stages, self.stage_id)
 
     def _exec_backward_input(self, buffer_id: int) -> None:
@@ -111,8 +107,12 @@ class ZeroBubbleEngine(RecordedEngine):
         self.grad_layer = received
 
     def _exec_backward_weight(self) -> None:
-        self.final_pass = self.counts["_exec_backward_weight"] == self.micro_batches
-        self.weight_gradients.run(self.deliver)
+        self.weight_gradients.run(self._deliver)
+
+    def _deliver(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        self.deliver(parameter, gradient)
+        if self.reduction is not None:  # no autograd hook tells it
+            self.reduction.ready(parameter)
 
     _INSTRUCTION_MAP = {  # noqa: RUF012 - DeepSpeed's class attribute
         **RecordedEngine._INSTRUCTION_MAP,
@@ -125,7 +125,6 @@ def split(engine: ZeroBubbleEngine, group: TensorGroup) -> ZeroBubbleEngine:
     """Let the layers of `group` leave their weight gradients to the engine's weight passes."""
     engine.weight_gradients = group.weight_gradients = WeightGradients()
     engine.deliver = _delivery(engine.optimizer)
-    engine.final_pass = False
     return engine
 
 

@@ -96,20 +96,20 @@ def test_absent_slices() -> None:
         data.weights({"wikipedia"})
 
 
-# pipeline, tensor, micro-batches, schedule; the reasons stand in the recipes.
+# ranks, pipeline, tensor, replicas, micro-batches, schedule; the reasons stand in the recipes.
 ALPENGLOW = {
-    "pretrain_7b": (3072, 12, 2, 16, "zb-h1"),
-    "pretrain_3b": (1536, 12, 1, 16, "zb-h1"),
+    "pretrain_7b": (3072, 12, 2, 128, 16, "zb-h1"),
+    "pretrain_3b": (1536, 6, 1, 256, 8, "zb-h1"),
 }
 
 
 @pytest.mark.parametrize("name", ALPENGLOW)
 def test_the_default_layout_fits_and_changes_nothing_that_is_learnt(name: str) -> None:
-    ranks, pipeline, tensor, micro_batches, schedule = ALPENGLOW[name]
+    ranks, pipeline, tensor, data, micro_batches, schedule = ALPENGLOW[name]
     summit = machine("summit")
     recipe = read_recipe(JOBS / f"{name}.toml", summit)
     layout = recipe.layout(ranks, summit)
-    assert (layout.pipeline, layout.tensor, layout.data) == (pipeline, tensor, 128)
+    assert (layout.pipeline, layout.tensor, layout.data) == (pipeline, tensor, data)
     assert recipe.micro_batches(layout) == micro_batches
     assert recipe.parallel.schedule == schedule
     assert sum(layout.layers) == recipe.model.num_layers
