@@ -50,11 +50,13 @@ def _layout_lines(recipe: PretrainRecipe, layout: Layout, site: Site | None) -> 
     degrees_only = Layout(layout.pipeline, layout.tensor, layout.data)
     for one in options(recipe.model, degrees_only, work, site, how=how):
         best.setdefault(one.layout.order, one)
-    costs = "; ".join(
-        f"{name} {one.step_s:.3f} s a step, {one.communication_s:.3f} of them communication"
-        for name, one in best.items()
-    )
-    return [line, f"orders     modelled, best seats: {costs}"]
+    costs = [
+        f"{'' if index else 'orders':<11}{name} {one.step_s:.3f} s a step, "
+        f"{one.communication_s:.3f} of them communication"
+        for index, (name, one) in enumerate(best.items())
+    ]
+    costs[0] += " (modelled, best seats)"
+    return [line, *costs]
 
 
 def _split_lines(recipe: PretrainRecipe, layout: Layout) -> list[str]:

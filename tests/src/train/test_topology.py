@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 from distributed_ranks import run_ranks
-from training_ranks import tiny_recipe
+from training_ranks import losses as losses_of
+from training_ranks import tiny_recipe, train
 
 from alpenglow.model.config import ModelConfig
 from alpenglow.parallel.layout import Layout
@@ -139,3 +141,16 @@ def test_training_does_not_see_the_map(tied: bool) -> None:
         for row, wanted in zip(rows, reference, strict=True):
             assert row == pytest.approx(wanted, rel=1e-6 if same else 1e-5), name
     assert reference[0] != reference[2]  # the weights moved
+
+
+def test_a_checkpoint_goes_on_under_another_split_and_order(tmp_path: Path) -> None:
+    """Fragments name global tensors: written by stages of 3 and 2 layers, read by 4 and 1."""
+    model = {"num_layers": 5, "vocab_size": 1024}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(tiny_recipe(model=model), 1, whole)
+    train(tiny_recipe(2, model=model), 4, cut, stop_after=3)
+    other = {"order": "data-major", "split": "balanced", "schedule": "zb-h1"}
+    recipe = tiny_recipe(2, model=model, parallel=other)
+    assert recipe.layout(4).layers == (4, 1)
+    assert {rank["resumed"] for rank in train(recipe, 4, cut)} == {3}
+    assert losses_of(cut) == pytest.approx(losses_of(whole), abs=1e-4)
