@@ -26,12 +26,14 @@ from alpenglow_lsf.picture import seat, straddles
 from alpenglow_lsf.script import Script
 from alpenglow_lsf.step import JobStep
 from alpenglow_lsf.validate import Finding
+from alpenglow_profiling.order import Order, OrderError
 
 RULES = {
     "recipe": "a recipe that does not load, or that is not TOML",
     "layout": "pipeline x tensor does not divide the ranks of the jsrun line",
     "batch": "the global batch does not divide over micro-batches and replicas",
     "memory": "a rank needs more memory than the machine's GPU has",
+    "preflight": "its options, or as many spare nodes as there are",
     "placement": "tensor-parallel ranks that do not share a socket (a note)",
 }
 """Name of each rule here -> what breaks it."""
@@ -46,6 +48,9 @@ class Plan:
 
     line: int
     step: JobStep
+    nodes: int | None = None
+    """Nodes that train: those of the step less the spare ones of its pre-flight."""
+    spare: int = 0
     recipe: PretrainRecipe | None = None
     layout: Layout | None = None
     memory: StageMemory | None = None
@@ -112,46 +117,66 @@ def _read(plan: Plan, path: Path, machine: Machine) -> None:
 def _lay_out(
     plan: Plan, recipe: PretrainRecipe, spec: JobSpec, machine: Machine, where: str
 ) -> None:
-    parallel, batch, node = recipe.parallel, recipe.batch, machine.compute
+    node = machine.compute
     request = plan.step.request
     try:
-        _, ranks = plan.step.asked(machine, spec.nodes or 1)
+        held, all_ranks = plan.step.asked(machine, spec.nodes or 1)
         seats = seat(request, node, spec.smt)
     except GeometryError:
         return  # alpenglow_lsf.validate names it
     try:
+        words = [word for word in plan.step.command if "$" not in word]
+        order = Order.find(words) or Order()
+        if order.spare >= held:
+            raise OrderError(f"--spare {order.spare} leaves none of {held} nodes")
+    except OrderError as error:
+        plan.findings.append(Finding("preflight", where, f"pre-flight: {error}", ""))
+        return
+    plan.spare, plan.nodes = order.spare, held - order.spare
+    sizes = (plan.nodes, *(n for n in order.shrink if n < plan.nodes))
+    for nodes in sizes:
+        why = "recipe: " if nodes == plan.nodes else f"recipe, --shrink {nodes}: "
+        layout = _layout(recipe, nodes * all_ranks // held, why, where)
+        if isinstance(layout, Finding):
+            plan.findings.append(layout)
+            return
+        plan.layout = plan.layout or layout
+    if plan.layout is None:
+        return
+    ranks, target = plan.layout.world, machine.target
+    plan.layout, plan.site = recipe.layout(ranks, target), recipe.site(target, ranks)
+    if request.gpus:
+        plan.room = node.gpu_memory_bytes * request.gpus / max(request.gpus, request.tasks)
+        plan.memory = worst_stage(recipe.model, plan.layout, recipe.work(plan.layout))
+        if (message := excess(plan.memory, plan.room)) is not None:
+            cure = _cure(recipe, plan.layout, plan.room)
+            plan.findings.append(Finding("memory", where, f"recipe: {message}", cure))
+        plan.findings += [
+            Finding("placement", where, text, "", refuses=False)
+            for text in straddles(seats, node, recipe.parallel.tensor)
+            if "tensor" in text
+        ]
+
+
+def _layout(recipe: PretrainRecipe, ranks: int, why: str, where: str) -> Layout | Finding:
+    """Lay the recipe out on so many ranks, or say why it cannot be."""
+    parallel, batch = recipe.parallel, recipe.batch
+    try:
         layout = Layout.of(ranks, parallel.pipeline, parallel.tensor)
     except LayoutError as error:
         message, _, cure = str(error).partition("; ")
-        plan.findings.append(Finding("layout", where, f"recipe: {message}", cure))
-        return
+        return Finding("layout", where, why + message, cure)
     share = batch.micro_batch_size * layout.data
-    if batch.global_batch_size % share:
-        plan.layout = layout
-        plan.findings.append(
-            Finding(
-                "batch",
-                where,
-                f"recipe: batch.global_batch_size = {batch.global_batch_size} is no multiple of "
-                f"{share} = micro_batch_size {batch.micro_batch_size} x {layout.data} replicas on "
-                f"{ranks:,} ranks",
-                f"use {math.ceil(batch.global_batch_size / share) * share}, or other nodes",
-            )
-        )
-        return
-    plan.layout = layout = recipe.layout(ranks, machine.target)
-    plan.site = recipe.site(machine.target, ranks)
-    if request.gpus:
-        plan.room = node.gpu_memory_bytes * request.gpus / max(request.gpus, request.tasks)
-        plan.memory = worst_stage(recipe.model, layout, recipe.work(layout))
-        if (too_much := excess(plan.memory, plan.room)) is not None:
-            cure = _cure(recipe, layout, plan.room)
-            plan.findings.append(Finding("memory", where, f"recipe: {too_much}", cure))
-        plan.findings += [
-            Finding("placement", where, text, "", refuses=False)
-            for text in straddles(seats, node, parallel.tensor)
-            if "tensor" in text
-        ]
+    if batch.global_batch_size % share == 0:
+        return layout
+    return Finding(
+        "batch",
+        where,
+        f"{why}batch.global_batch_size = {batch.global_batch_size} is no multiple of "
+        f"{share} = micro_batch_size {batch.micro_batch_size} x {layout.data} replicas on "
+        f"{ranks:,} ranks",
+        f"use {math.ceil(batch.global_batch_size / share) * share}, or other nodes",
+    )
 
 
 def _cure(recipe: PretrainRecipe, layout: Layout, room: float) -> str:

@@ -125,17 +125,17 @@ def lines(
 
 
 def _recipe_lines(plan: Plan, recipe: PretrainRecipe) -> list[str]:
-    batch, one = recipe.batch, plan.layout
-    if one is None:
-        return []
-    if plan.memory is None and plan.findings:
-        degrees = f"pipeline {one.pipeline} x tensor {one.tensor} x data {one.data}"
-        return [f"layout     {degrees}"]
-    return [
-        f"batch      {batch.global_batch_size:,} sequences = {batch.tokens_per_step:,} tokens "
-        f"a step; {recipe.micro_batches(one)} micro-batches of {batch.micro_batch_size}",
-        *picture(recipe, one, plan.site, plan.room),
-    ]
+    found = []
+    if plan.spare and plan.nodes is not None:
+        found.append(f"preflight  {plan.nodes:,} nodes train, {plan.spare} spare: the slowest")
+    if plan.layout is not None:
+        batch, count = recipe.batch, recipe.micro_batches(plan.layout)
+        found += [
+            f"batch      {batch.global_batch_size:,} sequences = {batch.tokens_per_step:,} tokens "
+            f"a step; {count} micro-batches of {batch.micro_batch_size}",
+            *picture(recipe, plan.layout, plan.site, plan.room),
+        ]
+    return found
 
 
 def _chain_line(recipe: PretrainRecipe, spec: JobSpec, rate: Rate | None) -> str:
