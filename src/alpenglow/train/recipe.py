@@ -18,42 +18,14 @@ from alpenglow.model.config import ModelConfig
 from alpenglow.parallel.layout import Layout, LayoutError
 from alpenglow.parallel.links import Site
 from alpenglow.parallel.memory import excess, worst_stage
-from alpenglow.parallel.placement import OrderChoice, place
-from alpenglow.parallel.split import Split
+from alpenglow.parallel.placement import place
 from alpenglow.parallel.work import Work
+from alpenglow.train.parallel_recipe import ParallelRecipe as ParallelRecipe  # noqa: PLC0414
+from alpenglow.train.parallel_recipe import ReductionRecipe as ReductionRecipe  # noqa: PLC0414
+from alpenglow.train.parallel_recipe import positive
 from alpenglow_lsf.machine import Machine
 
 DType = Literal["auto", "fp32", "fp16", "bf16"]
-
-
-def _positive(where: str, **values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ConfigError(f"{where}.{name} = {value}: it must be greater than 0")
-
-
-@dataclass(frozen=True)
-class ParallelRecipe:
-    """Degrees of parallelism; data parallelism takes the ranks that are left."""
-
-    pipeline: int = 1
-    """Pipeline stages."""
-    tensor: int = 1
-    """Ranks that share one layer's matrices."""
-    schedule: Literal["1f1b", "zb-h1"] = "1f1b"
-    """`1f1b`: DeepSpeed's; `zb-h1`: gradients of weights fill the pipeline's bubble, and each stage
-    holds as many micro-batches as the first (alpenglow.parallel.schedule)."""
-    slice_transfers: bool = True
-    """Each rank of a tensor group sends its share of the activations to the next stage, where they
-    are gathered: 1/tensor of the bytes between nodes for one more collective inside a node."""
-    order: OrderChoice = "pipe-major"
-    """Which axis of the ranks runs slowest; `auto`: the cheapest by alpenglow.parallel.placement
-    where the machine file has the links, pipe-major elsewhere."""
-    split: Split = "even"
-    """Layers a stage: spread evenly, or with the head counted (alpenglow.parallel.split)."""
-
-    def __post_init__(self) -> None:
-        _positive("parallel", pipeline=self.pipeline, tensor=self.tensor)
 
 
 @dataclass(frozen=True)
@@ -68,7 +40,7 @@ class BatchRecipe:
     """Tokens a sequence that are predicted (a window holds one more)."""
 
     def __post_init__(self) -> None:
-        _positive(
+        positive(
             "batch",
             global_batch_size=self.global_batch_size,
             micro_batch_size=self.micro_batch_size,
@@ -101,7 +73,7 @@ class OptimizerRecipe:
     """Largest global gradient norm; 0 clips nothing."""
 
     def __post_init__(self) -> None:
-        _positive("optimizer", lr=self.lr, eps=self.eps)
+        positive("optimizer", lr=self.lr, eps=self.eps)
         if not 0 <= self.min_lr <= self.lr:
             raise ConfigError(
                 f"optimizer.min_lr = {self.min_lr} must lie between 0 and optimizer.lr = {self.lr}"
@@ -143,31 +115,12 @@ class PrecisionRecipe:
     does."""
 
     def __post_init__(self) -> None:
-        _positive(
+        positive(
             "precision",
             loss_scale_window=self.loss_scale_window,
             hysteresis=self.hysteresis,
             min_loss_scale=self.min_loss_scale,
         )
-
-
-@dataclass(frozen=True)
-class ReductionRecipe:
-    """How gradients are summed over the data-parallel replicas."""
-
-    method: Literal["overlapped", "deepspeed"] = "overlapped"
-    """`overlapped`: each bucket to its owners, within the last backward; `deepspeed`: its
-    all-reduce of buckets after it. In bf16 always DeepSpeed's."""
-    bucket: int = 25_000_000
-    """Elements of a bucket."""
-    predivide: float | None = None
-    """Divide by this before the sum and by replicas / this after it; unset: by the replicas before
-    it. The root of the replicas keeps fp16 sums of many replicas between overflow and underflow."""
-    dtype: Literal["auto", "fp16", "fp32"] = "auto"
-    """What travels; `auto`: what gradients are kept in. fp16 halves the bytes of fp32 sums."""
-
-    def __post_init__(self) -> None:
-        _positive("reduction", bucket=self.bucket, predivide=self.predivide or 1.0)
 
 
 @dataclass(frozen=True)
@@ -191,7 +144,7 @@ class DataRecipe:
     """Sequences of an evaluation, the first of the validation stream: always the same ones."""
 
     def __post_init__(self) -> None:
-        _positive("data", validation_samples=self.validation_samples)
+        positive("data", validation_samples=self.validation_samples)
         if not 0 <= self.validation_fraction < 1:
             raise ConfigError(
                 f"data.validation_fraction = {self.validation_fraction} must lie from 0 to below 1"
@@ -270,7 +223,7 @@ class TrainRecipe:
             raise ConfigError(
                 f"train.steps = {self.steps} and train.tokens = {self.tokens}: give exactly one"
             )
-        _positive(
+        positive(
             "train",
             steps=self.steps or 1,
             tokens=self.tokens or 1,
