@@ -118,8 +118,20 @@ def test_other_machines_load_and_name_their_sources(name: str) -> None:
 
 
 def test_what_no_site_confirms_is_named() -> None:
-    assert machine.load("summit").unverified == ()
+    assert machine.load("summit").unverified == ("failures.gpu_hours",)
     assert "node.cores" in machine.load("lassen").unverified
+
+
+def test_the_time_between_failures_falls_with_the_gpus() -> None:
+    summit = machine.load("summit")
+    hours = [(summit.mean_time_s(gpus) or 0) / 3600 for gpus in (3072, 1536, 384)]
+    assert hours == pytest.approx([16.5, 33.0, 132.0], rel=2e-3)
+    # 16,384 GPUs x 54 days / 419 stops.
+    assert summit.failures is not None
+    assert summit.failures.gpu_hours == pytest.approx(16384 * 54 * 24 / 419, rel=2e-3)
+    assert machine.load("laptop").mean_time_s(8) is None, (
+        "this computer is not the one it stands for"
+    )
 
 
 def test_slurm_sites_name_partition_or_qos() -> None:
@@ -141,8 +153,10 @@ def test_slurm_sites_name_partition_or_qos() -> None:
         ("smt = 4 ", "smt = 0 ", "node.smt = 0 should be 1 or more"),
         ("[0, 88]", "[0]", "should name 2 threads"),
         ('charge = "n', 'default_queue = "bach"\ncharge = "n', "choose from batch, batch-hm"),
-        ('charge = "n', 'unverified = ["node.coers"]\ncharge = "n', "names node.coers, which"),
-        ('charge = "n', 'unverified = ["queues.bach.bins"]\ncharge = "n', "queues.bach.bins"),
+        ("[failures]", "[failure]", "unknown key failure; did you mean failures?"),
+        ("gpu_hours = 5", "gpu_hours = -5", "failures.gpu_hours = -50700.0 should be greater"),
+        ('["failures.gpu_hours"]', '["node.coers"]', "names node.coers, which"),
+        ('["failures.gpu_hours"]', '["queues.bach.bins"]', "queues.bach.bins"),
     ],
 )
 def test_numbers_that_contradict_each_other_are_refused(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -54,7 +55,14 @@ def tiny_recipe(pipeline: int = 1, tensor: int = 1, **changes: dict[str, Any]) -
 
 
 def train(
-    recipe: PretrainRecipe, world: int, run: Path, *, stop_after: int | None = None
+    recipe: PretrainRecipe,
+    world: int,
+    run: Path,
+    *,
+    stop_after: int | None = None,
+    local: Path | None = None,
+    mean_time_s: float | None = None,
+    largest_file: dict[int, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Run one segment on `world` ranks in `run`; returns what each rank says.
 
@@ -63,17 +71,29 @@ def train(
         world: number of ranks.
         run: run directory; what an earlier call left there is gone on from.
         stop_after: a signal arrives on the last rank during this step (1-based).
+        local: folder that stands for the node-local storage.
+        mean_time_s: mean time between failures, seconds.
+        largest_file: step (1-based) -> bytes that a file of the last rank may have from then on
+            (RLIMIT_FSIZE); -1 lifts the limit.
     """
-    return run_ranks(worker, world, recipe, str(run), stop_after, timeout=100)
+    more = (stop_after, local, mean_time_s, largest_file or {})
+    return run_ranks(worker, world, recipe, str(run), *more, timeout=100)
 
 
 def worker(
-    rank: int, size: int, recipe: PretrainRecipe, run_path: str, stop_after: int | None
+    rank: int,
+    size: int,
+    recipe: PretrainRecipe,
+    run_path: str,
+    stop_after: int | None,
+    local: Path | None,
+    mean_time_s: float | None,
+    largest_file: dict[int, int],
 ) -> dict[str, Any]:
     """One rank of `train`."""
     import torch
 
-    from alpenglow.train.checkpoint import DistributedGroup
+    from alpenglow.train.checkpoint import CheckpointError, DistributedGroup
     from alpenglow.train.engine import Engine, start
     from alpenglow.train.restart import resume
     from alpenglow.train.run_directory import RunDirectory
@@ -106,6 +126,9 @@ def worker(
     def micro_batches(step: int) -> Iterator[Any]:
         if stop_after == step + 1 and rank == size - 1:
             signal.raise_signal(signal.SIGTERM)
+        if step + 1 in largest_file and rank == size - 1:
+            trainer.saver._drain.wait(60)  # whose end the limit would change
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file[step + 1], -1))
         batch, length = recipe.batch.global_batch_size, recipe.batch.sequence_length
         generator = torch.Generator().manual_seed(1000 + step)
         tokens = torch.randint(recipe.model.vocab_size, (batch, length + 1), generator=generator)
@@ -115,11 +138,18 @@ def worker(
         mine = parts[data_rank * count : (data_rank + 1) * count]
         return iter([(part[:, :-1], part[:, 1:]) for part in mine])
 
-    segment = Segment(time.time(), position.step)
+    file = None if local is None else local / f"rank-{rank}.section"
+    segment = Segment(time.time(), position.step, local=file, mean_time_s=mean_time_s)
     trainer = Trainer(
         engine, recipe, micro_batches, position, run, group, recorder, stop, segment, {}
     )
-    code = trainer.train()
+    said: list[str] = []
+    trainer._say = trainer.saver._say = said.append  # type: ignore[method-assign]
+    failure = None
+    try:
+        code = trainer.train()
+    except CheckpointError as error:
+        code, failure = 1, str(error)
     recorder.close()
     return {
         "code": code,
@@ -127,6 +157,8 @@ def worker(
         "step": position.step,
         "updates": position.updates,
         "messages": messages,
+        "said": said if rank == 0 else [],
+        "failure": failure,
         "segment": run.segment,
     }
 
