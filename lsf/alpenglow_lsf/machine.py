@@ -129,7 +129,7 @@ class Failures:
     """How often something ends a job that nobody planned to end."""
 
     gpu_hours: float
-    """GPU-hours for one unexpected stop."""
+    """GPU-hours for one unexpected stop; the file says whose, where the site publishes none."""
 
     def __post_init__(self) -> None:
         if not self.gpu_hours > 0:

@@ -118,7 +118,7 @@ def test_other_machines_load_and_name_their_sources(name: str) -> None:
 
 
 def test_what_no_site_confirms_is_named() -> None:
-    assert machine.load("summit").unverified == ("failures.gpu_hours",)
+    assert machine.load("summit").unverified == ()
     assert "node.cores" in machine.load("lassen").unverified
 
 
@@ -155,8 +155,8 @@ def test_slurm_sites_name_partition_or_qos() -> None:
         ('charge = "n', 'default_queue = "bach"\ncharge = "n', "choose from batch, batch-hm"),
         ("[failures]", "[failure]", "unknown key failure; did you mean failures?"),
         ("gpu_hours = 5", "gpu_hours = -5", "failures.gpu_hours = -50700.0 should be greater"),
-        ('["failures.gpu_hours"]', '["node.coers"]', "names node.coers, which"),
-        ('["failures.gpu_hours"]', '["queues.bach.bins"]', "queues.bach.bins"),
+        ('charge = "n', 'unverified = ["node.coers"]\ncharge = "n', "names node.coers, which"),
+        ('charge = "n', 'unverified = ["queues.bach.bins"]\ncharge = "n', "queues.bach.bins"),
     ],
 )
 def test_numbers_that_contradict_each_other_are_refused(
