@@ -100,10 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         port = probe.getsockname()[1]
     given = sys.argv[1:] if arguments is None else [*arguments]
     with tempfile.TemporaryDirectory(prefix="checkpoint-bench-", dir=options.folder) as folder:
+        command = [sys.executable, "-m", "alpenglow.train.checkpoint_bench", *given]
         ranks = [
             subprocess.Popen(
-                [sys.executable, "-m", "alpenglow.train.checkpoint_bench", *given]
-                + ["--folder", folder],
+                [*command, "--folder", folder],
                 env=os.environ | _environment(number, options.ranks, port),
             )
             for number in range(options.ranks)

@@ -1,8 +1,8 @@
 """DeepSpeed's own layout (0.19, pipeline engine with ZeRO-1 or BF16 optimizer): import and export.
 
 A folder `global_stepN` holds `layer_LL-model_TT-model_states.pt` (weights),
-`mp_rank_MM_model_states.pt` (engine state) and `[bf16_]zero_pp_rank_D_mp_rank_MM_optim_states.pt` (a
-data rank's flat fp32 partitions of weights and moments, and which range of them is which
+`mp_rank_MM_model_states.pt` (engine state) and `[bf16_]zero_pp_rank_D_mp_rank_MM_optim_states.pt`
+(a data rank's flat fp32 partitions of weights and moments, and which range of them is which
 parameter), MM being stage x tensor degree + tensor rank. The optimizer files hold all that training
 needs; one after another they become sections of a checkpoint. Export is DeepSpeed's own
 `save_checkpoint` on the ranks of the job, so its layout is the job's. This module is imported,

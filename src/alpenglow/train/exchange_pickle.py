@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def read(path: Path) -> Any:
             the four classes.
     """
     try:
-        with torch.serialization.safe_globals([(Fields, name) for name in _STAND_INS]):
+        stand_ins = torch.serialization.safe_globals([(Fields, name) for name in _STAND_INS])
+        with stand_ins, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # at pickle protocols that torch itself does not write
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ExchangeError(f"{path}: no such file") from None
@@ -56,7 +59,7 @@ def read(path: Path) -> Any:
             "values are read"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        text = " ".join(str(error).split())[:120]
+        text = " ".join(str(error).split()).partition(". ")[0]
         raise ExchangeError(f"{path}: damaged ({text})") from None
 
 

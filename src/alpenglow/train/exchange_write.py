@@ -5,6 +5,7 @@ This module is imported, never started.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,5 @@ class Writer:
     def clear(self) -> None:
         """Remove what was written."""
         clear(self.directory)
+        with contextlib.suppress(OSError):
+            self.directory.parent.rmdir()  # refused where other checkpoints are
