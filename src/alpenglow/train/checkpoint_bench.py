@@ -1,6 +1,6 @@
 """What a save costs a step: our snapshot, a plain memory copy, and DeepSpeed's torch engine.
 
-    python -m alpenglow.train.checkpoint_bench [--megabytes 500] [--ranks 2] [--rate 250] [--rounds 5]
+    python -m alpenglow.train.checkpoint_bench [--megabytes 500] [--ranks 2] [--rate 250]
 
 Ranks are processes of this computer, one pipeline stage each, with the real engine and optimizer
 state. In each round, one after the other: the bytes of the state copied once in memory (one

@@ -118,10 +118,13 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-def test_what_deepspeed_saved_goes_on_bit_for_bit(tmp_path: Path, dtype: str) -> None:
-    world = 4
-    recipe = tiny_recipe(2, 1, precision={"dtype": dtype})
+@pytest.mark.parametrize(
+    ("world", "pipeline", "dtype"), [(4, 2, "fp32"), (2, 1, "fp16"), (2, 1, "bf16")]
+)
+def test_what_deepspeed_saved_goes_on_bit_for_bit(
+    tmp_path: Path, world: int, pipeline: int, dtype: str
+) -> None:
+    recipe = tiny_recipe(pipeline, 1, precision={"dtype": dtype})
     path = write_recipe(tmp_path, recipe)
     train(recipe, world, tmp_path / "straight")
     deepspeed(recipe, world, save=tmp_path / "saved", last=3)
