@@ -38,7 +38,7 @@ def tiny_recipe(pipeline: int = 1, tensor: int = 1, **changes: dict[str, Any]) -
     """A recipe of 6 steps that trains in a second; `changes` go by table name."""
     recipe = PretrainRecipe(
         model=ModelConfig(
-            num_layers=2,
+            num_layers=max(2, pipeline),
             hidden_size=32,
             num_attention_heads=4,
             vocab_size=128,
@@ -128,7 +128,7 @@ def worker(
         if stop_after == step + 1 and rank == size - 1:
             signal.raise_signal(signal.SIGTERM)
         if step + 1 in largest_file and rank == size - 1:
-            trainer.saver._drain.wait(60)  # whose end the limit would change
+            trainer.saving.saver._drain.wait(60)  # whose end the limit would change
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file[step + 1], -1))
         return batches(step)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping
 from time import monotonic_ns
@@ -22,6 +21,7 @@ from alpenglow.train.checkpoint import DistributedGroup, Group
 from alpenglow.train.engine import Engine, resolve_dtype, start
 from alpenglow.train.failure import TrainingError
 from alpenglow.train.local_storage import local_file
+from alpenglow.train.output import keep, say
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import resume
 from alpenglow.train.run_directory import RunDirectory, code_version, utc_now
@@ -72,28 +72,30 @@ def pretrain(
     local = together(group, lambda: local_file(recipe.checkpoint, machine, run.path, ranks.rank))
     tables = _tables(recipe, layout, ranks, machine, run, group, catalogue, device)
     together(group, lambda: run.describe(tables) if ranks.rank == 0 else None)
+    together(group, lambda: keep(run.logs / f"{ranks.host}.txt"))
     recorder = Recorder(run.events, ranks.rank, ranks.host, world_size=ranks.world_size)
     if ranks.rank == 0:
-        sys.stdout.write(header(recipe, layout, tables))
-        sys.stdout.flush()
+        say(header(recipe, layout, tables))
 
     engine = Engine.build(recipe, layout, recorder, device)
     restart = monotonic_ns()
     begun = restart - round((time.time() - started) * 1e9)
-    position = resume(engine, recipe, run.checkpoints, group, _say)
+    position = resume(engine, recipe, run.checkpoints, group, say)
     ready = monotonic_ns()
     recorder.record(Kind.STARTUP, begun, restart)
     if position.step:
         recorder.record(Kind.RESTART, restart, ready)
         if ranks.rank == 0:
-            _say(f"resumed from step {position.step}, {(ready - restart) / 1e9:.1f} s")
+            say(f"resumed from step {position.step}, {(ready - restart) / 1e9:.1f} s")
 
+    peak = tables["machine"].get("peak_flops_per_rank")
     segment = Segment(
         started,
         position.step,
         local=local,
         mean_time_s=None if machine is None else machine.mean_time_s(ranks.world_size),
         startup_s=(ready - begun) / 1e9,
+        peak_flops=None if peak is None else peak * ranks.world_size,
     )
     trainer = Trainer(
         engine,
@@ -254,8 +256,3 @@ def header(recipe: PretrainRecipe, layout: Layout, tables: Mapping[str, Any]) ->
         f"machine  {machine['name']}: {machine['nodes']} nodes x {machine['ranks_per_node']} ranks"
         f"{rate}\n"
     )
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

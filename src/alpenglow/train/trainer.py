@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import gc
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from alpenglow.train.checkpoint import CheckpointError, Group
+from alpenglow.train.checkpoint import Group
+from alpenglow.train.console import Console
 from alpenglow.train.engine import Engine, StepResult
 from alpenglow.train.failure import TrainingError
 from alpenglow.train.learning_rate import CosineSchedule
 from alpenglow.train.recipe import PretrainRecipe
-from alpenglow.train.restart import Position, position_state, rank_fragments
-from alpenglow.train.run_directory import Metrics, RunDirectory
-from alpenglow.train.save_interval import SaveInterval
-from alpenglow.train.saver import Abandoned, Durable, Outcome, Saver
+from alpenglow.train.restart import Position
+from alpenglow.train.run_directory import RunDirectory
+from alpenglow.train.saving import Saving
 from alpenglow.train.stop import MORE_TO_DO, StopRequest
 from alpenglow_lsf.chain import STOP
-from alpenglow_lsf.progress import ProgressFile
 from alpenglow_profiling.events import Kind, SpanRecorder
 
 # fp16 halves its scale a few times in a row when a run starts; so many in a row is divergence.
@@ -48,6 +45,8 @@ class Segment:
     last_durable_checkpoint: int | None = None
     save_s: float | None = None
     """The longest time that training stood still for a save."""
+    peak_flops: float | None = None
+    """Peak FLOP/s of all ranks together; None where the machine's is unknown."""
     drain_s: float | None = None
     """The longest time from there until the checkpoint existed."""
     leave_s: float | None = None
@@ -97,50 +96,57 @@ class Trainer:
         self.schedule = CosineSchedule(
             recipe.optimizer.lr, recipe.optimizer.min_lr, recipe.warmup_steps, self.total
         )
-        self.device = next(engine.inner.module.parameters()).device
-        self.metrics = Metrics(run.path / "metrics.jsonl") if group.rank == 0 else None
-        self.progress = ProgressFile(run.path, "pretrain", "step")
-        self.interval = SaveInterval(
-            recipe.train.save_steps, recipe.train.keep_every, segment.mean_time_s
+        self.console = Console(
+            recipe,
+            run,
+            position,
+            stop,
+            speaks=group.rank == 0,
+            peak_flops=segment.peak_flops,
+            startup_s=segment.startup_s,
         )
-        self.saver = Saver(
+        self.saving = Saving(
+            engine,
+            recipe,
+            position,
             run.checkpoints,
             group,
             recorder,
-            keep_last=recipe.train.keep_last,
-            keep_every=recipe.train.keep_every,
-            local=segment.local,
-            say=self._say,
-            pinned=self.device.type == "cuda",
+            stop,
+            segment,
+            about,
+            self.console,
         )
-        self._saved = position.step
+        self.saving.told = lambda: self._report(force=True)
         self._skipped_in_a_row = 0
         self._reported = 0.0
-        self._recent_s: list[float] = []
 
     def train(self) -> int:
         """Run; returns 0 when the recipe is complete, 85 when there is more to do."""
         self._report(force=True)
-        self.saver.prepare(rank_fragments(self.engine, self.group.rank))
-        self.interval.measured(self.stop.save_s, self.stop.drain_s)
-        self._say(self.interval.explain(self.stop.save_s, self.stop.drain_s))
-        reason, _ = self._border(first=True)
+        self.saving.prepare()
+        reason, _ = self.saving.border(first=True)
         while self.position.step < self.total and reason is None:
             self._step()
-            reason, due = self._border()
+            reason, due = self.saving.border()
             if due and reason is None and self.position.step < self.total:
-                self._save_meanwhile()
-        self._save_at_last()
+                self.saving.meanwhile()
+        self.saving.at_last()
         complete = self.position.step == self.total
         self._report(force=True)
-        if self.metrics is not None:
-            self.metrics.close()
+        self._close()
         if complete:
-            self._say(f"complete: {self.total} steps")
+            self.console.say(f"complete: {self.total} steps; jobs/convert.lsf releases the model")
             return 0
         how = "remove it to go on" if reason == STOP else "submit again"
-        self._say(f"stopped at step {self.position.step}/{self.total} ({reason}): {how}")
+        self.console.say(f"stopped at step {self.position.step}/{self.total} ({reason}): {how}")
         return MORE_TO_DO
+
+    def _close(self) -> None:
+        waited, stepped = (self.recorder.spent_ns(kind) for kind in (Kind.DATA_WAIT, Kind.STEP))
+        shares = self.group.all_gather_object(waited / stepped if stepped else 0.0)
+        self.console.summary(self.position, max(shares))
+        self.console.close()
 
     def _step(self) -> None:
         position, recorder = self.position, self.recorder
@@ -161,9 +167,8 @@ class Trainer:
             gc.freeze()
         else:
             self.stop.step_s = max(self.stop.step_s, seconds)
-            self._recent_s = [*self._recent_s[-19:], seconds]
-        if self.metrics is not None:
-            self._write(result, lr, seconds)
+        self.console.step(position, result, lr, seconds)
+        self._report()
 
     def _watch(self, result: StepResult) -> None:
         self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
@@ -173,104 +178,6 @@ class Trainer:
                 f"{self.position.step}: training has diverged; resume from an earlier checkpoint "
                 "or lower optimizer.lr"
             )
-
-    def _write(self, result: StepResult, lr: float, seconds: float) -> None:
-        assert self.metrics is not None
-        step = self.position.step
-        tokens = self.recipe.batch.tokens_per_step
-        self.metrics.append(
-            segment=self.run.segment,
-            step=step,
-            loss=result.loss,
-            tokens=step * tokens,
-            lr=lr,
-            grad_norm=result.grad_norm,
-            loss_scale=result.loss_scale,
-            step_time_s=round(seconds, 6),
-            tokens_per_s=round(tokens / seconds, 1),
-            time=round(time.time(), 3),
-        )
-        pace = sum(self._recent_s) / len(self._recent_s) if self._recent_s else seconds
-        left = _clock(pace * (self.total - step))
-        text = f"loss {result.loss:.3f}, {tokens / seconds:,.0f} tokens/s, {left} left"
-        self.progress.show(step, self.total, text, force=step == self.total)
-        if step % self.recipe.train.log_every == 0 or step == self.total:
-            note = "" if result.applied else f"  skipped: overflow at scale {result.loss_scale:g}"
-            self._say(
-                f"step {step}/{self.total}  loss {result.loss:.4f}  lr {lr:.3g}  "
-                f"{tokens / seconds:,.0f} tokens/s  {left} left{note}"
-            )
-        self._report()
-
-    def _border(self, *, first: bool = False) -> tuple[str | None, bool]:
-        """Agree with all ranks: why to stop, whether to save; and carry the save under way on."""
-        due = not first and self.interval.due(self.position.step)
-        self.stop.drains_ahead = int(due or self.saver.draining)
-        votes = [*self.saver.votes(), int(due and self.group.rank == 0)]
-        reason, votes = self.stop.agreed(self.device, votes)
-        self._heard(self.saver.settle(votes[:-1]))
-        return reason, bool(votes[-1])
-
-    def _save(self) -> None:
-        """Take the snapshot; the rest happens in the background.
-
-        Raises:
-            CheckpointError: on every rank alike: it cannot even be begun.
-        """
-        state = position_state(self.engine, self.recipe, self.position, self.about)
-        with self.recorder.span(Kind.CHECKPOINT):
-            fragments = rank_fragments(self.engine, self.group.rank)
-            former = self.saver.begin(self.position.step, fragments, state)
-        self._heard(former)
-        self._saved = self.position.step
-        self.interval.saved()
-
-    def _save_meanwhile(self) -> None:
-        """Save between two steps; a save that fails is told and tried again when one is due."""
-        try:
-            self._save()
-        except CheckpointError as error:
-            self.interval.saved()
-            self._fail(str(error))
-
-    def _save_at_last(self) -> None:
-        """Save what has no checkpoint yet, and wait until it exists.
-
-        Raises:
-            CheckpointError: on every rank alike: it does not.
-        """
-        if self.position.step > self._saved:
-            self._save()
-        outcome = self.saver.finish()
-        self._heard(outcome)
-        if isinstance(outcome, Abandoned):
-            raise CheckpointError(f"step {outcome.step}: {outcome.sentence}")
-
-    def _heard(self, outcome: Outcome) -> None:
-        """Take note of how a save ended."""
-        if isinstance(outcome, Abandoned):
-            self._saved = self.segment.last_durable_checkpoint or self.segment.resumed_from_step
-            self._fail(outcome.sentence)
-        if not isinstance(outcome, Durable):
-            return
-        segment, first = self.segment, self.segment.save_s is None
-        self.stop.saved(outcome.stall_s, outcome.drain_s)
-        segment.save_s = max(segment.save_s or 0.0, outcome.stall_s)
-        segment.drain_s = max(segment.drain_s or 0.0, outcome.drain_s)
-        segment.last_durable_checkpoint = outcome.step
-        self._say(
-            f"checkpoint step {outcome.step}: {outcome.nbytes / 1e6:,.1f} MB, training stood still "
-            f"for {outcome.stall_s:.3g} s, drained in {outcome.drain_s:.3g} s"
-        )
-        self.interval.measured(segment.save_s, segment.drain_s)
-        if first and self.interval.every is None:
-            self._say(self.interval.explain(segment.save_s, segment.drain_s))
-        self._report(force=True)
-
-    def _fail(self, sentence: str) -> None:
-        kept = self.segment.last_durable_checkpoint or self.segment.resumed_from_step
-        last = f"step {kept} is the newest" if kept else "there is none yet"
-        self._say(f"{sentence}; {last}, training goes on and saves again when a save is due")
 
     def left(self, seconds: float) -> None:
         """Report how long leaving took: merging events, giving the group up."""
@@ -292,15 +199,3 @@ class Trainer:
             drain_s=segment.drain_s,
             leave_s=segment.leave_s,
         )
-
-    def _say(self, text: str) -> None:
-        if self.group.rank == 0:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
-
-
-def _clock(seconds: float) -> str:
-    """Write a duration as `1:02:03` or `2:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
