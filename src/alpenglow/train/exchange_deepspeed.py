@@ -254,7 +254,7 @@ def export_deepspeed(
     inner = engine.inner
     inner.global_steps = position.step
     inner.skipped_steps = position.skipped
-    inner.global_samples = position.step * recipe.batch.global_batch_size
+    inner.global_samples = position.samples
     tag = f"global_step{position.step}"
     with contextlib.redirect_stdout(io.StringIO()):
         inner.save_checkpoint(

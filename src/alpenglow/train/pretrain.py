@@ -16,7 +16,8 @@ from alpenglow.config import to_tables
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.model.config import FLOPS_FORMULA
 from alpenglow.parallel.layout import Layout
-from alpenglow.train.batches import Batches
+from alpenglow.train.batch_history import BatchHistory
+from alpenglow.train.batches import Batches, ValidationBatches
 from alpenglow.train.checkpoint import DistributedGroup, Group
 from alpenglow.train.engine import Engine, resolve_dtype, start
 from alpenglow.train.failure import TrainingError
@@ -27,6 +28,7 @@ from alpenglow.train.restart import resume
 from alpenglow.train.run_directory import RunDirectory, code_version, utc_now
 from alpenglow.train.stop import StopRequest
 from alpenglow.train.trainer import Segment, Trainer
+from alpenglow.train.validation import evaluate
 from alpenglow_lsf.machine import Machine
 from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import Kind, Recorder, merge
@@ -68,7 +70,7 @@ def pretrain(
     stop = _stop_request(recipe, ranks, run, group)
     stop.install()
 
-    catalogue, batches = together(group, lambda: _open_data(recipe, layout, ranks.rank))
+    catalogue, batches, held_out = together(group, lambda: _open_data(recipe, layout, ranks.rank))
     local = together(group, lambda: local_file(recipe.checkpoint, machine, run.path, ranks.rank))
     tables = _tables(recipe, layout, ranks, machine, run, group, catalogue, device)
     together(group, lambda: run.describe(tables) if ranks.rank == 0 else None)
@@ -81,6 +83,10 @@ def pretrain(
     restart = monotonic_ns()
     begun = restart - round((time.time() - started) * 1e9)
     position = resume(engine, recipe, run.checkpoints, group, say)
+    if position.batches is None:
+        # A run that lost all of its checkpoints is still as long as it was meant to be.
+        begun_with = group.all_gather_object(run.first_batch() if group.rank == 0 else None)[0]
+        position.batches = BatchHistory(begun_with or recipe.batch.global_batch_size)
     ready = monotonic_ns()
     recorder.record(Kind.STARTUP, begun, restart)
     if position.step:
@@ -100,7 +106,7 @@ def pretrain(
     trainer = Trainer(
         engine,
         recipe,
-        batches.step if engine.needs_data else batches.nothing,
+        batches.step,
         position,
         run,
         group,
@@ -109,6 +115,8 @@ def pretrain(
         segment,
         about={key: tables[key] for key in ("run", "recipe", "data", "model")},
     )
+    if held_out is not None:
+        trainer.validate = lambda: evaluate(engine, held_out.read(), held_out.micro_batches)
     code = trainer.train()
     trained = monotonic_ns()
     batches.close()
@@ -149,9 +157,15 @@ def together(group: Group, act: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def _open_data(recipe: PretrainRecipe, layout: Layout, rank: int) -> tuple[Catalogue, Batches]:
+def _open_data(
+    recipe: PretrainRecipe, layout: Layout, rank: int
+) -> tuple[Catalogue, Batches, ValidationBatches | None]:
     catalogue = Catalogue.load(recipe.data.catalogue, look=rank == 0)
-    return catalogue, Batches.open(recipe, layout, rank, catalogue)
+    return (
+        catalogue,
+        Batches.open(recipe, layout, rank, catalogue),
+        ValidationBatches.open(recipe, layout, rank, catalogue),
+    )
 
 
 def _stop_request(
@@ -219,6 +233,7 @@ def _tables(
             "catalogue": str(recipe.data.catalogue),
             "fingerprint": catalogue.fingerprint,
             "tokenizer": str(catalogue.tokenizer_path),
+            "tokenizer_hash": catalogue.tokenizer_hash,
         },
         "model": {
             "parameters": recipe.model.parameters(),

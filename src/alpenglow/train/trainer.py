@@ -25,8 +25,11 @@ from alpenglow_profiling.events import Kind, SpanRecorder
 # fp16 halves its scale a few times in a row when a run starts; so many in a row is divergence.
 MOST_SKIPPED_IN_A_ROW = 20
 
-MicroBatches = Callable[[int], Iterator[Any]]
-"""Step (0-based) -> this replica's (tokens, labels) micro-batches."""
+MicroBatches = Callable[[Position], Iterator[Any]]
+"""Position -> this replica's (tokens, labels) micro-batches of the step that begins there."""
+
+Validate = Callable[[], float]
+"""Mean loss over the validation samples; collective, the same on every rank."""
 
 
 @dataclass
@@ -92,9 +95,15 @@ class Trainer:
         self.stop = stop
         self.segment = segment
         self.about = about
-        self.total = recipe.total_steps
+        self.validate: Validate | None = None
+        """Evaluates between two steps; None: never."""
+        self.batch = recipe.batch.global_batch_size
+        self.batches = position.go_on(self.batch)
         self.schedule = CosineSchedule(
-            recipe.optimizer.lr, recipe.optimizer.min_lr, recipe.warmup_steps, self.total
+            recipe.optimizer.lr,
+            recipe.optimizer.min_lr,
+            recipe.warmup_of(self.batches.first),
+            recipe.steps_of(self.batches.first),
         )
         self.console = Console(
             recipe,
@@ -121,21 +130,32 @@ class Trainer:
         self._skipped_in_a_row = 0
         self._reported = 0.0
 
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.position.total_steps(self.recipe)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run's last sample has been consumed."""
+        return self.position.step == self.total
+
     def train(self) -> int:
         """Run; returns 0 when the recipe is complete, 85 when there is more to do."""
+        if self.group.rank == 0:
+            self.batches.write(self.run.path, self.run.segment)
         self._report(force=True)
         self.saving.prepare()
         reason, _ = self.saving.border(first=True)
-        while self.position.step < self.total and reason is None:
+        while not self.complete and reason is None:
             self._step()
             reason, due = self.saving.border()
-            if due and reason is None and self.position.step < self.total:
+            if due and reason is None and not self.complete:
                 self.saving.meanwhile()
         self.saving.at_last()
-        complete = self.position.step == self.total
         self._report(force=True)
         self._close()
-        if complete:
+        if self.complete:
             self.console.say(f"complete: {self.total} steps; jobs/convert.lsf releases the model")
             return 0
         how = "remove it to go on" if reason == STOP else "submit again"
@@ -150,14 +170,13 @@ class Trainer:
 
     def _step(self) -> None:
         position, recorder = self.position, self.recorder
-        lr = self.schedule.at(position.updates)
+        lr = self.schedule.at(position.applied / self.batches.first)
         recorder.step = position.step + 1
         begin = monotonic()
         with recorder.span(Kind.STEP):
-            result = self.engine.step(self.micro_batches(position.step), lr)
+            result = self.engine.step(self.micro_batches(position), lr)
         seconds = monotonic() - begin
-        position.step += 1
-        position.updates += result.applied
+        position.advance(self.batch, applied=result.applied)
         self.segment.last_step = position.step
         self._watch(result)
         if position.step == self.segment.resumed_from_step + 1:
@@ -167,8 +186,23 @@ class Trainer:
             gc.freeze()
         else:
             self.stop.step_s = max(self.stop.step_s, seconds)
-        self.console.step(position, result, lr, seconds)
+        val_loss = self._validate()
+        self.console.step(position, result, lr, seconds, val_loss)
         self._report()
+
+    def _validate(self) -> float | None:
+        """Evaluate where this step is one for it."""
+        every = self.recipe.train.validate_every
+        if self.validate is None or not every:
+            return None
+        if self.position.step % every and not self.complete:
+            return None
+        begin = monotonic()
+        with self.recorder.span(Kind.EVALUATE):
+            loss = self.validate()
+        # Before the walltime there must be time for a step with its evaluation.
+        self.stop.step_s = max(self.stop.step_s, monotonic() - begin)
+        return loss
 
     def _watch(self, result: StepResult) -> None:
         self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
