@@ -176,10 +176,20 @@ class Console:
             return run, run
         return max(0.0, min(run, deadline - self._stop.reserve() - time.time())), run
 
-    def saved(self, name: str, nbytes: int, seconds: float) -> None:
-        """Tell of a checkpoint, and of the seconds that training stood still for it."""
-        self._saves.append(seconds)
-        self.say(f"checkpoint {name}: {nbytes / 1e6:,.1f} MB, {seconds:.1f} s")
+    def saved(self, step: int, nbytes: int, stall_s: float, drain_s: float) -> None:
+        """Tell of a checkpoint that exists now.
+
+        Args:
+            step: steps done.
+            nbytes: of all containers.
+            stall_s: seconds that training stood still for it.
+            drain_s: seconds from then until it existed.
+        """
+        self._saves.append(stall_s)
+        self.say(
+            f"checkpoint step {step}: {nbytes / 1e6:,.1f} MB, training stood still for "
+            f"{stall_s:.3g} s, drained in {drain_s:.3g} s"
+        )
 
     def summary(self, position: Position, data_wait: float) -> None:
         """Sum the segment up in a few lines.

@@ -21,6 +21,7 @@ from alpenglow.train.batches import Batches, ValidationBatches
 from alpenglow.train.checkpoint import DistributedGroup, Group
 from alpenglow.train.engine import Engine, resolve_dtype, start
 from alpenglow.train.failure import TrainingError
+from alpenglow.train.local_storage import local_file
 from alpenglow.train.output import keep, say
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import resume
@@ -33,9 +34,11 @@ from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import Kind, Recorder, merge
 
 # Bytes a parameter of weights and optimizer state in a checkpoint (fp16 weight, three fp32), and
-# the rate of a node to the file system, for the first estimate of a save; later ones are measured.
+# the rates of a node to its memory and to the file system, for the first estimate of a save and its
+# drain; later ones are measured.
 STATE_BYTES = 14
-SAVE_BYTES_PER_S = 5e8
+SAVE_BYTES_PER_S = 5e9
+DRAIN_BYTES_PER_S = 5e8
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -68,6 +71,7 @@ def pretrain(
     stop.install()
 
     catalogue, batches, held_out = together(group, lambda: _open_data(recipe, layout, ranks.rank))
+    local = together(group, lambda: local_file(recipe.checkpoint, machine, run.path, ranks.rank))
     tables = _tables(recipe, layout, ranks, machine, run, group, catalogue, device)
     together(group, lambda: run.describe(tables) if ranks.rank == 0 else None)
     together(group, lambda: keep(run.logs / f"{ranks.host}.txt"))
@@ -94,6 +98,8 @@ def pretrain(
     segment = Segment(
         started,
         position.step,
+        local=local,
+        mean_time_s=None if machine is None else machine.mean_time_s(ranks.world_size),
         startup_s=(ready - begun) / 1e9,
         peak_flops=None if peak is None else peak * ranks.world_size,
     )
@@ -119,7 +125,7 @@ def pretrain(
     torch.distributed.destroy_process_group()
     if ranks.local_rank == 0:
         _merge_events(run, [rank for rank, host in enumerate(hosts) if host == ranks.host])
-    trainer.drained((monotonic_ns() - trained) / 1e9)
+    trainer.left((monotonic_ns() - trained) / 1e9)
     return code
 
 
@@ -168,20 +174,23 @@ def _stop_request(
     """Say when to stop: saves as earlier segments measured them, or guessed in the first."""
     own = run.measured() if ranks.rank == 0 else None
     measured = group.all_gather_object(own)[0]
-    guess = _first_save_estimate(recipe, group)
-    save_s, drain_s = (None, 0.0) if measured is None else measured
+    state = _state_of_a_node(recipe, group)
+    guess = (state / SAVE_BYTES_PER_S, state / DRAIN_BYTES_PER_S, 0.0)
+    save_s, drain_s, leave_s = guess if measured is None else measured
     return StopRequest(
         ranks.deadline,
-        guess if save_s is None else save_s,
+        save_s,
         drain_s=drain_s,
-        measured=save_s is not None,
+        leave_s=leave_s,
+        measured=measured is not None,
         file=run.stop if ranks.rank == 0 else None,
     )
 
 
-def _first_save_estimate(recipe: PretrainRecipe, group: Group) -> float:
+def _state_of_a_node(recipe: PretrainRecipe, group: Group) -> float:
+    """Bytes of a node's share of a checkpoint."""
     nodes = len(set(group.all_gather_object(group.node)))
-    return recipe.model.parameters() * STATE_BYTES / nodes / SAVE_BYTES_PER_S
+    return recipe.model.parameters() * STATE_BYTES / nodes
 
 
 def _tables(

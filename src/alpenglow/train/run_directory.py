@@ -52,6 +52,7 @@ FREE = frozenset(
         "data.validation_samples",
         "train.validate_every",
         "train.checkpoint_every",
+        "checkpoint",
         "train.keep_last",
         "train.keep_every",
         "train.log_every",
@@ -107,19 +108,19 @@ class RunDirectory:
         """The file that ends a chain of segments at the next step border."""
         return self.path / STOP
 
-    def measured(self) -> tuple[float | None, float]:
-        """Longest save and longest drain of the run's last segments, in seconds.
+    def measured(self) -> tuple[float, float, float] | None:
+        """Longest save, drain and leaving of the run's last segments, in seconds.
 
-        A save that nobody has measured yet is None.
+        None where nobody has measured a save yet.
         """
         files = sorted((self.path / "segments").glob("*.rank0.json"), key=_modified)[-RECENT:]
-        saves, drains = [0.0], [0.0]
+        longest = dict.fromkeys(("save_s", "drain_s", "leave_s"), 0.0)
         for file in files:
             with suppress(OSError, ValueError):
                 told = json.loads(file.read_text(encoding="utf-8"))
-                saves.append(float(told.get("save_s") or 0.0))
-                drains.append(float(told.get("drain_s") or 0.0))
-        return max(saves) or None, max(drains)
+                for key, most in longest.items():
+                    longest[key] = max(most, float(told.get(key) or 0.0))
+        return (*longest.values(),) if longest["save_s"] else None  # type: ignore[return-value]
 
     def completed(self, samples_of: Callable[[int], int]) -> int | None:
         """Steps of the whole run if its last checkpoint is there; None where there is more to do.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -14,8 +15,9 @@ from alpenglow.train.engine import Engine, StepResult
 from alpenglow.train.failure import TrainingError
 from alpenglow.train.learning_rate import CosineSchedule
 from alpenglow.train.recipe import PretrainRecipe
-from alpenglow.train.restart import Position, save_position
+from alpenglow.train.restart import Position
 from alpenglow.train.run_directory import RunDirectory
+from alpenglow.train.saving import Saving
 from alpenglow.train.stop import MORE_TO_DO, StopRequest
 from alpenglow_lsf.chain import STOP
 from alpenglow_profiling.events import Kind, SpanRecorder
@@ -37,14 +39,20 @@ class Segment:
     started: float
     """Unix seconds at which this process began."""
     resumed_from_step: int
+    local: Path | None = None
+    """This rank's file on node-local storage, where saves wait to be drained; None: none."""
+    mean_time_s: float | None = None
+    """Mean time between failures of this job, seconds; None where no rate is known."""
     startup_s: float = 0.0
     last_step: int = 0
     last_durable_checkpoint: int | None = None
     save_s: float | None = None
-    """The longest save."""
+    """The longest time that training stood still for a save."""
     peak_flops: float | None = None
     """Peak FLOP/s of all ranks together; None where the machine's is unknown."""
     drain_s: float | None = None
+    """The longest time from there until the checkpoint existed."""
+    leave_s: float | None = None
     """From the end of training to the end of everything that follows it."""
 
 
@@ -97,7 +105,6 @@ class Trainer:
             recipe.warmup_of(self.batches.first),
             recipe.steps_of(self.batches.first),
         )
-        self.device = next(engine.inner.module.parameters()).device
         self.console = Console(
             recipe,
             run,
@@ -107,6 +114,19 @@ class Trainer:
             peak_flops=segment.peak_flops,
             startup_s=segment.startup_s,
         )
+        self.saving = Saving(
+            engine,
+            recipe,
+            position,
+            run.checkpoints,
+            group,
+            recorder,
+            stop,
+            segment,
+            about,
+            self.console,
+        )
+        self.saving.told = lambda: self._report(force=True)
         self._skipped_in_a_row = 0
         self._reported = 0.0
 
@@ -125,17 +145,14 @@ class Trainer:
         if self.group.rank == 0:
             self.batches.write(self.run.path, self.run.segment)
         self._report(force=True)
-        reason = self.stop.agreed(self.device)
-        saved = self.position.step
+        self.saving.prepare()
+        reason, _ = self.saving.border(first=True)
         while not self.complete and reason is None:
             self._step()
-            reason = self.stop.agreed(self.device)
-            done = self.position.step
-            if done % self.recipe.train.checkpoint_every == 0 or self.complete:
-                self._save()
-                saved = done
-        if not self.complete and self.position.step > saved:
-            self._save()
+            reason, due = self.saving.border()
+            if due and reason is None and not self.complete:
+                self.saving.meanwhile()
+        self.saving.at_last()
         self._report(force=True)
         self._close()
         if self.complete:
@@ -196,27 +213,9 @@ class Trainer:
                 "or lower optimizer.lr"
             )
 
-    def _save(self) -> None:
-        begin = monotonic()
-        with self.recorder.span(Kind.CHECKPOINT):
-            info = save_position(
-                self.engine,
-                self.recipe,
-                self.position,
-                self.run.checkpoints,
-                self.group,
-                self.about,
-            )
-        seconds = monotonic() - begin
-        self.stop.saved(seconds)
-        self.segment.save_s = max(self.segment.save_s or 0.0, seconds)
-        self.segment.last_durable_checkpoint = self.position.step
-        self.console.saved(info.directory.name, info.nbytes, seconds)
-        self._report(force=True)
-
-    def drained(self, seconds: float) -> None:
+    def left(self, seconds: float) -> None:
         """Report how long leaving took: merging events, giving the group up."""
-        self.segment.drain_s = seconds
+        self.segment.leave_s = seconds
         self._report(force=True)
 
     def _report(self, *, force: bool = False) -> None:
@@ -232,4 +231,5 @@ class Trainer:
             startup_s=segment.startup_s,
             save_s=segment.save_s,
             drain_s=segment.drain_s,
+            leave_s=segment.leave_s,
         )

@@ -192,7 +192,7 @@ def test_alpenglow_fits_without_recompute_by_fused_attention() -> None:
 
 @pytest.mark.parametrize("attention", ["plain", "sdpa"])
 def test_selective_recompute_leaves_no_scores(attention: Attention) -> None:
-    """s b h (8 + 28/t): Korthikanti et al.'s matrices, and the fused product that the value is of."""
+    """s b h (8 + 28/t): Korthikanti's matrices, and the fused product that the value is of."""
     work = Work(1, 1, 2048, attention=attention, recompute="selective")
     assert layer_activations(INCITE_7B, work, 2) == 2048 * 4096 * (8 + 28 / 2)
 
