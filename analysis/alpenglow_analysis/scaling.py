@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from alpenglow_analysis.bubble import in_words, schedule_name
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.utilisation import Account
 
@@ -65,12 +66,13 @@ def rates(run: Run, account: Account) -> list[Rate]:
                 "steps",
                 "Actual, median step",
                 f"measured: tokens of a step / median duration of {len(account.step_s)} steps",
-                facts.tokens_per_step / step,
+                float(np.median(run.tokens(account.step))) / step,
                 True,
             )
         )
     elapsed = sum(segment.elapsed_ns for segment in run.segments) / 1e9
-    tokens = max(len(run.metrics), len(account.step)) * facts.tokens_per_step
+    counted = max(run.metrics.step, account.step, key=len)
+    tokens = float(run.tokens(counted).sum())
     if elapsed > 0 and tokens:
         found.append(
             Rate(
@@ -88,7 +90,8 @@ def rates(run: Run, account: Account) -> list[Rate]:
 def _ideals(run: Run, account: Account, compute: float) -> list[Rate]:
     facts = run.facts
     p, m = facts.layout.pipeline, facts.micro_batches
-    busy = facts.tokens_per_step / compute
+    name = schedule_name(run).upper()
+    busy = float(np.median(run.tokens(account.step))) / compute
     found = [
         Rate(
             "compute",
@@ -103,9 +106,9 @@ def _ideals(run: Run, account: Account, compute: float) -> list[Rate]:
         found.append(
             Rate(
                 "schedule",
-                "Ideal, 1F1B schedule",
-                f"the same with the bubble of 1F1B, (p - 1) / (m + p - 1) = {p - 1}/{m + p - 1} = "
-                f"{100 * account.bubble:.1f} % of the time (p = {p} stages, m = {m} micro-batches)",
+                f"Ideal, {name} schedule",
+                f"the same with the bubble of {name}, {in_words(run, m)} of the time "
+                f"(p = {p} stages, m = {m} micro-batches)",
                 busy * (1 - account.bubble),
                 False,
             )

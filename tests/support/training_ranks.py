@@ -1,22 +1,26 @@
 """A tiny training run on forked gloo ranks: the worker behind the tests of alpenglow.train.
 
 Everything is the real thing (engine, trainer, checkpoints, recorder) but the tokens, which are
-drawn from a seed per step: the order of real data is the business of the data room's tests.
+drawn from a seed per step, unless the recipe names a catalogue by its absolute path.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
+import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from distributed_ranks import run_ranks
 
 from alpenglow.model.config import ModelConfig
+from alpenglow.parallel.layout import Layout
 from alpenglow.train.recipe import (
     BatchRecipe,
     DataRecipe,
@@ -54,7 +58,14 @@ def tiny_recipe(pipeline: int = 1, tensor: int = 1, **changes: dict[str, Any]) -
 
 
 def train(
-    recipe: PretrainRecipe, world: int, run: Path, *, stop_after: int | None = None
+    recipe: PretrainRecipe,
+    world: int,
+    run: Path,
+    *,
+    stop_after: int | None = None,
+    local: Path | None = None,
+    mean_time_s: float | None = None,
+    largest_file: dict[int, int] | None = None,
 ) -> list[dict[str, Any]]:
     """Run one segment on `world` ranks in `run`; returns what each rank says.
 
@@ -63,22 +74,35 @@ def train(
         world: number of ranks.
         run: run directory; what an earlier call left there is gone on from.
         stop_after: a signal arrives on the last rank during this step (1-based).
+        local: folder that stands for the node-local storage.
+        mean_time_s: mean time between failures, seconds.
+        largest_file: step (1-based) -> bytes that a file of the last rank may have from then on
+            (RLIMIT_FSIZE); -1 lifts the limit.
     """
-    return run_ranks(worker, world, recipe, str(run), stop_after, timeout=100)
+    more = (stop_after, local, mean_time_s, largest_file or {})
+    return run_ranks(worker, world, recipe, str(run), *more, timeout=100)
 
 
 def worker(
-    rank: int, size: int, recipe: PretrainRecipe, run_path: str, stop_after: int | None
+    rank: int,
+    size: int,
+    recipe: PretrainRecipe,
+    run_path: str,
+    stop_after: int | None,
+    local: Path | None,
+    mean_time_s: float | None,
+    largest_file: dict[int, int],
 ) -> dict[str, Any]:
     """One rank of `train`."""
-    import torch
-
-    from alpenglow.train.checkpoint import DistributedGroup
+    from alpenglow.data.catalogue import Catalogue
+    from alpenglow.train.batches import Batches, ValidationBatches
+    from alpenglow.train.checkpoint import CheckpointError, DistributedGroup
     from alpenglow.train.engine import Engine, start
-    from alpenglow.train.restart import resume
+    from alpenglow.train.restart import Position, resume
     from alpenglow.train.run_directory import RunDirectory
     from alpenglow.train.stop import StopRequest
     from alpenglow.train.trainer import Segment, Trainer
+    from alpenglow.train.validation import evaluate
     from alpenglow_lsf.ranks import Ranks
     from alpenglow_profiling.events import Recorder
 
@@ -101,11 +125,58 @@ def worker(
     resumed = position.step
     stop = StopRequest(None, 0.0)
     stop.install()
+    drawn = token_batches(recipe, layout, rank)
+    batches = held_out = None
+    if recipe.data.catalogue.is_absolute():
+        catalogue = Catalogue.load(recipe.data.catalogue, look=False)
+        batches = Batches.open(recipe, layout, rank, catalogue)
+        held_out = ValidationBatches.open(recipe, layout, rank, catalogue)
+
+    def micro_batches(position: Position) -> Iterator[Any]:
+        step = position.step
+        if stop_after == step + 1 and rank == size - 1:
+            signal.raise_signal(signal.SIGTERM)
+        if step + 1 in largest_file and rank == size - 1:
+            trainer.saving.saver._drain.wait(60)  # whose end the limit would change
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file[step + 1], -1))
+        return drawn(step) if batches is None else batches.step(position)
+
+    file = None if local is None else local / f"rank-{rank}.section"
+    segment = Segment(time.time(), position.step, local=file, mean_time_s=mean_time_s)
+    trainer = Trainer(
+        engine, recipe, micro_batches, position, run, group, recorder, stop, segment, {}
+    )
+    if held_out is not None:
+        trainer.validate = lambda: evaluate(engine, held_out.read(), held_out.micro_batches)
+    said = io.StringIO()
+    failure = None
+    try:
+        with contextlib.redirect_stdout(said):
+            code = trainer.train()
+    except CheckpointError as error:
+        code, failure = 1, str(error)
+    recorder.close()
+    return {
+        "code": code,
+        "resumed": resumed,
+        "step": position.step,
+        "updates": position.updates,
+        "messages": messages,
+        "said": said.getvalue().splitlines(),
+        "failure": failure,
+        "segment": run.segment,
+    }
+
+
+def token_batches(
+    recipe: PretrainRecipe, layout: Layout, rank: int
+) -> Callable[[int], Iterator[Any]]:
+    """This rank's micro-batches of a step (0-based), the same tokens in every layout."""
+    import torch
+
     count = recipe.micro_batches(layout)
 
     def micro_batches(step: int) -> Iterator[Any]:
-        if stop_after == step + 1 and rank == size - 1:
-            signal.raise_signal(signal.SIGTERM)
         batch, length = recipe.batch.global_batch_size, recipe.batch.sequence_length
         generator = torch.Generator().manual_seed(1000 + step)
         tokens = torch.randint(recipe.model.vocab_size, (batch, length + 1), generator=generator)
@@ -115,20 +186,7 @@ def worker(
         mine = parts[data_rank * count : (data_rank + 1) * count]
         return iter([(part[:, :-1], part[:, 1:]) for part in mine])
 
-    segment = Segment(time.time(), position.step)
-    trainer = Trainer(
-        engine, recipe, micro_batches, position, run, group, recorder, stop, segment, {}
-    )
-    code = trainer.train()
-    recorder.close()
-    return {
-        "code": code,
-        "resumed": resumed,
-        "step": position.step,
-        "updates": position.updates,
-        "messages": messages,
-        "segment": run.segment,
-    }
+    return micro_batches
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -148,8 +206,9 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
     from alpenglow.train.checkpoint import Checkpoint
 
     first, second = Checkpoint.open(one), Checkpoint.open(other)
-    assert first.kinds() == second.kinds()
-    for kind in (kind for kind in first.kinds() if kind != "rng"):
+    kinds = [kind for kind in first.kinds() if kind != "rng"]
+    assert kinds == [kind for kind in second.kinds() if kind != "rng"]
+    for kind in kinds:
         assert sorted(first.names(kind)) == sorted(second.names(kind))
         for name in first.names(kind):
             assert torch.equal(first.tensor(kind, name), second.tensor(kind, name)), (kind, name)

@@ -19,7 +19,9 @@ from pathlib import Path
 
 from alpenglow.jobs import CLEAN, FINDINGS, USAGE
 from alpenglow.jobs.check import findings, machine_of, say
-from alpenglow.jobs.plan import GIGABYTE, Plan, plans
+from alpenglow.jobs.picture import picture
+from alpenglow.jobs.plan import Plan, plans
+from alpenglow.train.batch_history import BatchHistory
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow_lsf.body import commands, literal
 from alpenglow_lsf.geometry import GeometryError
@@ -74,7 +76,7 @@ def measured(run: Path, machine: str | None = None) -> Rate | None:
     for path in (run / "segments").glob("*.json"):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            own = [float(record.get(k) or 0) for k in ("startup_s", "save_s", "drain_s")]
+            own = [float(record.get(k) or 0) for k in ("startup_s", "save_s", "drain_s", "leave_s")]
         except (ValueError, OSError, TypeError, AttributeError):
             continue
         lost += [sum(own)] if any(own) else []
@@ -114,47 +116,42 @@ def lines(
     for plan in plans(script, spec, machine, base):
         tensor = 1 if plan.recipe is None else plan.recipe.parallel.tensor
         if plan.recipe is not None:
-            found += _recipe_lines(plan, plan.recipe, machine)
+            found += _recipe_lines(plan, plan.recipe)
             rate = None if tokens_per_second is None else Rate(tokens_per_second, source="given")
             if rate is None and run is not None:
                 rate = measured(base / run, machine.target.name)
-            found.append(_chain_line(plan.recipe, spec, rate))
+            history = None
+            if run is not None and _machine(base / run) == machine.target.name:
+                history = BatchHistory.read(base / run)
+            found.append(_chain_line(plan.recipe, spec, rate, history))
         found += step_lines(plan.step, spec, machine, tensor)
     return found
 
 
-def _recipe_lines(plan: Plan, recipe: PretrainRecipe, machine: Machine) -> list[str]:
+def _recipe_lines(plan: Plan, recipe: PretrainRecipe) -> list[str]:
     found = []
-    batch = recipe.batch
     if plan.spare and plan.nodes is not None:
         found.append(f"preflight  {plan.nodes:,} nodes train, {plan.spare} spare: the slowest")
     if plan.layout is not None:
-        one = plan.layout
-        found.append(f"layout     pipeline {one.pipeline} x tensor {one.tensor} x data {one.data}")
-        found.append(
+        batch, count = recipe.batch, recipe.micro_batches(plan.layout)
+        found += [
             f"batch      {batch.global_batch_size:,} sequences = {batch.tokens_per_step:,} tokens "
-            f"a step; {recipe.micro_batches(one)} micro-batches of {batch.micro_batch_size}"
-        )
-    if plan.memory is not None:
-        has, need = machine.compute.gpu_memory_bytes, plan.memory
-        parts = (
-            ("weights", need.weights),
-            ("gradients", need.gradients),
-            ("optimizer", need.optimizer),
-            ("bucket", need.bucket),
-            ("activations", need.activations),
-        )
-        text = ", ".join(f"{name} {size / GIGABYTE:.2f}" for name, size in parts)
-        found.append(
-            f"memory     stage {need.stage} needs at least {need.total / GIGABYTE:.1f} of "
-            f"{has / GIGABYTE:.0f} GB a GPU ({text})"
-        )
+            f"a step; {count} micro-batches of {batch.micro_batch_size}",
+            *picture(recipe, plan.layout, plan.site, plan.room),
+        ]
     return found
 
 
-def _chain_line(recipe: PretrainRecipe, spec: JobSpec, rate: Rate | None) -> str:
-    total = recipe.total_steps * recipe.batch.tokens_per_step
-    head = f"chain      {recipe.total_steps:,} steps, {total:,} tokens: "
+def _chain_line(
+    recipe: PretrainRecipe, spec: JobSpec, rate: Rate | None, history: BatchHistory | None
+) -> str:
+    if history is None:  # a run to be begun: its length is rounded up to whole steps
+        steps, samples = recipe.total_steps, recipe.total_steps * recipe.batch.global_batch_size
+    else:
+        samples = recipe.samples_of(history.first)
+        steps = history.total_steps(samples)
+    total = samples * recipe.batch.sequence_length
+    head = f"chain      {steps:,} steps, {total:,} tokens: "
     if rate is None or spec.nodes is None or spec.walltime is None:
         return head + "segments unknown without a rate (--tokens-per-second, or a run's metrics)"
     margin = 60.0 * (spec.warning_time or 0)

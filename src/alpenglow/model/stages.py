@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from alpenglow.model.config import ModelConfig, Slice, local_slice, slice_numel, split_axis
+from alpenglow.model.documents import Documents
 from alpenglow.model.layers import (
     AttentionKind,
     Embedding,
@@ -40,6 +41,9 @@ TIED_KEY = "embed_in"
 
 LossKind = Literal["plain", "fused"]
 """plain: logits, then their cross entropy. fused: both at once, a few tokens at a time."""
+
+Outputs = Tensor | tuple[Tensor, Head]
+"""What the last slot gives: logits, or what the fused loss makes them of."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,16 @@ class LocalModel(nn.Module):
         seed: int | None,
         attention: AttentionKind,
         loss: LossKind = "plain",
+        documents: Documents | None = None,
     ) -> None:
         super().__init__()
+        self.documents = documents
         self.config = config
         self.group = group
         self.loss = loss
         self.embedding = Embedding(config, group, seed)
         self.layers = nn.ModuleList(
-            TransformerLayer(config, index, group, seed, attention)
+            TransformerLayer(config, index, group, seed, attention, documents)
             for index in range(config.num_layers)
         )
         self.norm = FinalLayerNorm(config, group, seed)
@@ -112,6 +118,7 @@ def layer_specs(
     seed: int | None,
     attention: AttentionKind = "plain",
     loss: LossKind = "plain",
+    documents: Documents | None = None,
 ) -> list[Any]:
     """List the slots for `deepspeed.pipe.PipelineModule`.
 
@@ -122,6 +129,8 @@ def layer_specs(
             caller that loads them all.
         attention: "plain" or "sdpa".
         loss: with "fused" the last slot gives (hidden states, Head) instead of logits.
+        documents: keep attention and positions inside documents; whoever runs the stage selects
+            each micro-batch in it.
 
     Raises:
         ValueError: the model does not divide by the tensor degree.
@@ -130,7 +139,7 @@ def layer_specs(
 
     config.check_parallel(1, group.size)
     layers = [
-        LayerSpec(TransformerLayer, config, index, group, seed, attention)
+        LayerSpec(TransformerLayer, config, index, group, seed, attention, documents)
         for index in range(config.num_layers)
     ]
     norm = LayerSpec(FinalLayerNorm, config, group, seed)
@@ -157,23 +166,44 @@ def loss_function(config: ModelConfig, group: TensorGroup) -> Callable[[Any, Ten
     """Return the `loss_fn` of the pipeline: mean cross entropy over the labels that count.
 
     It takes what the last slot gives, logits [micro-batch, length, V / size] or, for the fused
-    loss, hidden states [micro-batch, length, hidden] with the Head, and
-    int64 labels [micro-batch, length] (already shifted; `IGNORED_LABEL` is left out). It gives an
-    fp32 scalar, equal on all tensor ranks.
+    loss, hidden states [micro-batch, length, hidden] with the Head, and int64 labels [micro-batch,
+    length] (already shifted; `IGNORED_LABEL` is left out). It gives an fp32 scalar, equal on all
+    tensor ranks.
     """
-    columns = group.share(config.vocab_size, "vocab_size")
+    total = _summed(config, group)
 
-    def cross_entropy(outputs: Tensor | tuple[Tensor, Head], labels: Tensor) -> Tensor:
-        count = (labels != IGNORED_LABEL).sum().clamp(min=1)
-        if isinstance(outputs, tuple):
-            return head_cross_entropy(*outputs, labels, group) / count
-        logits = outputs
-        if logits.shape[-1] != columns:
-            raise ValueError(f"logits have {logits.shape[-1]} columns, not {columns} a rank")
-        losses = vocabulary_parallel_cross_entropy(logits, labels, group)
-        return losses.sum() / count
+    def cross_entropy(outputs: Outputs, labels: Tensor) -> Tensor:
+        return total(outputs, labels) / (labels != IGNORED_LABEL).sum().clamp(min=1)
 
     return cross_entropy
+
+
+def loss_sum(config: ModelConfig, group: TensorGroup) -> Callable[[Any, Tensor], Tensor]:
+    """Return the function by which an evaluation adds up losses over micro-batches of any shape.
+
+    It takes what `loss_function`'s does and gives fp64 [2]: the sum over the labels that count, and
+    their number, equal on all tensor ranks.
+    """
+    total = _summed(config, group)
+
+    def sum_and_count(outputs: Outputs, labels: Tensor) -> Tensor:
+        count = (labels != IGNORED_LABEL).sum()
+        return torch.stack([total(outputs, labels).double(), count.double()])
+
+    return sum_and_count
+
+
+def _summed(config: ModelConfig, group: TensorGroup) -> Callable[[Outputs, Tensor], Tensor]:
+    columns = group.share(config.vocab_size, "vocab_size")
+
+    def total(outputs: Outputs, labels: Tensor) -> Tensor:
+        if isinstance(outputs, tuple):
+            return head_cross_entropy(*outputs, labels, group)
+        if outputs.shape[-1] != columns:
+            raise ValueError(f"logits have {outputs.shape[-1]} columns, not {columns} a rank")
+        return vocabulary_parallel_cross_entropy(outputs, labels, group).sum()
+
+    return total
 
 
 def global_tensors(
@@ -233,6 +263,7 @@ def build_local(
     seed: int | None = None,
     attention: AttentionKind = "plain",
     loss: LossKind = "plain",
+    documents: Documents | None = None,
 ) -> LocalModel:
     """Build the whole model in this process, without DeepSpeed.
 
@@ -242,10 +273,11 @@ def build_local(
         seed: of the initial weights; None leaves them uninitialised, for `LocalModel.load_global`.
         attention: "plain" or "sdpa".
         loss: as in `layer_specs`.
+        documents: as in `layer_specs`.
     """
     group = TensorGroup() if group is None else group
     config.check_parallel(1, group.size)
-    return LocalModel(config, group, seed, attention, loss)
+    return LocalModel(config, group, seed, attention, loss, documents)
 
 
 def _tied_logits(embedding: Embedding, x: Tensor) -> Tensor:

@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         machine = current() if os.environ.get("ALPENGLOW_MACHINE") else None
         recipe = read_recipe(options.recipe, machine, options.overrides)
-        layout = recipe.layout(ranks.world_size)
+        layout = recipe.layout(ranks.world_size, machine)
+        if machine is not None and (excess := recipe.refused(layout, machine)) is not None:
+            raise ConfigError(excess)
         if not recipe.data.catalogue.exists():
             raise ConfigError(
                 f"{recipe.data.catalogue}: no catalogue of token shards here: "
@@ -60,9 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, MachineError, RanksError) as error:
         tell_once(str(error), ranks.rank)
         return FAILED
-    if run.complete(recipe.total_steps):
+    done = run.completed(recipe.samples_of)
+    if done is not None:
         if ranks.rank == 0:
-            say(f"{run.path} is complete: {recipe.total_steps} steps are done")
+            say(f"{run.path} is complete: {done} steps are done")
         return 0
     try:
         divert()

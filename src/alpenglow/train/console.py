@@ -71,7 +71,7 @@ class Console:
         self._recipe = recipe
         self._run = run
         self._stop = stop
-        self._total = recipe.total_steps
+        self._total = position.total_steps(recipe)
         self._peak = peak_flops
         self._flops_per_token = recipe.model.flops_per_token(recipe.batch.sequence_length)
         self._startup_s = startup_s
@@ -89,7 +89,14 @@ class Console:
             self._progress = ProgressFile(run.path, "pretrain", "step")
             self._monitors = open_monitors(recipe.train.monitor, run, position.step)
 
-    def step(self, position: Position, result: Result, lr: float, seconds: float) -> None:
+    def step(
+        self,
+        position: Position,
+        result: Result,
+        lr: float,
+        seconds: float,
+        val_loss: float | None = None,
+    ) -> None:
         """Tell of a step that has just ended; `position` counts it already."""
         if not self.speaks:
             return
@@ -108,6 +115,8 @@ class Console:
             "step": step,
             "loss": result.loss,
             "tokens": self._tokens(position),
+            "samples": position.samples,
+            "batch": self._recipe.batch.global_batch_size,
             "lr": lr,
             "grad_norm": result.grad_norm,
             "loss_scale": result.loss_scale,
@@ -117,6 +126,10 @@ class Console:
         }
         if mfu is not None:
             fields["mfu"] = round(mfu, 5)
+        if self._recipe.train.validate_every:
+            fields["val_loss"] = val_loss  # none at most steps, but a column of every table
+            if val_loss is not None:
+                say(f"validation after step {step}: loss {val_loss:.4f}")
         for monitor in self._monitors:
             monitor.append(fields)
         self._show(position, result)
@@ -145,7 +158,7 @@ class Console:
 
     def _tokens(self, position: Position) -> int:
         """Tokens that the run has trained on."""
-        return position.step * self._recipe.batch.tokens_per_step
+        return position.samples * self._recipe.batch.sequence_length
 
     def _mfu(self, rate: float) -> float | None:
         """Share of the peak that the model's own FLOPs are (see FLOPS_FORMULA), from tokens/s."""
@@ -163,10 +176,20 @@ class Console:
             return run, run
         return max(0.0, min(run, deadline - self._stop.reserve() - time.time())), run
 
-    def saved(self, name: str, nbytes: int, seconds: float) -> None:
-        """Tell of a checkpoint, and of the seconds that training stood still for it."""
-        self._saves.append(seconds)
-        self.say(f"checkpoint {name}: {nbytes / 1e6:,.1f} MB, {seconds:.1f} s")
+    def saved(self, step: int, nbytes: int, stall_s: float, drain_s: float) -> None:
+        """Tell of a checkpoint that exists now.
+
+        Args:
+            step: steps done.
+            nbytes: of all containers.
+            stall_s: seconds that training stood still for it.
+            drain_s: seconds from then until it existed.
+        """
+        self._saves.append(stall_s)
+        self.say(
+            f"checkpoint step {step}: {nbytes / 1e6:,.1f} MB, training stood still for "
+            f"{stall_s:.3g} s, drained in {drain_s:.3g} s"
+        )
 
     def summary(self, position: Position, data_wait: float) -> None:
         """Sum the segment up in a few lines.

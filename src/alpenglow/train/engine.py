@@ -25,17 +25,19 @@ import deepspeed.ops
 import torch
 import torch.distributed
 from deepspeed.accelerator import get_accelerator
-from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
 from alpenglow.config import ConfigError
+from alpenglow.model.documents import Documents
 from alpenglow.model.layers import Attention
 from alpenglow.model.stages import (
     checkpointable_layers,
     global_tensors,
     layer_specs,
     loss_function,
+    loss_sum,
 )
-from alpenglow.parallel.layout import PARTITION_METHOD, Layout
+from alpenglow.parallel.layout import Layout
+from alpenglow.parallel.memory import LARGEST_BUCKET
 from alpenglow.parallel.tensor import TensorGroup
 from alpenglow.train.compiler import compile_layers, require_compiler
 from alpenglow.train.failure import TrainingError
@@ -45,13 +47,11 @@ from alpenglow.train.optimizer import build_optimizer
 from alpenglow.train.output import diverted
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.reduction import GradientReduction
+from alpenglow.train.topology import SplitPipeline
 from alpenglow.train.training_state import create_moments
 from alpenglow.train.zero_bubble import ZeroBubbleEngine, split
 from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import SpanRecorder
-
-# Elements DeepSpeed reduces at once; its own default, and gpt-neox's for these sizes.
-LARGEST_BUCKET = 500_000_000
 
 
 def start(ranks: Ranks, *, timeout_s: float) -> torch.device:
@@ -184,7 +184,7 @@ def deepspeed_config(
     return config
 
 
-def _reduction(inner: RecordedEngine, recipe: PretrainRecipe) -> GradientReduction | None:
+def own_reduction(inner: RecordedEngine, recipe: PretrainRecipe) -> GradientReduction | None:
     """Our own reduction; None where DeepSpeed's is wanted, or its bf16 optimizer needs it."""
     # That optimizer takes the global norm from sums that every replica has whole.
     if recipe.reduction.method == "deepspeed" or inner.using_bf16_optimizer:
@@ -236,7 +236,10 @@ class Engine:
     ) -> None:
         self.inner = inner
         self.layout = layout
+        self.group = group
         self.dtype = dtype
+        self.loss_sum = loss_sum(recipe.model, group)
+        """The loss function of an evaluation."""
         self.coordinates = layout.coordinates(torch.distributed.get_rank())
         self.optimizer: torch.optim.Optimizer = inner.optimizer.optimizer
         """The optimizer inside DeepSpeed's, over flat partitions."""
@@ -270,19 +273,19 @@ class Engine:
             rank = torch.distributed.get_rank()
             group = TensorGroup.create(layout, rank, recorder, comm=deepspeed.comm)
             recomputation = Recomputation(recorder)
-            module = deepspeed.PipelineModule(
-                layers=layer_specs(
+            documents = Documents() if recipe.data.documents == "masked" else None
+            module = SplitPipeline(
+                layout,
+                layer_specs(
                     recipe.model,
                     group,
                     seed=recipe.train.seed,
                     attention=recipe.train.attention,
                     loss=recipe.train.loss,
+                    documents=documents,
                 ),
+                recipe.model.num_layers,
                 loss_fn=loss_function(recipe.model, group),
-                topology=PipeModelDataParallelTopology(
-                    num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data
-                ),
-                partition_method=PARTITION_METHOD,
                 activation_checkpoint_interval=1 if recipe.train.recompute == "full" else 0,
                 activation_checkpoint_func=recomputation,
                 checkpointable_layers=checkpointable_layers(),
@@ -303,7 +306,8 @@ class Engine:
             inner = split(record(inner, recorder, ZeroBubbleEngine), group)
         else:
             inner = record(inner, recorder)
-        inner.reduction = _reduction(inner, recipe)
+        inner.documents = documents
+        inner.reduction = own_reduction(inner, recipe)
         engine = cls(inner, recipe, layout, group, dtype)
         create_moments(engine.optimizer, 0)
         return engine
@@ -314,11 +318,6 @@ class Engine:
         return self.coordinates[0]
 
     @property
-    def needs_data(self) -> bool:
-        """Whether this rank's stage reads tokens (the first) or labels (the last)."""
-        return self.stage in (0, self.layout.pipeline - 1)
-
-    @property
     def scaler(self) -> Any:
         """DeepSpeed's loss scaler; None where its optimizer has none."""
         return getattr(self.inner.optimizer, "loss_scaler", None)
@@ -327,9 +326,11 @@ class Engine:
         """Train on one global batch.
 
         Args:
-            micro_batches: this replica's (tokens, labels), as many as a step has.
+            micro_batches: this replica's (tokens, labels), as many as a step has; with documents
+                masked also `positions`, see `alpenglow.train.batches.MicroBatches`.
             lr: learning rate of this update.
         """
+        self.load_documents(micro_batches)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         scale = float(getattr(self.scaler, "cur_scale", 1.0))
@@ -344,3 +345,10 @@ class Engine:
             loss_scale=scale,
             applied=applied,
         )
+
+    def load_documents(self, micro_batches: Iterator[Any]) -> None:
+        """Tell the layers where documents begin in what follows, if they keep to documents."""
+        documents = self.inner.documents
+        if documents is not None:
+            positions = getattr(micro_batches, "positions", None)
+            documents.load(None if positions is None else positions.to(self.inner.device))

@@ -16,24 +16,29 @@ from alpenglow.config import to_tables
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.model.config import FLOPS_FORMULA
 from alpenglow.parallel.layout import Layout
-from alpenglow.train.batches import Batches
+from alpenglow.train.batch_history import BatchHistory
+from alpenglow.train.batches import Batches, ValidationBatches
 from alpenglow.train.checkpoint import DistributedGroup, Group
 from alpenglow.train.engine import Engine, resolve_dtype, start
 from alpenglow.train.failure import TrainingError
+from alpenglow.train.local_storage import local_file
 from alpenglow.train.output import keep, say
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import resume
 from alpenglow.train.run_directory import RunDirectory, code_version, utc_now
 from alpenglow.train.stop import StopRequest
 from alpenglow.train.trainer import Segment, Trainer
+from alpenglow.train.validation import evaluate
 from alpenglow_lsf.machine import Machine
 from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import Kind, Recorder, merge
 
 # Bytes a parameter of weights and optimizer state in a checkpoint (fp16 weight, three fp32), and
-# the rate of a node to the file system, for the first estimate of a save; later ones are measured.
+# the rates of a node to its memory and to the file system, for the first estimate of a save and its
+# drain; later ones are measured.
 STATE_BYTES = 14
-SAVE_BYTES_PER_S = 5e8
+SAVE_BYTES_PER_S = 5e9
+DRAIN_BYTES_PER_S = 5e8
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -65,7 +70,8 @@ def pretrain(
     stop = _stop_request(recipe, ranks, run, group)
     stop.install()
 
-    catalogue, batches = together(group, lambda: _open_data(recipe, layout, ranks.rank))
+    catalogue, batches, held_out = together(group, lambda: _open_data(recipe, layout, ranks.rank))
+    local = together(group, lambda: local_file(recipe.checkpoint, machine, run.path, ranks.rank))
     tables = _tables(recipe, layout, ranks, machine, run, group, catalogue, device)
     together(group, lambda: run.describe(tables) if ranks.rank == 0 else None)
     together(group, lambda: keep(run.logs / f"{ranks.host}.txt"))
@@ -77,6 +83,10 @@ def pretrain(
     restart = monotonic_ns()
     begun = restart - round((time.time() - started) * 1e9)
     position = resume(engine, recipe, run.checkpoints, group, say)
+    if position.batches is None:
+        # A run that lost all of its checkpoints is still as long as it was meant to be.
+        begun_with = group.all_gather_object(run.first_batch() if group.rank == 0 else None)[0]
+        position.batches = BatchHistory(begun_with or recipe.batch.global_batch_size)
     ready = monotonic_ns()
     recorder.record(Kind.STARTUP, begun, restart)
     if position.step:
@@ -88,13 +98,15 @@ def pretrain(
     segment = Segment(
         started,
         position.step,
+        local=local,
+        mean_time_s=None if machine is None else machine.mean_time_s(ranks.world_size),
         startup_s=(ready - begun) / 1e9,
         peak_flops=None if peak is None else peak * ranks.world_size,
     )
     trainer = Trainer(
         engine,
         recipe,
-        batches.step if engine.needs_data else batches.nothing,
+        batches.step,
         position,
         run,
         group,
@@ -103,6 +115,8 @@ def pretrain(
         segment,
         about={key: tables[key] for key in ("run", "recipe", "data", "model")},
     )
+    if held_out is not None:
+        trainer.validate = lambda: evaluate(engine, held_out.read(), held_out.micro_batches)
     code = trainer.train()
     trained = monotonic_ns()
     batches.close()
@@ -111,7 +125,7 @@ def pretrain(
     torch.distributed.destroy_process_group()
     if ranks.local_rank == 0:
         _merge_events(run, [rank for rank, host in enumerate(hosts) if host == ranks.host])
-    trainer.drained((monotonic_ns() - trained) / 1e9)
+    trainer.left((monotonic_ns() - trained) / 1e9)
     return code
 
 
@@ -143,9 +157,15 @@ def together(group: Group, act: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def _open_data(recipe: PretrainRecipe, layout: Layout, rank: int) -> tuple[Catalogue, Batches]:
+def _open_data(
+    recipe: PretrainRecipe, layout: Layout, rank: int
+) -> tuple[Catalogue, Batches, ValidationBatches | None]:
     catalogue = Catalogue.load(recipe.data.catalogue, look=rank == 0)
-    return catalogue, Batches.open(recipe, layout, rank, catalogue)
+    return (
+        catalogue,
+        Batches.open(recipe, layout, rank, catalogue),
+        ValidationBatches.open(recipe, layout, rank, catalogue),
+    )
 
 
 def _stop_request(
@@ -154,20 +174,23 @@ def _stop_request(
     """Say when to stop: saves as earlier segments measured them, or guessed in the first."""
     own = run.measured() if ranks.rank == 0 else None
     measured = group.all_gather_object(own)[0]
-    guess = _first_save_estimate(recipe, group)
-    save_s, drain_s = (None, 0.0) if measured is None else measured
+    state = _state_of_a_node(recipe, group)
+    guess = (state / SAVE_BYTES_PER_S, state / DRAIN_BYTES_PER_S, 0.0)
+    save_s, drain_s, leave_s = guess if measured is None else measured
     return StopRequest(
         ranks.deadline,
-        guess if save_s is None else save_s,
+        save_s,
         drain_s=drain_s,
-        measured=save_s is not None,
+        leave_s=leave_s,
+        measured=measured is not None,
         file=run.stop if ranks.rank == 0 else None,
     )
 
 
-def _first_save_estimate(recipe: PretrainRecipe, group: Group) -> float:
+def _state_of_a_node(recipe: PretrainRecipe, group: Group) -> float:
+    """Bytes of a node's share of a checkpoint."""
     nodes = len(set(group.all_gather_object(group.node)))
-    return recipe.model.parameters() * STATE_BYTES / nodes / SAVE_BYTES_PER_S
+    return recipe.model.parameters() * STATE_BYTES / nodes
 
 
 def _tables(
@@ -210,6 +233,7 @@ def _tables(
             "catalogue": str(recipe.data.catalogue),
             "fingerprint": catalogue.fingerprint,
             "tokenizer": str(catalogue.tokenizer_path),
+            "tokenizer_hash": catalogue.tokenizer_hash,
         },
         "model": {
             "parameters": recipe.model.parameters(),
@@ -239,7 +263,8 @@ def header(recipe: PretrainRecipe, layout: Layout, tables: Mapping[str, Any]) ->
         f"{model.num_attention_heads} heads, vocabulary {model.vocab_size}, {residual} residual, "
         f"{model.parameters():,} parameters, {tables['model']['dtype']}\n"
         f"layout   pipeline {layout.pipeline} x tensor {layout.tensor} x data {layout.data} = "
-        f"{layout.world} ranks\n"
+        f"{layout.world} ranks, {layout.order}, "
+        f"{' '.join(map(str, layout.layers_of(model.num_layers)))} layers a stage\n"
         f"batch    {batch.global_batch_size} sequences of {batch.sequence_length} = "
         f"{batch.tokens_per_step:,} tokens a step, {recipe.micro_batches(layout)} micro-batches "
         f"of {batch.micro_batch_size} a replica\n"

@@ -16,33 +16,16 @@ from typing import Literal
 from alpenglow.config import ConfigError
 from alpenglow.model.config import ModelConfig
 from alpenglow.parallel.layout import Layout, LayoutError
+from alpenglow.parallel.links import Site
+from alpenglow.parallel.memory import excess, worst_stage
+from alpenglow.parallel.placement import place
+from alpenglow.parallel.work import Work
+from alpenglow.train.parallel_recipe import ParallelRecipe as ParallelRecipe  # noqa: PLC0414
+from alpenglow.train.parallel_recipe import ReductionRecipe as ReductionRecipe  # noqa: PLC0414
+from alpenglow.train.parallel_recipe import positive
+from alpenglow_lsf.machine import Machine
 
 DType = Literal["auto", "fp32", "fp16", "bf16"]
-
-
-def _positive(where: str, **values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ConfigError(f"{where}.{name} = {value}: it must be greater than 0")
-
-
-@dataclass(frozen=True)
-class ParallelRecipe:
-    """Degrees of parallelism; data parallelism takes the ranks that are left."""
-
-    pipeline: int = 1
-    """Pipeline stages."""
-    tensor: int = 1
-    """Ranks that share one layer's matrices."""
-    schedule: Literal["1f1b", "zb-h1"] = "1f1b"
-    """`1f1b`: DeepSpeed's; `zb-h1`: gradients of weights fill the pipeline's bubble, and each stage
-    holds as many micro-batches as the first (alpenglow.parallel.schedule)."""
-    slice_transfers: bool = True
-    """Each rank of a tensor group sends its share of the activations to the next stage, where they
-    are gathered: 1/tensor of the bytes between nodes for one more collective inside a node."""
-
-    def __post_init__(self) -> None:
-        _positive("parallel", pipeline=self.pipeline, tensor=self.tensor)
 
 
 @dataclass(frozen=True)
@@ -57,7 +40,7 @@ class BatchRecipe:
     """Tokens a sequence that are predicted (a window holds one more)."""
 
     def __post_init__(self) -> None:
-        _positive(
+        positive(
             "batch",
             global_batch_size=self.global_batch_size,
             micro_batch_size=self.micro_batch_size,
@@ -90,7 +73,7 @@ class OptimizerRecipe:
     """Largest global gradient norm; 0 clips nothing."""
 
     def __post_init__(self) -> None:
-        _positive("optimizer", lr=self.lr, eps=self.eps)
+        positive("optimizer", lr=self.lr, eps=self.eps)
         if not 0 <= self.min_lr <= self.lr:
             raise ConfigError(
                 f"optimizer.min_lr = {self.min_lr} must lie between 0 and optimizer.lr = {self.lr}"
@@ -132,31 +115,12 @@ class PrecisionRecipe:
     does."""
 
     def __post_init__(self) -> None:
-        _positive(
+        positive(
             "precision",
             loss_scale_window=self.loss_scale_window,
             hysteresis=self.hysteresis,
             min_loss_scale=self.min_loss_scale,
         )
-
-
-@dataclass(frozen=True)
-class ReductionRecipe:
-    """How gradients are summed over the data-parallel replicas."""
-
-    method: Literal["overlapped", "deepspeed"] = "overlapped"
-    """`overlapped`: each bucket to its owners, within the last backward; `deepspeed`: its
-    all-reduce of buckets after it. In bf16 always DeepSpeed's."""
-    bucket: int = 25_000_000
-    """Elements of a bucket."""
-    predivide: float | None = None
-    """Divide by this before the sum and by replicas / this after it; unset: by the replicas before
-    it. The root of the replicas keeps fp16 sums of many replicas between overflow and underflow."""
-    dtype: Literal["auto", "fp16", "fp32"] = "auto"
-    """What travels; `auto`: what gradients are kept in. fp16 halves the bytes of fp32 sums."""
-
-    def __post_init__(self) -> None:
-        _positive("reduction", bucket=self.bucket, predivide=self.predivide or 1.0)
 
 
 @dataclass(frozen=True)
@@ -171,8 +135,20 @@ class DataRecipe:
     """Slices of the mixture that may be absent from the catalogue; the rest share by weight."""
     seed: int = 1234
     """Seed of the order of the windows."""
+    documents: Literal["joined", "masked"] = "joined"
+    """`joined`: a window is one text, and attention crosses the borders of documents (as Pythia);
+    `masked`: positions begin anew at each document, and no token attends to another one's."""
+    validation_fraction: float = 0.0
+    """Share of every slice that training never reads."""
+    validation_samples: int = 1024
+    """Sequences of an evaluation, the first of the validation stream: always the same ones."""
 
     def __post_init__(self) -> None:
+        positive("data", validation_samples=self.validation_samples)
+        if not 0 <= self.validation_fraction < 1:
+            raise ConfigError(
+                f"data.validation_fraction = {self.validation_fraction} must lie from 0 to below 1"
+            )
         if any(weight < 0 for weight in self.mixture.values()):
             raise ConfigError(f"data.mixture = {dict(self.mixture)}: no weight may be negative")
         if not any(self.mixture.values()):
@@ -220,19 +196,24 @@ class TrainRecipe:
     """Length of the run in steps; give either this or `tokens`."""
     tokens: int | None = None
     """Length of the run in tokens, rounded up to whole steps."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints; one more is written at the end and before the walltime."""
+    checkpoint_every: int | Literal["auto"] = "auto"
+    """Steps between checkpoints, or `auto`: the time that loses least at the machine's rate of
+    failures (see `alpenglow.train.save_interval`). One more is written at the end and before the
+    walltime."""
     keep_last: int = 2
     """Newest checkpoints that stay on disk."""
     keep_every: int = 0
     """Checkpoints at multiples of this step stay for good; 0 keeps none."""
+    validate_every: int = 0
+    """Steps between evaluations on the validation stream; one more is made at the end; 0: none."""
     log_every: int = 1
     """Steps between printed lines; metrics.jsonl has every step."""
     recompute: Literal["none", "selective", "full"] = "none"
     """What is computed again in the backward pass instead of being kept: nothing, the attention
     core (scores, softmax, weighted sum), or whole transformer layers."""
     attention: Literal["plain", "sdpa"] = "sdpa"
-    """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention."""
+    """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention, of which a
+    V100 has the memory-efficient kernel (FlashAttention's wants compute capability 8)."""
     loss: Literal["plain", "fused"] = "fused"
     """`plain`: logits, then their cross entropy; `fused`: both for a few tokens at a time."""
     compile: bool = False
@@ -249,15 +230,31 @@ class TrainRecipe:
             raise ConfigError(
                 f"train.steps = {self.steps} and train.tokens = {self.tokens}: give exactly one"
             )
-        _positive(
+        positive(
             "train",
             steps=self.steps or 1,
             tokens=self.tokens or 1,
-            checkpoint_every=self.checkpoint_every,
+            checkpoint_every=self.save_steps or 1,
             keep_last=self.keep_last,
             log_every=self.log_every,
             collective_timeout_s=self.collective_timeout_s,
         )
+        if self.validate_every < 0:
+            raise ConfigError(f"train.validate_every = {self.validate_every}: 0 or more steps")
+
+    @property
+    def save_steps(self) -> int | None:
+        """Steps between checkpoints; None: by time."""
+        return None if self.checkpoint_every == "auto" else self.checkpoint_every
+
+
+@dataclass(frozen=True)
+class CheckpointRecipe:
+    """Where a checkpoint is written on its way to the run directory."""
+
+    local: str = "auto"
+    """Node-local folder ($VARIABLES are expanded) that a save goes to first; `auto`: the machine's
+    NVMe where the job has it; empty: straight to the run directory."""
 
 
 @dataclass(frozen=True)
@@ -271,6 +268,7 @@ class PretrainRecipe:
     train: TrainRecipe
     parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     precision: PrecisionRecipe = field(default_factory=PrecisionRecipe)
+    checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     reduction: ReductionRecipe = field(default_factory=ReductionRecipe)
 
     def __post_init__(self) -> None:
@@ -284,6 +282,11 @@ class PretrainRecipe:
             model.check_parallel(parallel.pipeline, parallel.tensor)
         except ValueError as error:
             raise ConfigError(f"model and parallel: {error}") from None
+        if self.train.validate_every and not self.data.validation_fraction:
+            raise ConfigError(
+                f"train.validate_every = {self.train.validate_every} needs a part of the data that "
+                "is held out: set data.validation_fraction above 0"
+            )
         if self.train.compile:
             # What communicates, is recomputed or leaves work for later in the middle of a layer
             # would break its graph.
@@ -291,6 +294,7 @@ class PretrainRecipe:
                 ("parallel.tensor", parallel.tensor, parallel.tensor > 1),
                 ("parallel.schedule", parallel.schedule, parallel.schedule == "zb-h1"),
                 ("train.recompute", self.train.recompute, self.train.recompute == "selective"),
+                ("data.documents", self.data.documents, self.data.documents == "masked"),
             ):
                 if breaks:
                     raise ConfigError(
@@ -305,20 +309,40 @@ class PretrainRecipe:
 
     @property
     def total_steps(self) -> int:
-        """Length of the run in steps."""
-        if self.train.steps is not None:
-            return self.train.steps
-        return math.ceil((self.train.tokens or 0) / self.batch.tokens_per_step)
+        """Length of the run in steps, if the global batch stays what it is here."""
+        return self.steps_of(self.batch.global_batch_size)
 
     @property
     def warmup_steps(self) -> int:
-        """Steps with a rising learning rate."""
+        """Steps with a rising learning rate, if the global batch stays what it is here."""
+        return self.warmup_of(self.batch.global_batch_size)
+
+    def samples_of(self, first_batch: int) -> int:
+        """Length of the run in samples, whatever batches follow the first one.
+
+        Args:
+            first_batch: global batch that the run was begun with.
+        """
+        if self.train.steps is not None:
+            return self.train.steps * first_batch
+        return math.ceil((self.train.tokens or 0) / self.batch.sequence_length)
+
+    def steps_of(self, first_batch: int) -> int:
+        """The same in whole steps of the first batch: the length of the learning-rate schedule."""
+        return math.ceil(self.samples_of(first_batch) / first_batch)
+
+    def warmup_of(self, first_batch: int) -> int:
+        """Steps of the first batch with a rising learning rate."""
         if self.optimizer.warmup_steps is not None:
             return self.optimizer.warmup_steps
-        return round(self.optimizer.warmup_fraction * self.total_steps)
+        return round(self.optimizer.warmup_fraction * self.steps_of(first_batch))
 
-    def layout(self, world_size: int) -> Layout:
+    def layout(self, world_size: int, machine: Machine | None = None) -> Layout:
         """The layout on `world_size` ranks.
+
+        Args:
+            world_size: ranks of the job.
+            machine: whose links decide where `parallel.order` leaves it open.
 
         Raises:
             ConfigError: the degrees do not divide the ranks, or the batch does not divide over
@@ -335,7 +359,46 @@ class PretrainRecipe:
                 f"batch.micro_batch_size = {self.batch.micro_batch_size} x data-parallel degree "
                 f"{layout.data} = {share}"
             )
-        return layout
+        return place(
+            self.model,
+            layout,
+            self.work(layout),
+            None if machine is None else self.site(machine, world_size),
+            order=self.parallel.order,
+            how=self.parallel.split,
+        )
+
+    def site(self, machine: Machine, world_size: int) -> Site | None:
+        """The links of a machine; None where its file does not name them."""
+        return Site.of(machine, world_size, self._gpu_dtype)
+
+    @property
+    def _gpu_dtype(self) -> str:
+        return "fp16" if self.precision.dtype == "auto" else self.precision.dtype
+
+    def work(self, layout: Layout) -> Work:
+        """What one step asks of a replica, for memory and placement."""
+        return Work(
+            micro_batch_size=self.batch.micro_batch_size,
+            micro_batches=self.micro_batches(layout),
+            sequence_length=self.batch.sequence_length,
+            dtype=self._gpu_dtype,
+            attention=self.train.attention,
+            recompute=self.train.recompute,
+            schedule=self.parallel.schedule,
+            fp32_gradients=self.precision.fp32_gradients,
+            slice_transfers=self.parallel.slice_transfers,
+            overlapped=self.reduction.method == "overlapped",
+            bucket=self.reduction.bucket,
+            travels={"auto": 0, "fp16": 2, "fp32": 4}[self.reduction.dtype],
+        )
+
+    def refused(self, layout: Layout, machine: Machine) -> str | None:
+        """One sentence where a stage does not fit the machine's GPUs, with its parts; else None."""
+        if machine.node is None or not machine.node.gpus:
+            return None
+        worst = worst_stage(self.model, layout, self.work(layout))
+        return excess(worst, machine.node.gpu_memory_bytes)
 
     def micro_batches(self, layout: Layout) -> int:
         """Micro-batches a replica and step (the gradient accumulation steps)."""

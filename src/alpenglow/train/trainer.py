@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -14,8 +15,9 @@ from alpenglow.train.engine import Engine, StepResult
 from alpenglow.train.failure import TrainingError
 from alpenglow.train.learning_rate import CosineSchedule
 from alpenglow.train.recipe import PretrainRecipe
-from alpenglow.train.restart import Position, save_position
+from alpenglow.train.restart import Position
 from alpenglow.train.run_directory import RunDirectory
+from alpenglow.train.saving import Saving
 from alpenglow.train.stop import MORE_TO_DO, StopRequest
 from alpenglow_lsf.chain import STOP
 from alpenglow_profiling.events import Kind, SpanRecorder
@@ -23,8 +25,11 @@ from alpenglow_profiling.events import Kind, SpanRecorder
 # fp16 halves its scale a few times in a row when a run starts; so many in a row is divergence.
 MOST_SKIPPED_IN_A_ROW = 20
 
-MicroBatches = Callable[[int], Iterator[Any]]
-"""Step (0-based) -> this replica's (tokens, labels) micro-batches."""
+MicroBatches = Callable[[Position], Iterator[Any]]
+"""Position -> this replica's (tokens, labels) micro-batches of the step that begins there."""
+
+Validate = Callable[[], float]
+"""Mean loss over the validation samples; collective, the same on every rank."""
 
 
 @dataclass
@@ -34,14 +39,20 @@ class Segment:
     started: float
     """Unix seconds at which this process began."""
     resumed_from_step: int
+    local: Path | None = None
+    """This rank's file on node-local storage, where saves wait to be drained; None: none."""
+    mean_time_s: float | None = None
+    """Mean time between failures of this job, seconds; None where no rate is known."""
     startup_s: float = 0.0
     last_step: int = 0
     last_durable_checkpoint: int | None = None
     save_s: float | None = None
-    """The longest save."""
+    """The longest time that training stood still for a save."""
     peak_flops: float | None = None
     """Peak FLOP/s of all ranks together; None where the machine's is unknown."""
     drain_s: float | None = None
+    """The longest time from there until the checkpoint existed."""
+    leave_s: float | None = None
     """From the end of training to the end of everything that follows it."""
 
 
@@ -84,11 +95,16 @@ class Trainer:
         self.stop = stop
         self.segment = segment
         self.about = about
-        self.total = recipe.total_steps
+        self.validate: Validate | None = None
+        """Evaluates between two steps; None: never."""
+        self.batch = recipe.batch.global_batch_size
+        self.batches = position.go_on(self.batch)
         self.schedule = CosineSchedule(
-            recipe.optimizer.lr, recipe.optimizer.min_lr, recipe.warmup_steps, self.total
+            recipe.optimizer.lr,
+            recipe.optimizer.min_lr,
+            recipe.warmup_of(self.batches.first),
+            recipe.steps_of(self.batches.first),
         )
-        self.device = next(engine.inner.module.parameters()).device
         self.console = Console(
             recipe,
             run,
@@ -98,27 +114,48 @@ class Trainer:
             peak_flops=segment.peak_flops,
             startup_s=segment.startup_s,
         )
+        self.saving = Saving(
+            engine,
+            recipe,
+            position,
+            run.checkpoints,
+            group,
+            recorder,
+            stop,
+            segment,
+            about,
+            self.console,
+        )
+        self.saving.told = lambda: self._report(force=True)
         self._skipped_in_a_row = 0
         self._reported = 0.0
 
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.position.total_steps(self.recipe)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run's last sample has been consumed."""
+        return self.position.step == self.total
+
     def train(self) -> int:
         """Run; returns 0 when the recipe is complete, 85 when there is more to do."""
+        if self.group.rank == 0:
+            self.batches.write(self.run.path, self.run.segment)
         self._report(force=True)
-        reason = self.stop.agreed(self.device)
-        saved = self.position.step
-        while self.position.step < self.total and reason is None:
+        self.saving.prepare()
+        reason, _ = self.saving.border(first=True)
+        while not self.complete and reason is None:
             self._step()
-            reason = self.stop.agreed(self.device)
-            done = self.position.step
-            if done % self.recipe.train.checkpoint_every == 0 or done == self.total:
-                self._save()
-                saved = done
-        complete = self.position.step == self.total
-        if not complete and self.position.step > saved:
-            self._save()
+            reason, due = self.saving.border()
+            if due and reason is None and not self.complete:
+                self.saving.meanwhile()
+        self.saving.at_last()
         self._report(force=True)
         self._close()
-        if complete:
+        if self.complete:
             self.console.say(f"complete: {self.total} steps; jobs/convert.lsf releases the model")
             return 0
         how = "remove it to go on" if reason == STOP else "submit again"
@@ -133,14 +170,13 @@ class Trainer:
 
     def _step(self) -> None:
         position, recorder = self.position, self.recorder
-        lr = self.schedule.at(position.updates)
+        lr = self.schedule.at(position.applied / self.batches.first)
         recorder.step = position.step + 1
         begin = monotonic()
         with recorder.span(Kind.STEP):
-            result = self.engine.step(self.micro_batches(position.step), lr)
+            result = self.engine.step(self.micro_batches(position), lr)
         seconds = monotonic() - begin
-        position.step += 1
-        position.updates += result.applied
+        position.advance(self.batch, applied=result.applied)
         self.segment.last_step = position.step
         self._watch(result)
         if position.step == self.segment.resumed_from_step + 1:
@@ -150,8 +186,23 @@ class Trainer:
             gc.freeze()
         else:
             self.stop.step_s = max(self.stop.step_s, seconds)
-        self.console.step(position, result, lr, seconds)
+        val_loss = self._validate()
+        self.console.step(position, result, lr, seconds, val_loss)
         self._report()
+
+    def _validate(self) -> float | None:
+        """Evaluate where this step is one for it."""
+        every = self.recipe.train.validate_every
+        if self.validate is None or not every:
+            return None
+        if self.position.step % every and not self.complete:
+            return None
+        begin = monotonic()
+        with self.recorder.span(Kind.EVALUATE):
+            loss = self.validate()
+        # Before the walltime there must be time for a step with its evaluation.
+        self.stop.step_s = max(self.stop.step_s, monotonic() - begin)
+        return loss
 
     def _watch(self, result: StepResult) -> None:
         self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
@@ -162,27 +213,9 @@ class Trainer:
                 "or lower optimizer.lr"
             )
 
-    def _save(self) -> None:
-        begin = monotonic()
-        with self.recorder.span(Kind.CHECKPOINT):
-            info = save_position(
-                self.engine,
-                self.recipe,
-                self.position,
-                self.run.checkpoints,
-                self.group,
-                self.about,
-            )
-        seconds = monotonic() - begin
-        self.stop.saved(seconds)
-        self.segment.save_s = max(self.segment.save_s or 0.0, seconds)
-        self.segment.last_durable_checkpoint = self.position.step
-        self.console.saved(info.directory.name, info.nbytes, seconds)
-        self._report(force=True)
-
-    def drained(self, seconds: float) -> None:
+    def left(self, seconds: float) -> None:
         """Report how long leaving took: merging events, giving the group up."""
-        self.segment.drain_s = seconds
+        self.segment.leave_s = seconds
         self._report(force=True)
 
     def _report(self, *, force: bool = False) -> None:
@@ -198,4 +231,5 @@ class Trainer:
             startup_s=segment.startup_s,
             save_s=segment.save_s,
             drain_s=segment.drain_s,
+            leave_s=segment.leave_s,
         )

@@ -26,6 +26,13 @@ class Step:
     applied: bool = True
 
 
+def begun(step: int) -> Position:
+    """A run of global batch 16 after so many steps."""
+    position = Position(step, step, 16 * step, 16 * step)
+    position.go_on(16)
+    return position
+
+
 @pytest.mark.parametrize("mfu", [None, 0.5])
 def test_the_line_keeps_its_columns(mfu: float | None) -> None:
     lines = [
@@ -60,7 +67,7 @@ def test_durations() -> None:
 def test_a_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tiny_recipe(train={"steps": 1000, "log_every": 2, "monitor": ("csv",)})
     run = RunDirectory(tmp_path, "job.1")
-    position = Position(4, 4)
+    position = begun(4)
     stop = StopRequest(time.time() + 500, 0.0)
     flops = recipe.model.flops_per_token(recipe.batch.sequence_length)
     # 256 tokens in a second at a peak of four times that: MFU 25 %.
@@ -68,16 +75,18 @@ def test_a_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         recipe, run, position, stop, speaks=True, peak_flops=1024 * flops, startup_s=3
     )
     for number in range(5, 9):
-        position.step = number
+        position.advance(16, applied=number != 6)
         console.step(position, Step(loss=float(number), applied=number != 6), 1e-3, 1.0)
-    console.saved("step-00000008", 10**6, 0.25)
+    console.saved(8, 10**6, 0.25, 1.5)
     console.summary(position, 0.004)
     console.close()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines[:2]] == ["6/1000", "8/1000"]
     assert lines[0].endswith("skipped: overflow at scale 1")
     assert all("256 tokens/s | MFU 25.0 %" in line for line in lines[:2])
-    assert lines[2] == "checkpoint step-00000008: 1.0 MB, 0.2 s"
+    assert (
+        lines[2] == "checkpoint step 8: 1.0 MB, training stood still for 0.25 s, drained in 1.5 s"
+    )
     summary = " ".join(" ".join(lines[3:]).split())
     assert len(lines) == 5
     for part in (
@@ -105,11 +114,11 @@ def test_the_segment_ends_before_the_run(
     monkeypatch.setattr("alpenglow.train.console.monotonic", lambda: now[0])
     monkeypatch.setattr("alpenglow.train.console.time.time", lambda: now[0])
     stop = StopRequest(1000.0 + 502.0, 20.0)
-    position = Position(0, 0)
+    position = begun(0)
     console = Console(recipe, RunDirectory(tmp_path, "a.1"), position, stop, speaks=True)
-    for number in (1, 2):
+    for _ in range(2):
         now[0] += 1.0
-        position.step = number
+        position.advance(16, applied=True)
         console.step(position, Step(), 1e-3, 1.0)
     console.close()
     wanted = f"left {clock(500 - stop.reserve())}, run {clock(998)}"
@@ -119,10 +128,10 @@ def test_the_segment_ends_before_the_run(
 def test_the_other_ranks_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stop = StopRequest(None, 0.0)
     run = RunDirectory(tmp_path / "run", "a.1")
-    console = Console(tiny_recipe(), run, Position(0, 0), stop, speaks=False)
-    console.step(Position(1, 1), Step(), 1e-3, 1.0)
-    console.saved("step-00000001", 1, 1.0)
-    console.summary(Position(1, 1), 0.0)
+    console = Console(tiny_recipe(), run, begun(0), stop, speaks=False)
+    console.step(begun(1), Step(), 1e-3, 1.0)
+    console.saved(1, 1, 1.0, 1.0)
+    console.summary(begun(1), 0.0)
     console.close()
     assert capsys.readouterr().out == ""
     assert not run.path.exists()

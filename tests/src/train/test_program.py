@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from small_shards import write_small_shards
+from training_ranks import assert_same_checkpoint
 
 from alpenglow.train.checkpoint import Checkpoint
 from alpenglow_profiling.events import Kind, read
@@ -147,8 +148,20 @@ def test_a_run_its_repetition_and_another_one(place: Path) -> None:
     assert error.count("\n") == 1
     assert "train.steps = 6, this recipe says 8" in error
 
+    write_small_shards(place / "longer", size=4100)
+    write_small_shards(place / "other words", tokenizer="u")
+    for folder, sentence in (
+        ("longer", "run is a run on a catalogue of fingerprint "),
+        ("other words", "run is a run on shards of tokenizer t, and other words/catalogue.json is"),
+    ):
+        catalogue = f"data.catalogue={folder}/catalogue.json"
+        ((code, _, error),) = end(begin(place, [catalogue, "train.steps=8"]))
+        assert code == 1
+        assert error.count("\n") == 1
+        assert sentence in error
 
-@pytest.mark.parametrize("how", ["key", "catalogue", "cut", "slice", "words"])
+
+@pytest.mark.parametrize("how", ["key", "catalogue", "cut", "slice", "words", "held"])
 def test_bad_input_is_one_sentence(place: Path, how: str) -> None:
     shard = place / "shards/wikipedia-00000.h5"
     arguments: list[str] = []
@@ -160,6 +173,10 @@ def test_bad_input_is_one_sentence(place: Path, how: str) -> None:
     elif how == "cut":
         shard.write_bytes(shard.read_bytes()[:-100])
         sentence = "wikipedia-00000.h5"
+    elif how == "held":
+        arguments = ["model.max_position_embeddings=2048", "batch.sequence_length=1500"]
+        arguments += ["data.validation_fraction=0.1"]
+        sentence = "slice github has no shard of 4 windows, so none can be held out"
     elif how == "slice":
         arguments, sentence = ["data.mixture.books=1"], "gives a weight to books"
     else:
@@ -227,6 +244,35 @@ def test_a_killed_rank_ends_the_others(place: Path, two_ranks: list[subprocess.P
     assert error.count("\n") == 1
     assert "rank 0: lost a peer, which ended first" in error
     assert not (place / "run/errors").exists()
+
+
+def test_kills_while_saving_and_draining_change_nothing(place: Path) -> None:
+    """A save after every step, so that kill -9 of both ranks falls into saves and drains."""
+    steps = ["train.steps=24", "train.checkpoint_every=1", "parallel.pipeline=2"]
+    tiers = [*steps, "checkpoint.local=nvme"]
+    assert {code for code, _, _ in end(begin(place, steps, size=2))} == {0}
+    (place / "run").rename(place / "quiet")
+    step = 0
+    for seen in (5, 14):
+        ranks = begin(place, tiers, size=2)
+        try:
+            wait_for_steps(place, seen)
+        finally:
+            for rank in ranks:
+                rank.kill()
+            end(ranks)
+        said: list[str] = []
+        checkpoint = Checkpoint.newest(place / "run/checkpoints", said.append)
+        assert checkpoint is not None
+        assert said == []
+        step = checkpoint.step
+    ((code, output, error), _) = end(begin(place, tiers, size=2))
+    assert (code, error) == (0, "")
+    assert f"resumed from step {step}," in output
+    last = "checkpoints/step-00000024"
+    assert_same_checkpoint(place / "run" / last, place / "quiet" / last)
+    (folder,) = (place / "nvme").iterdir()
+    assert list(folder.iterdir()) == []
 
 
 def test_the_walltime_is_respected(place: Path) -> None:

@@ -16,22 +16,24 @@ def test_the_deadline_leaves_room_for_a_save() -> None:
     assert stop.reserve() == 1.5 * 20 + 2 * 3 + MARGIN_S
     assert stop.wanted(now=1000.0 - stop.reserve() - 0.1) is None
     assert stop.wanted(now=1000.0 - stop.reserve() + 0.1) == "walltime"
-    stop.saved(60.0)
+    stop.saved(60.0, 4.0)
     assert stop.wanted(now=920.0) == "walltime"
-    stop.saved(1.0)  # one quick save does not make the next one quick
-    assert stop.save_s == 60.0
-    stop.drain_s = 8.0
-    assert stop.reserve() == 1.5 * 60 + 2 * 3 + 1.5 * 8 + MARGIN_S
+    stop.saved(1.0, 8.0)  # one quick save does not make the next one quick
+    assert (stop.save_s, stop.drain_s) == (60.0, 8.0)
+    stop.leave_s = 2.0
+    assert stop.reserve() == 1.5 * (60 + 8 + 2) + 2 * 3 + MARGIN_S
+    stop.drains_ahead = 1  # the last save waits for the one under way
+    assert stop.reserve() == 1.5 * (60 + 2 * 8 + 2) + 2 * 3 + MARGIN_S
     assert StopRequest(None, 1.0).wanted(now=1e12) is None
 
 
 def test_a_guess_is_used_once_and_a_measured_save_is_kept() -> None:
-    first = StopRequest(None, save_s=300.0)
-    first.saved(20.0)
-    assert first.save_s == 20.0
-    second = StopRequest(None, save_s=20.0, measured=True)
-    second.saved(5.0)
-    assert second.save_s == 20.0
+    first = StopRequest(None, save_s=300.0, drain_s=900.0)
+    first.saved(20.0, 40.0)
+    assert (first.save_s, first.drain_s) == (20.0, 40.0)
+    second = StopRequest(None, save_s=20.0, drain_s=40.0, measured=True)
+    second.saved(5.0, 50.0)
+    assert (second.save_s, second.drain_s) == (20.0, 50.0)
 
 
 def test_the_stop_file_is_seen_within_a_second(
