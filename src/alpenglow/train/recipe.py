@@ -219,7 +219,7 @@ class TrainRecipe:
     compile: bool = False
     """Compile the transformer layers at the first step (torch.compile; needs a compiler)."""
     monitor: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
-    """Where the curves go beside metrics.jsonl (`alpenglow.train.monitors`); W&B stays offline."""
+    """Curves beside metrics.jsonl (`alpenglow.train.monitors`); W&B stays offline."""
     seed: int = 1234
     """Seed of the initial weights."""
     collective_timeout_s: float = 600.0
@@ -287,20 +287,16 @@ class PretrainRecipe:
                 f"train.validate_every = {self.train.validate_every} needs a part of the data that "
                 "is held out: set data.validation_fraction above 0"
             )
-        if self.train.compile:
-            # What communicates, is recomputed or leaves work for later in the middle of a layer
-            # would break its graph.
-            for key, value, breaks in (
-                ("parallel.tensor", parallel.tensor, parallel.tensor > 1),
-                ("parallel.schedule", parallel.schedule, parallel.schedule == "zb-h1"),
-                ("train.recompute", self.train.recompute, self.train.recompute == "selective"),
-                ("data.documents", self.data.documents, self.data.documents == "masked"),
-            ):
-                if breaks:
-                    raise ConfigError(
-                        f"train.compile = true with {key} = {value}: such layers cannot be "
-                        "compiled; change one of the two"
-                    )
+        # What communicates, is kept for later or looked up half-way would break a layer's graph.
+        for key, value, breaks in (
+            ("parallel.tensor", parallel.tensor, parallel.tensor > 1),
+            ("parallel.schedule", parallel.schedule, parallel.schedule == "zb-h1"),
+            ("train.recompute", self.train.recompute, self.train.recompute == "selective"),
+            ("data.documents", self.data.documents, self.data.documents == "masked"),
+        ):
+            if self.train.compile and breaks:
+                message = f"train.compile = true with {key} = {value}: change one of the two"
+                raise ConfigError(message)
         if self.warmup_steps > self.total_steps:
             raise ConfigError(
                 f"optimizer.warmup_steps = {self.warmup_steps} is more than the run's "
