@@ -10,7 +10,7 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,12 @@ def tiny_recipe(pipeline: int = 1, tensor: int = 1, **changes: dict[str, Any]) -
 
 
 def train(
-    recipe: PretrainRecipe, world: int, run: Path, *, stop_after: int | None = None
+    recipe: PretrainRecipe,
+    world: int,
+    run: Path,
+    *,
+    stop_after: int | None = None,
+    disturb: Callable[..., None] | None = None,
 ) -> list[dict[str, Any]]:
     """Run one segment on `world` ranks in `run`; returns what each rank says.
 
@@ -63,22 +68,31 @@ def train(
         world: number of ranks.
         run: run directory; what an earlier call left there is gone on from.
         stop_after: a signal arrives on the last rank during this step (1-based).
+        disturb: called on each rank as `disturb(rank, engine)` before the first step.
     """
-    return run_ranks(worker, world, recipe, str(run), stop_after, timeout=100)
+    return run_ranks(worker, world, recipe, str(run), stop_after, disturb, timeout=100)
 
 
 def worker(
-    rank: int, size: int, recipe: PretrainRecipe, run_path: str, stop_after: int | None
+    rank: int,
+    size: int,
+    recipe: PretrainRecipe,
+    run_path: str,
+    stop_after: int | None,
+    disturb: Callable[..., None] | None = None,
 ) -> dict[str, Any]:
     """One rank of `train`."""
     import torch
 
     from alpenglow.train.checkpoint import DistributedGroup
+    from alpenglow.train.deadline import Deadline
     from alpenglow.train.engine import Engine, start
+    from alpenglow.train.guard import Guard, open_skips
     from alpenglow.train.restart import resume
     from alpenglow.train.run_directory import RunDirectory
     from alpenglow.train.stop import StopRequest
     from alpenglow.train.trainer import Segment, Trainer
+    from alpenglow.train.whereabouts import WatchedRecorder, Whereabouts
     from alpenglow_lsf.ranks import Ranks
     from alpenglow_profiling.events import Recorder
 
@@ -94,12 +108,21 @@ def worker(
     run = RunDirectory(path, f"test.{len(list(path.glob('events/*')))}")
     group = DistributedGroup("node00")
     run = dataclasses.replace(run, segment=group.all_gather_object(run.segment)[0])
-    recorder = Recorder(run.events, rank, "node00", world_size=size)
+    where = Whereabouts(rank)
+    recorder = WatchedRecorder(Recorder(run.events, rank, "node00", world_size=size), where)
     engine = Engine.build(recipe, layout, recorder, device)
     messages: list[str] = []
-    position = resume(engine, recipe, run.checkpoints, group, messages.append)
+    refusal = open_skips(recipe.guard, path, group).refusal
+    position = resume(engine, recipe, run.checkpoints, group, messages.append, refusal)
     resumed = position.step
-    stop = StopRequest(None, 0.0)
+    hosts = ("node00",) * size
+    guard = Guard(
+        engine, recipe.guard, path, run.segment, group, hosts, where, messages.append,
+        until_step=resumed,
+    )  # fmt: skip
+    if disturb is not None:
+        disturb(rank, engine)
+    stop = StopRequest(Deadline(None), 0.0)
     stop.install()
     count = recipe.micro_batches(layout)
 
@@ -117,7 +140,7 @@ def worker(
 
     segment = Segment(time.time(), position.step)
     trainer = Trainer(
-        engine, recipe, micro_batches, position, run, group, recorder, stop, segment, {}
+        guard, recipe, micro_batches, position, run, group, recorder, stop, segment, {}
     )
     code = trainer.train()
     recorder.close()
@@ -127,6 +150,7 @@ def worker(
         "step": position.step,
         "updates": position.updates,
         "messages": messages,
+        "counts": dict(guard.counts),
         "segment": run.segment,
     }
 

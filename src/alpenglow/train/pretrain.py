@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,13 +20,18 @@ from alpenglow.model.config import FLOPS_FORMULA
 from alpenglow.parallel.layout import Layout
 from alpenglow.train.batches import Batches
 from alpenglow.train.checkpoint import DistributedGroup, Group
+from alpenglow.train.deadline import Deadline
 from alpenglow.train.engine import Engine, resolve_dtype, start
-from alpenglow.train.failure import TrainingError
+from alpenglow.train.failure import TrainingError, lost_peer
+from alpenglow.train.guard import Guard, open_skips
+from alpenglow.train.instruction_hooks import add_hook
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import resume
 from alpenglow.train.run_directory import RunDirectory, code_version, utc_now
 from alpenglow.train.stop import StopRequest
 from alpenglow.train.trainer import Segment, Trainer
+from alpenglow.train.watchdog import Watchdog
+from alpenglow.train.whereabouts import Activity, Board, WatchedRecorder, Whereabouts
 from alpenglow_lsf.machine import Machine
 from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import Kind, Recorder, merge
@@ -64,11 +70,34 @@ def pretrain(
     run = dataclasses.replace(run, segment=group.all_gather_object(run.segment)[0])
     stop = _stop_request(recipe, ranks, run, group)
     stop.install()
+    watchdog = _watchdog(recipe, ranks, run, group)
+    try:
+        return _segment(recipe, layout, ranks, machine, run, started, device, group, stop, watchdog)
+    except RuntimeError as error:
+        missing = watchdog.gone() if lost_peer(error) else None
+        if missing is not None:
+            error.add_note(missing)
+        raise
 
+
+def _segment(
+    recipe: PretrainRecipe,
+    layout: Layout,
+    ranks: Ranks,
+    machine: Machine | None,
+    run: RunDirectory,
+    started: float,
+    device: torch.device,
+    group: DistributedGroup,
+    stop: StopRequest,
+    watchdog: Watchdog,
+) -> int:
     catalogue, batches = together(group, lambda: _open_data(recipe, layout, ranks.rank))
     tables = _tables(recipe, layout, ranks, machine, run, group, catalogue, device)
     together(group, lambda: run.describe(tables) if ranks.rank == 0 else None)
-    recorder = Recorder(run.events, ranks.rank, ranks.host, world_size=ranks.world_size)
+    log = Recorder(run.events, ranks.rank, ranks.host, world_size=ranks.world_size)
+    where = watchdog.whereabouts
+    recorder = WatchedRecorder(log, where)
     if ranks.rank == 0:
         sys.stdout.write(header(recipe, layout, tables))
         sys.stdout.flush()
@@ -76,7 +105,21 @@ def pretrain(
     engine = Engine.build(recipe, layout, recorder, device)
     restart = monotonic_ns()
     begun = restart - round((time.time() - started) * 1e9)
-    position = resume(engine, recipe, run.checkpoints, group, _say)
+    skips = open_skips(recipe.guard, run.path, group)
+    with where.at(Activity.RESUME):
+        position = resume(engine, recipe, run.checkpoints, group, _say, skips.refusal)
+    guard = Guard(
+        engine,
+        recipe.guard,
+        run.path,
+        run.segment,
+        group,
+        tuple(group.all_gather_object(ranks.host)),
+        where,
+        _say if ranks.rank == 0 else _say_nothing,
+        until_step=position.step,
+    )
+    add_hook(engine.inner, where)  # last, so that it stands outside of the guard's
     ready = monotonic_ns()
     recorder.record(Kind.STARTUP, begun, restart)
     if position.step:
@@ -86,7 +129,7 @@ def pretrain(
 
     segment = Segment(started, position.step, startup_s=(ready - begun) / 1e9)
     trainer = Trainer(
-        engine,
+        guard,
         recipe,
         batches.step if engine.needs_data else batches.nothing,
         position,
@@ -98,6 +141,7 @@ def pretrain(
         about={key: tables[key] for key in ("run", "recipe", "data", "model")},
     )
     code = trainer.train()
+    watchdog.close()
     trained = monotonic_ns()
     batches.close()
     recorder.close()
@@ -107,6 +151,29 @@ def pretrain(
         _merge_events(run, [rank for rank, host in enumerate(hosts) if host == ranks.host])
     trainer.drained((monotonic_ns() - trained) / 1e9)
     return code
+
+
+def _watchdog(
+    recipe: PretrainRecipe, ranks: Ranks, run: RunDirectory, group: DistributedGroup
+) -> Watchdog:
+    """Share the places of this node's ranks and watch this one; collective."""
+    board: Board | None = None
+    name = f"alpenglow-{os.getuid()}-{ranks.master_port}-{run.segment}-{ranks.host}"
+    try:
+        board, file = Board.shared(name, ranks.host, ranks.local_size)
+    except OSError as error:
+        LOG.warning("the watchdog knows no other rank of this node: %s", error)
+    where = Whereabouts(ranks.rank, board, ranks.local_rank if board else 0)
+    group.barrier()  # every rank has mapped it
+    if board is not None:
+        file.unlink(missing_ok=True)
+    return Watchdog(
+        where,
+        run.path / "whereabouts" / run.segment,
+        ranks.world_size,
+        hang_s=recipe.guard.hang_s,
+        patience_s=recipe.train.collective_timeout_s,
+    )
 
 
 def _merge_events(run: RunDirectory, ranks: list[int]) -> None:
@@ -151,7 +218,7 @@ def _stop_request(
     guess = _first_save_estimate(recipe, group)
     save_s, drain_s = (None, 0.0) if measured is None else measured
     return StopRequest(
-        ranks.deadline,
+        Deadline(ranks.deadline, tell=_say if ranks.local_rank == 0 else _say_nothing),
         guess if save_s is None else save_s,
         drain_s=drain_s,
         measured=save_s is not None,
@@ -241,6 +308,10 @@ def header(recipe: PretrainRecipe, layout: Layout, tables: Mapping[str, Any]) ->
         f"machine  {machine['name']}: {machine['nodes']} nodes x {machine['ranks_per_node']} ranks"
         f"{rate}\n"
     )
+
+
+def _say_nothing(text: str) -> None:
+    del text
 
 
 def _say(text: str) -> None:

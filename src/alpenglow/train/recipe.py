@@ -16,6 +16,7 @@ from typing import Literal
 from alpenglow.config import ConfigError
 from alpenglow.model.config import ModelConfig
 from alpenglow.parallel.layout import Layout, LayoutError
+from alpenglow.train.guard_policy import GuardRecipe
 
 DType = Literal["auto", "fp32", "fp16", "bf16"]
 
@@ -239,6 +240,7 @@ class PretrainRecipe:
     train: TrainRecipe
     parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     precision: PrecisionRecipe = field(default_factory=PrecisionRecipe)
+    guard: GuardRecipe = field(default_factory=GuardRecipe)
 
     def __post_init__(self) -> None:
         model, parallel, batch = self.model, self.parallel, self.batch

@@ -40,6 +40,7 @@ FREE = frozenset(
     {
         "parallel",
         "precision",
+        "guard",
         "batch.micro_batch_size",
         "data.catalogue",
         "data.optional",

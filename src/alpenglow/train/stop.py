@@ -16,6 +16,7 @@ from types import FrameType
 import torch
 import torch.distributed
 
+from alpenglow.train.deadline import Deadline
 from alpenglow_lsf.chain import STOP
 
 MORE_TO_DO = 85
@@ -34,7 +35,7 @@ class StopRequest:
     """Takes note of signals, of the deadline and of the STOP file.
 
     Args:
-        deadline: unix seconds at which the job is killed; None: never.
+        deadline: when the job is killed.
         save_s: how long a save takes, until one has been measured.
         drain_s: how long leaving takes after the save, as earlier segments measured it.
         measured: whether `save_s` comes from earlier segments of this run; a mere guess is
@@ -44,7 +45,7 @@ class StopRequest:
 
     def __init__(
         self,
-        deadline: float | None,
+        deadline: Deadline,
         save_s: float,
         *,
         drain_s: float = 0.0,
@@ -80,12 +81,12 @@ class StopRequest:
         """Seconds to keep free before the deadline: a slow save, two steps, and leaving."""
         return 1.5 * self.save_s + 2.0 * self.step_s + 1.5 * self.drain_s + MARGIN_S
 
-    def wanted(self, now: float | None = None) -> str | None:
+    def wanted(self) -> str | None:
         """Why this rank wants to stop; None if it does not."""
         if self.received is not None:
             return f"signal {signal.Signals(self.received).name.removeprefix('SIG')}"
-        now = time.time() if now is None else now
-        if self.deadline is not None and now + self.reserve() > self.deadline:
+        left = self.deadline.left()
+        if left is not None and left < self.reserve():
             return "walltime"
         if self._file is not None and time.monotonic() - self._looked >= LOOK_S:
             self._looked = time.monotonic()

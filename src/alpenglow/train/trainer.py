@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,19 +12,17 @@ from time import monotonic
 from typing import Any
 
 from alpenglow.train.checkpoint import Group
-from alpenglow.train.engine import Engine, StepResult
-from alpenglow.train.failure import TrainingError
+from alpenglow.train.engine import Engine
+from alpenglow.train.guard import Guard, Outcome
 from alpenglow.train.learning_rate import CosineSchedule
 from alpenglow.train.recipe import PretrainRecipe
-from alpenglow.train.restart import Position, save_position
+from alpenglow.train.restart import Position, resume, save_position
 from alpenglow.train.run_directory import Metrics, RunDirectory
 from alpenglow.train.stop import MORE_TO_DO, StopRequest
+from alpenglow.train.whereabouts import Activity
 from alpenglow_lsf.chain import STOP
 from alpenglow_lsf.progress import ProgressFile
 from alpenglow_profiling.events import Kind, SpanRecorder
-
-# fp16 halves its scale a few times in a row when a run starts; so many in a row is divergence.
-MOST_SKIPPED_IN_A_ROW = 20
 
 MicroBatches = Callable[[int], Iterator[Any]]
 """Step (0-based) -> this replica's (tokens, labels) micro-batches."""
@@ -49,7 +48,7 @@ class Trainer:
     """Trains from `position` to the end of the recipe, or to the end of the walltime.
 
     Args:
-        engine: with the weights of `position`.
+        guard: runs the steps of an engine with the weights of `position`.
         recipe: what to train.
         micro_batches: where tokens come from.
         position: steps done so far; moved along.
@@ -63,7 +62,7 @@ class Trainer:
 
     def __init__(
         self,
-        engine: Engine,
+        guard: Guard,
         recipe: PretrainRecipe,
         micro_batches: MicroBatches,
         position: Position,
@@ -74,7 +73,8 @@ class Trainer:
         segment: Segment,
         about: Mapping[str, Any],
     ) -> None:
-        self.engine = engine
+        self.engine: Engine = guard.engine
+        self.guard = guard
         self.recipe = recipe
         self.micro_batches = micro_batches
         self.position = position
@@ -88,21 +88,25 @@ class Trainer:
         self.schedule = CosineSchedule(
             recipe.optimizer.lr, recipe.optimizer.min_lr, recipe.warmup_steps, self.total
         )
-        self.device = next(engine.inner.module.parameters()).device
+        self.device = next(self.engine.inner.module.parameters()).device
         self.metrics = Metrics(run.path / "metrics.jsonl") if group.rank == 0 else None
         self.progress = ProgressFile(run.path, "pretrain", "step")
-        self._skipped_in_a_row = 0
         self._reported = 0.0
         self._recent_s: list[float] = []
 
     def train(self) -> int:
         """Run; returns 0 when the recipe is complete, 85 when there is more to do."""
         self._report(force=True)
-        reason = self.stop.agreed(self.device)
+        self.guard.whereabouts.stand(Activity.BETWEEN)
+        reason = self._agreed()
         saved = self.position.step
         while self.position.step < self.total and reason is None:
-            self._step()
-            reason = self.stop.agreed(self.device)
+            if not self._step():
+                reason = "a loss spike before the first checkpoint"
+                saved = self.position.step
+                break
+            reason = self._agreed()
+            self.guard.whereabouts.settled = True
             done = self.position.step
             if done % self.recipe.train.checkpoint_every == 0 or done == self.total:
                 self._save()
@@ -113,6 +117,8 @@ class Trainer:
         self._report(force=True)
         if self.metrics is not None:
             self.metrics.close()
+        if self.guard.summary():
+            self._say(f"guard: {self.guard.summary()}")
         if complete:
             self._say(f"complete: {self.total} steps")
             return 0
@@ -120,18 +126,29 @@ class Trainer:
         self._say(f"stopped at step {self.position.step}/{self.total} ({reason}): {how}")
         return MORE_TO_DO
 
-    def _step(self) -> None:
+    def _agreed(self) -> str | None:
+        with self.guard.whereabouts.at(Activity.AGREE):
+            return self.stop.agreed(self.device)
+
+    def _step(self) -> bool:
+        """Do one step; False where there is no state to go on from in this process."""
         position, recorder = self.position, self.recorder
         lr = self.schedule.at(position.updates)
         recorder.step = position.step + 1
         begin = monotonic()
+        batch = self.recipe.batch.global_batch_size
+        first_sample, step = position.step * batch, position.step
         with recorder.span(Kind.STEP):
-            result = self.engine.step(self.micro_batches(position.step), lr)
+            outcome = self.guard.step(
+                step + 1,
+                (first_sample, first_sample + batch - 1),
+                lambda: self.micro_batches(step),
+                lr,
+            )
         seconds = monotonic() - begin
         position.step += 1
-        position.updates += result.applied
+        position.updates += outcome.result.applied
         self.segment.last_step = position.step
-        self._watch(result)
         if position.step == self.segment.resumed_from_step + 1:
             # What the first step left behind lives as long as the run: the collector need not
             # walk it again, and no rank pauses for it in the middle of a step.
@@ -141,26 +158,44 @@ class Trainer:
             self.stop.step_s = max(self.stop.step_s, seconds)
             self._recent_s = [*self._recent_s[-19:], seconds]
         if self.metrics is not None:
-            self._write(result, lr, seconds)
+            self._write(outcome, lr, seconds, first_sample)
+        spike = self.guard.after(position.step, first_sample, outcome, batch)
+        return spike is None or self._rewind()
 
-    def _watch(self, result: StepResult) -> None:
-        self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
-        if self._skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
-            raise TrainingError(
-                f"gradients were not finite in {MOST_SKIPPED_IN_A_ROW} steps in a row, up to step "
-                f"{self.position.step}: training has diverged; resume from an earlier checkpoint "
-                "or lower optimizer.lr"
+    def _rewind(self) -> bool:
+        """Go back to the newest checkpoint that holds none of the skipped samples."""
+        with self.recorder.span(Kind.RESTART):
+            back = resume(
+                self.engine,
+                self.recipe,
+                self.run.checkpoints,
+                self.group,
+                self._say,
+                self.guard.skips.refusal,
             )
+        if not back.step:
+            return False
+        # The position is shared with whoever made this trainer.
+        vars(self.position).update(vars(back))
+        self.segment.last_step = back.step
+        self._say(f"back at step {back.step}")
+        self.guard.rewound(back.step)
+        return True
 
-    def _write(self, result: StepResult, lr: float, seconds: float) -> None:
+    def _write(self, outcome: Outcome, lr: float, seconds: float, first_sample: int) -> None:
         assert self.metrics is not None
+        result = outcome.result
         step = self.position.step
         tokens = self.recipe.batch.tokens_per_step
         self.metrics.append(
             segment=self.run.segment,
             step=step,
-            loss=result.loss,
+            loss=result.loss if math.isfinite(result.loss) else None,
             tokens=step * tokens,
+            samples=[first_sample, first_sample + self.recipe.batch.global_batch_size - 1],
+            applied=result.applied,
+            **({"skipped": outcome.skipped} if outcome.skipped else {}),
+            **({"reruns": outcome.reruns} if outcome.reruns else {}),
             lr=lr,
             grad_norm=result.grad_norm,
             loss_scale=result.loss_scale,
@@ -173,7 +208,9 @@ class Trainer:
         text = f"loss {result.loss:.3f}, {tokens / seconds:,.0f} tokens/s, {left} left"
         self.progress.show(step, self.total, text, force=step == self.total)
         if step % self.recipe.train.log_every == 0 or step == self.total:
-            note = "" if result.applied else f"  skipped: overflow at scale {result.loss_scale:g}"
+            note = "" if result.applied else f"  no update: {outcome.skipped or 'overflow'}"
+            if result.loss_scale != 1.0:
+                note += f"  scale {result.loss_scale:g}"
             self._say(
                 f"step {step}/{self.total}  loss {result.loss:.4f}  lr {lr:.3g}  "
                 f"{tokens / seconds:,.0f} tokens/s  {left} left{note}"
@@ -189,7 +226,7 @@ class Trainer:
                 self.position,
                 self.run.checkpoints,
                 self.group,
-                self.about,
+                {**self.about, "skips": len(self.guard.skips.recorded)},
             )
         seconds = monotonic() - begin
         self.stop.saved(seconds)
@@ -216,6 +253,7 @@ class Trainer:
             startup_s=segment.startup_s,
             save_s=segment.save_s,
             drain_s=segment.drain_s,
+            guard=dict(self.guard.counts),
         )
 
     def _say(self, text: str) -> None:
