@@ -125,6 +125,18 @@ class Signals:
 
 
 @dataclass(frozen=True)
+class Failures:
+    """How often something ends a job that nobody planned to end."""
+
+    gpu_hours: float
+    """GPU-hours for one unexpected stop; the file says whose, where the site publishes none."""
+
+    def __post_init__(self) -> None:
+        if not self.gpu_hours > 0:
+            raise ValueError(f"failures.gpu_hours = {self.gpu_hours} should be greater than 0")
+
+
+@dataclass(frozen=True)
 class StandIn:
     """Sizes to which a stand-in cuts the jobs of the machine that it emulates."""
 
@@ -167,6 +179,8 @@ class Machine:
     """FLOP/s by precision of one GPU, or of one rank where there is none; sourced, not guessed."""
     links: Links | None = None
     signals: Signals | None = None
+    failures: Failures | None = None
+    """Absent where no rate is known."""
     queues: tuple[Queue, ...] = ()
     emulated: Machine | None = field(default=None, init=False)
 
@@ -222,6 +236,14 @@ class Machine:
     def peak(self, precision: str) -> float | None:
         """Peak FLOP/s of one GPU (or rank) of THIS machine; None where nobody measured it."""
         return self.peak_flops.get(precision)
+
+    def mean_time_s(self, gpus: int) -> float | None:
+        """Mean time between failures of a job on THIS machine, seconds; None where unknown.
+
+        Args:
+            gpus: GPUs that the job has; each fails on its own.
+        """
+        return None if self.failures is None else 3600 * self.failures.gpu_hours / gpus
 
 
 def folder(environ: Mapping[str, str] | None = None) -> Path:

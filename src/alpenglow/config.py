@@ -144,6 +144,9 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:  # noqa: PLR09
         return _build(hint, value, where, f"{key}.")
     if origin in (typing.Union, types.UnionType):
         kinds = [a for a in arguments if a is not type(None)]
+        for kind in kinds[1:]:
+            if typing.get_origin(kind) is typing.Literal and value in typing.get_args(kind):
+                return value
         return _convert(kinds[0], value, where, key)
     if origin is typing.Literal:
         if value not in arguments:

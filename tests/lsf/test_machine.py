@@ -122,6 +122,18 @@ def test_what_no_site_confirms_is_named() -> None:
     assert "node.cores" in machine.load("lassen").unverified
 
 
+def test_the_time_between_failures_falls_with_the_gpus() -> None:
+    summit = machine.load("summit")
+    hours = [(summit.mean_time_s(gpus) or 0) / 3600 for gpus in (3072, 1536, 384)]
+    assert hours == pytest.approx([16.5, 33.0, 132.0], rel=2e-3)
+    # 16,384 GPUs x 54 days / 419 stops.
+    assert summit.failures is not None
+    assert summit.failures.gpu_hours == pytest.approx(16384 * 54 * 24 / 419, rel=2e-3)
+    assert machine.load("laptop").mean_time_s(8) is None, (
+        "this computer is not the one it stands for"
+    )
+
+
 def test_slurm_sites_name_partition_or_qos() -> None:
     for name in ("frontier", "perlmutter"):
         found = machine.load(name)
@@ -141,6 +153,8 @@ def test_slurm_sites_name_partition_or_qos() -> None:
         ("smt = 4 ", "smt = 0 ", "node.smt = 0 should be 1 or more"),
         ("[0, 88]", "[0]", "should name 2 threads"),
         ('charge = "n', 'default_queue = "bach"\ncharge = "n', "choose from batch, batch-hm"),
+        ("[failures]", "[failure]", "unknown key failure; did you mean failures?"),
+        ("gpu_hours = 5", "gpu_hours = -5", "failures.gpu_hours = -50700.0 should be greater"),
         ('charge = "n', 'unverified = ["node.coers"]\ncharge = "n', "names node.coers, which"),
         ('charge = "n', 'unverified = ["queues.bach.bins"]\ncharge = "n', "queues.bach.bins"),
     ],

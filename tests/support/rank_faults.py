@@ -77,9 +77,8 @@ def arm(faults: list[Fault], folder: Path, rank: int) -> None:
 
     mine = [fault for fault in faults if fault.rank == rank]
     clock = _Clock()
-    pretrain.Deadline = functools.partial(  # type: ignore[misc, assignment]
-        deadline.Deadline, wall=clock
-    )
+    settable = functools.partial(deadline.Deadline, wall=clock)
+    vars(pretrain)["Deadline"] = settable
     build = Engine.build
 
     def built(*arguments: Any, **named: Any) -> Any:
@@ -87,7 +86,7 @@ def arm(faults: list[Fault], folder: Path, rank: int) -> None:
         add_hook(engine.inner, _Hook(engine.inner, mine, folder, clock))
         return engine
 
-    Engine.build = built  # type: ignore[assignment, method-assign]
+    Engine.build = built  # type: ignore[method-assign]
 
 
 class _Clock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -59,6 +60,9 @@ def train(
     run: Path,
     *,
     stop_after: int | None = None,
+    local: Path | None = None,
+    mean_time_s: float | None = None,
+    largest_file: dict[int, int] | None = None,
     disturb: Callable[..., None] | None = None,
 ) -> list[dict[str, Any]]:
     """Run one segment on `world` ranks in `run`; returns what each rank says.
@@ -68,9 +72,14 @@ def train(
         world: number of ranks.
         run: run directory; what an earlier call left there is gone on from.
         stop_after: a signal arrives on the last rank during this step (1-based).
+        local: folder that stands for the node-local storage.
+        mean_time_s: mean time between failures, seconds.
+        largest_file: step (1-based) -> bytes that a file of the last rank may have from then on
+            (RLIMIT_FSIZE); -1 lifts the limit.
         disturb: called on each rank as `disturb(rank, engine)` before the first step.
     """
-    return run_ranks(worker, world, recipe, str(run), stop_after, disturb, timeout=100)
+    more = (stop_after, local, mean_time_s, largest_file or {}, disturb)
+    return run_ranks(worker, world, recipe, str(run), *more, timeout=100)
 
 
 def worker(
@@ -79,12 +88,15 @@ def worker(
     recipe: PretrainRecipe,
     run_path: str,
     stop_after: int | None,
-    disturb: Callable[..., None] | None = None,
+    local: Path | None,
+    mean_time_s: float | None,
+    largest_file: dict[int, int],
+    disturb: Callable[..., None] | None,
 ) -> dict[str, Any]:
     """One rank of `train`."""
     import torch
 
-    from alpenglow.train.checkpoint import DistributedGroup
+    from alpenglow.train.checkpoint import CheckpointError, DistributedGroup
     from alpenglow.train.deadline import Deadline
     from alpenglow.train.engine import Engine, start
     from alpenglow.train.guard import Guard, open_skips
@@ -129,6 +141,9 @@ def worker(
     def micro_batches(step: int) -> Iterator[Any]:
         if stop_after == step + 1 and rank == size - 1:
             signal.raise_signal(signal.SIGTERM)
+        if step + 1 in largest_file and rank == size - 1:
+            trainer.saver._drain.wait(60)  # whose end the limit would change
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file[step + 1], -1))
         batch, length = recipe.batch.global_batch_size, recipe.batch.sequence_length
         generator = torch.Generator().manual_seed(1000 + step)
         tokens = torch.randint(recipe.model.vocab_size, (batch, length + 1), generator=generator)
@@ -138,11 +153,18 @@ def worker(
         mine = parts[data_rank * count : (data_rank + 1) * count]
         return iter([(part[:, :-1], part[:, 1:]) for part in mine])
 
-    segment = Segment(time.time(), position.step)
+    file = None if local is None else local / f"rank-{rank}.section"
+    segment = Segment(time.time(), position.step, local=file, mean_time_s=mean_time_s)
     trainer = Trainer(
         guard, recipe, micro_batches, position, run, group, recorder, stop, segment, {}
     )
-    code = trainer.train()
+    said: list[str] = []
+    trainer._say = trainer.saver._say = said.append  # type: ignore[method-assign, assignment]
+    failure = None
+    try:
+        code = trainer.train()
+    except CheckpointError as error:
+        code, failure = 1, str(error)
     recorder.close()
     return {
         "code": code,
@@ -151,6 +173,8 @@ def worker(
         "updates": position.updates,
         "messages": messages,
         "counts": dict(guard.counts),
+        "said": said if rank == 0 else [],
+        "failure": failure,
         "segment": run.segment,
     }
 

@@ -74,7 +74,7 @@ def measured(run: Path, machine: str | None = None) -> Rate | None:
     for path in (run / "segments").glob("*.json"):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            own = [float(record.get(k) or 0) for k in ("startup_s", "save_s", "drain_s")]
+            own = [float(record.get(k) or 0) for k in ("startup_s", "save_s", "drain_s", "leave_s")]
         except (ValueError, OSError, TypeError, AttributeError):
             continue
         lost += [sum(own)] if any(own) else []

@@ -93,7 +93,11 @@ class Checkpoint:
         stored: list[Stored] = []
         for entry in body["containers"]:
             path = directory / Path(str(entry["file"])).name
-            stored += read_index(path, int(entry["bytes"]), str(entry["index_xxh3"]))
+            sections = [
+                (int(part["offset"]), int(part["bytes"]), str(part["index_xxh3"]))
+                for part in entry["sections"]
+            ]
+            stored += read_index(path, int(entry["bytes"]), sections)[0]
         return cls(directory, int(body["step"]), body["state"], stored)
 
     @classmethod

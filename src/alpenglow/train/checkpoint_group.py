@@ -5,6 +5,7 @@ This module is imported, never started.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +30,9 @@ class Group(Protocol):
     def all_gather_object(self, item: Any) -> list[Any]:
         """Give `item` to every rank; returns all items by rank. All ranks meet here."""
 
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
+        """The largest of each number over all ranks. All ranks meet here."""
+
     def barrier(self) -> None:
         """Wait for every rank."""
 
@@ -44,6 +48,10 @@ class SingleProcess:
     def all_gather_object(self, item: Any) -> list[Any]:
         """Return the one item."""
         return [item]
+
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
+        """Return the numbers."""
+        return [*values]
 
     def barrier(self) -> None:
         """Nobody to wait for."""
@@ -69,6 +77,13 @@ class DistributedGroup:
         items: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(items, item, group=self._group)
         return items
+
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
+        """See `Group`."""
+        backend = torch.distributed.get_backend(self._group)
+        vote = torch.tensor([*values], device="cuda" if backend == "nccl" else "cpu")
+        torch.distributed.all_reduce(vote, op=torch.distributed.ReduceOp.MAX, group=self._group)
+        return [int(value) for value in vote.tolist()]
 
     def barrier(self) -> None:
         """See `Group`."""

@@ -1,8 +1,8 @@
 """The manifest of a checkpoint, and the folders that have one.
 
-`manifest.json` says format, step, state, and each container with its size and its index's checksum;
-it carries a checksum of itself and is renamed into place last. This module is imported, never
-started.
+`manifest.json` says format, step, state, and each container with its size and its sections
+(offset, bytes, checksum of the index); it carries a checksum of itself and is renamed into place
+last. This module is imported, never started.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import xxhash
 
 from alpenglow.train.fragments import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 STEP = re.compile(r"step-(\d{8,})")
 

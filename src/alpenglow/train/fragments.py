@@ -1,11 +1,10 @@
 """Fragments and the container files that hold them: the bytes of a checkpoint.
 
 A fragment is a piece of one global tensor: a box of it (`slice`), or a row-major range of such a
-box (`flat`, as a ZeRO partition cuts it). A container is one file: a 64-byte header, fragments at
-64-byte boundaries, an index (JSON), and a trailer of index length, index xxh3-64 and magic. Several
-ranks write one container at once, each at offsets of its own; `alpenglow.train.checkpoint` agrees
-the offsets and says when a set of containers is a checkpoint. This module is imported, never
-started.
+box (`flat`, as a ZeRO partition cuts it). A section is what one rank writes: a 64-byte header,
+fragments at 64-byte boundaries, an index (JSON), and a trailer of index length, index xxh3-64 and
+magic. A container is one file: the sections of a node's ranks, each written at an offset of its own
+(`alpenglow.train.checkpoint_section`). This module is imported, never started.
 """
 
 from __future__ import annotations
@@ -31,8 +30,6 @@ HEADER = b"ALPENGLOW-FRAGMENTS-1\n".ljust(64, b"\0")
 TRAILER = struct.Struct("<QQ8s")
 TRAILER_MAGIC = b"ALPGLEND"
 ALIGNMENT = 64
-# Linux moves at most 0x7ffff000 bytes a call; 256 MiB keeps a rank's progress visible to a signal.
-_CALL = 1 << 28
 
 DTYPES: dict[str, torch.dtype] = {
     "float64": torch.float64,
@@ -212,101 +209,79 @@ def carrier(tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[Any]]:
     return view
 
 
-# ---------------------------------------------------------------- writing
-
-
-def write_fragment(descriptor: int, offset: int, fragment: Fragment, tensor: torch.Tensor) -> str:
-    """Write one fragment's bytes at `offset`; returns their xxh3-64 in hex.
-
-    Args:
-        descriptor: the open container.
-        offset: where, a multiple of 64.
-        fragment: what it is.
-        tensor: its elements, any shape and device, row-major in the fragment's order.
-    """
-    if tensor.numel() != fragment.numel or dtype_name(tensor.dtype) != fragment.dtype:
-        raise CheckpointError(
-            f"fragment of {fragment.kind} {fragment.name}: {fragment.numel} elements of "
-            f"{fragment.dtype} announced, {tensor.numel()} of {tensor.dtype} given"
-        )
-    if not tensor.numel():
-        return xxhash.xxh3_64_hexdigest(b"")
-    data = carrier(tensor.detach().to("cpu").contiguous().reshape(-1)).view(np.uint8)
-    write_all(descriptor, data.data, offset)
-    return xxhash.xxh3_64_hexdigest(data.data)
-
-
-def write_all(descriptor: int, data: memoryview | bytes, offset: int) -> None:
-    """Write every byte at `offset` (one pwrite may take fewer)."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view[:_CALL], offset)
-        view, offset = view[written:], offset + written
-
-
 def encode(stored: Iterable[Stored]) -> bytes:
-    """Index lines of some fragments: one JSON array each, joined by commas and line ends."""
+    """Index of a section: one line of JSON a fragment, offsets counted from the section's begin."""
     rows = (
         [f.kind, f.name, f.global_shape, f.slice, f.flat, f.dtype, offset, f.nbytes, xxh3]
         for f, _, offset, xxh3 in stored
     )
-    return b",\n".join(json.dumps(row, separators=(",", ":")).encode() for row in rows)
-
-
-def write_index(descriptor: int, offset: int, lines: Iterable[bytes]) -> tuple[int, str]:
-    """Close a container: header, index and trailer; returns (file size, index xxh3 in hex)."""
-    index = b'{"format":1,"fragments":[\n' + b",\n".join(part for part in lines if part) + b"\n]}\n"
-    digest = xxhash.xxh3_64_intdigest(index)
-    end = index + TRAILER.pack(len(index), digest, TRAILER_MAGIC)
-    write_all(descriptor, HEADER, 0)
-    write_all(descriptor, end, offset)
-    size = offset + len(end)
-    os.ftruncate(descriptor, size)
-    return size, f"{digest:016x}"
+    lines = b",\n".join(json.dumps(row, separators=(",", ":")).encode() for row in rows)
+    return b'{"format":1,"fragments":[\n' + lines + b"\n]}\n"
 
 
 # ---------------------------------------------------------------- reading
 
 
-def read_index(path: Path, size: int, digest: str) -> list[Stored]:
-    """Read and check a container's index.
+def read_index(
+    path: Path, size: int, sections: Sequence[tuple[int, int, str | None]]
+) -> tuple[list[Stored], list[str]]:
+    """Read and check the indexes of a container's sections.
 
     Args:
         path: the container.
         size: its size in bytes, as the manifest has it.
-        digest: its index's xxh3 in hex, as the manifest has it.
+        sections: offset, bytes and index xxh3 in hex (None: whatever its trailer says) of each.
+
+    Returns:
+        The fragments, with offsets counted from the container's begin, and the sections' digests.
 
     Raises:
         CheckpointError: missing, short, or not what the manifest names.
     """
+    stored: list[Stored] = []
+    digests: list[str] = []
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno()).st_size
-            if found != size or size < len(HEADER) + TRAILER.size:
+            if found != size:
                 raise CheckpointError(f"{path}: {found} bytes where the manifest says {size}")
-            file.seek(size - TRAILER.size)
-            length, check, magic = TRAILER.unpack(file.read(TRAILER.size))
-            if magic != TRAILER_MAGIC or length > size - len(HEADER) - TRAILER.size:
-                raise CheckpointError(f"{path}: the trailer is damaged")
-            file.seek(size - TRAILER.size - length)
-            index = file.read(length)
+            for begin, nbytes, digest in sections:
+                index, actual = _read_section_index(file.fileno(), path, begin, nbytes)
+                if digest not in (None, actual):
+                    raise CheckpointError(
+                        f"{path}: the index does not have the checksum that the manifest names"
+                    )
+                end = nbytes - TRAILER.size - len(index)
+                stored += _decode(index, path, begin, end)
+                digests.append(actual)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}") from None
-    actual = xxhash.xxh3_64_intdigest(index)
-    if actual != check or f"{actual:016x}" != digest:
+    return stored, digests
+
+
+def _read_section_index(descriptor: int, path: Path, begin: int, nbytes: int) -> tuple[bytes, str]:
+    end = begin + nbytes - TRAILER.size
+    trailer = os.pread(descriptor, TRAILER.size, end)
+    if len(trailer) != TRAILER.size:
+        raise CheckpointError(f"{path}: the section at {begin} is cut")
+    length, check, magic = TRAILER.unpack(trailer)
+    if magic != TRAILER_MAGIC or length > nbytes - len(HEADER) - TRAILER.size:
+        raise CheckpointError(f"{path}: the trailer of the section at {begin} is damaged")
+    index = os.pread(descriptor, length, end - length)
+    if xxhash.xxh3_64_intdigest(index) != check:
         raise CheckpointError(
-            f"{path}: the index does not have the checksum that the manifest names"
+            f"{path}: the index does not have the checksum that its trailer names"
         )
-    return list(_decode(index, path, size - TRAILER.size - length))
+    return index, f"{check:016x}"
 
 
-def _decode(index: bytes, path: Path, end: int) -> Iterator[Stored]:
+def _decode(index: bytes, path: Path, begin: int, end: int) -> Iterator[Stored]:
     for kind, name, shape, box, flat, dtype, offset, nbytes, xxh3 in json.loads(index)["fragments"]:
         cut = None if flat is None else (int(flat[0]), int(flat[1]))
         fragment = Fragment(kind, name, tuple(shape), as_box(box), cut, dtype)
         if nbytes != fragment.nbytes or offset < len(HEADER) or offset + nbytes > end:
-            raise CheckpointError(f"{path}: fragment of {kind} {name} lies outside its container")
-        yield Stored(fragment, path.name, offset, xxh3)
+            raise CheckpointError(f"{path}: fragment of {kind} {name} lies outside its section")
+        yield Stored(fragment, path.name, begin + offset, xxh3)
 
 
 def read_bytes(path: Path, stored: Stored, *, check: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -39,7 +39,7 @@ cross-checks that disagreed, ranks named slow."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutcome:
     """What became of a step."""
 
     result: StepResult
@@ -104,7 +104,7 @@ class Guard:
         samples: tuple[int, int],
         batches: Callable[[], Iterator[Any]],
         lr: float,
-    ) -> Outcome:
+    ) -> StepOutcome:
         """Train on one global batch, or pass it over.
 
         Args:
@@ -121,17 +121,17 @@ class Guard:
             self._count("skipped")
             nothing = StepResult(math.nan, None, self._scale(), applied=False)
             self._say(f"step {step}: samples {samples[0]} to {samples[1]} skipped ({known.reason})")
-            return Outcome(nothing, skipped=known.reason)
+            return StepOutcome(nothing, skipped=known.reason)
         if self.policy.verify_every and step % self.policy.verify_every == 0:
             self._verify(step, batches())
         result = self.engine.step(batches(), lr)
         if result.applied:
             self._in_a_row = 0
-            return Outcome(result)
+            return StepOutcome(result)
         if self._dynamic:
             self._count("overflows")
             self._too_many(step)
-            return Outcome(result)
+            return StepOutcome(result)
         return self._again(step, samples, batches, lr)
 
     def _again(
@@ -140,7 +140,7 @@ class Guard:
         samples: tuple[int, int],
         batches: Callable[[], Iterator[Any]],
         lr: float,
-    ) -> Outcome:
+    ) -> StepOutcome:
         where = self._named(self._bad.where)
         if self.policy.nonfinite == "stop":
             raise TrainingError(
@@ -155,7 +155,7 @@ class Guard:
                 f"step {step}: gradients were not finite on {where}; run again from the same "
                 "state they are: a passing fault of that rank or of the way to it"
             )
-            return Outcome(result, reruns=1)
+            return StepOutcome(result, reruns=1)
         self.skips.record(Skip(*samples, "nonfinite", step, self.segment))
         self._count("skipped")
         self._say(
@@ -163,7 +163,7 @@ class Guard:
             f"{samples[1]} are skipped"
         )
         self._too_many(step)
-        return Outcome(result, reruns=1, skipped="nonfinite")
+        return StepOutcome(result, reruns=1, skipped="nonfinite")
 
     def _too_many(self, step: int) -> None:
         self._in_a_row += 1
@@ -174,7 +174,7 @@ class Guard:
                 "or lower optimizer.lr"
             )
 
-    def after(self, step: int, first_sample: int, outcome: Outcome, batch: int) -> Spike | None:
+    def after(self, step: int, first_sample: int, outcome: StepOutcome, batch: int) -> Spike | None:
         """Look at what a step gave; collective now and then.
 
         Args:

@@ -25,21 +25,24 @@ from alpenglow.train.engine import Engine, resolve_dtype, start
 from alpenglow.train.failure import TrainingError, lost_peer
 from alpenglow.train.guard import Guard, open_skips
 from alpenglow.train.instruction_hooks import add_hook
+from alpenglow.train.local_storage import local_file
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import resume
 from alpenglow.train.run_directory import RunDirectory, code_version, utc_now
 from alpenglow.train.stop import StopRequest
 from alpenglow.train.trainer import Segment, Trainer
-from alpenglow.train.watchdog import Watchdog
+from alpenglow.train.watchdog import NotingGroup, Watchdog
 from alpenglow.train.whereabouts import Activity, Board, WatchedRecorder, Whereabouts
 from alpenglow_lsf.machine import Machine
 from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import Kind, Recorder, merge
 
 # Bytes a parameter of weights and optimizer state in a checkpoint (fp16 weight, three fp32), and
-# the rate of a node to the file system, for the first estimate of a save; later ones are measured.
+# the rates of a node to its memory and to the file system, for the first estimate of a save and its
+# drain; later ones are measured.
 STATE_BYTES = 14
-SAVE_BYTES_PER_S = 5e8
+SAVE_BYTES_PER_S = 5e9
+DRAIN_BYTES_PER_S = 5e8
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -71,6 +74,7 @@ def pretrain(
     stop = _stop_request(recipe, ranks, run, group)
     stop.install()
     watchdog = _watchdog(recipe, ranks, run, group)
+    group = NotingGroup(ranks.host, watchdog.whereabouts)
     try:
         return _segment(recipe, layout, ranks, machine, run, started, device, group, stop, watchdog)
     except RuntimeError as error:
@@ -93,6 +97,7 @@ def _segment(
     watchdog: Watchdog,
 ) -> int:
     catalogue, batches = together(group, lambda: _open_data(recipe, layout, ranks.rank))
+    local = together(group, lambda: local_file(recipe.checkpoint, machine, run.path, ranks.rank))
     tables = _tables(recipe, layout, ranks, machine, run, group, catalogue, device)
     together(group, lambda: run.describe(tables) if ranks.rank == 0 else None)
     log = Recorder(run.events, ranks.rank, ranks.host, world_size=ranks.world_size)
@@ -127,7 +132,13 @@ def _segment(
         if ranks.rank == 0:
             _say(f"resumed from step {position.step}, {(ready - restart) / 1e9:.1f} s")
 
-    segment = Segment(started, position.step, startup_s=(ready - begun) / 1e9)
+    segment = Segment(
+        started,
+        position.step,
+        local=local,
+        mean_time_s=None if machine is None else machine.mean_time_s(ranks.world_size),
+        startup_s=(ready - begun) / 1e9,
+    )
     trainer = Trainer(
         guard,
         recipe,
@@ -149,7 +160,7 @@ def _segment(
     torch.distributed.destroy_process_group()
     if ranks.local_rank == 0:
         _merge_events(run, [rank for rank, host in enumerate(hosts) if host == ranks.host])
-    trainer.drained((monotonic_ns() - trained) / 1e9)
+    trainer.left((monotonic_ns() - trained) / 1e9)
     return code
 
 
@@ -215,20 +226,23 @@ def _stop_request(
     """Say when to stop: saves as earlier segments measured them, or guessed in the first."""
     own = run.measured() if ranks.rank == 0 else None
     measured = group.all_gather_object(own)[0]
-    guess = _first_save_estimate(recipe, group)
-    save_s, drain_s = (None, 0.0) if measured is None else measured
+    state = _state_of_a_node(recipe, group)
+    guess = (state / SAVE_BYTES_PER_S, state / DRAIN_BYTES_PER_S, 0.0)
+    save_s, drain_s, leave_s = guess if measured is None else measured
     return StopRequest(
         Deadline(ranks.deadline, tell=_say if ranks.local_rank == 0 else _say_nothing),
-        guess if save_s is None else save_s,
+        save_s,
         drain_s=drain_s,
-        measured=save_s is not None,
+        leave_s=leave_s,
+        measured=measured is not None,
         file=run.stop if ranks.rank == 0 else None,
     )
 
 
-def _first_save_estimate(recipe: PretrainRecipe, group: Group) -> float:
+def _state_of_a_node(recipe: PretrainRecipe, group: Group) -> float:
+    """Bytes of a node's share of a checkpoint."""
     nodes = len(set(group.all_gather_object(group.node)))
-    return recipe.model.parameters() * STATE_BYTES / nodes / SAVE_BYTES_PER_S
+    return recipe.model.parameters() * STATE_BYTES / nodes
 
 
 def _tables(

@@ -196,8 +196,10 @@ class TrainRecipe:
     """Length of the run in steps; give either this or `tokens`."""
     tokens: int | None = None
     """Length of the run in tokens, rounded up to whole steps."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints; one more is written at the end and before the walltime."""
+    checkpoint_every: int | Literal["auto"] = "auto"
+    """Steps between checkpoints, or `auto`: the time that loses least at the machine's rate of
+    failures (see `alpenglow.train.save_interval`). One more is written at the end and before the
+    walltime."""
     keep_last: int = 2
     """Newest checkpoints that stay on disk."""
     keep_every: int = 0
@@ -222,11 +224,25 @@ class TrainRecipe:
             "train",
             steps=self.steps or 1,
             tokens=self.tokens or 1,
-            checkpoint_every=self.checkpoint_every,
+            checkpoint_every=self.save_steps or 1,
             keep_last=self.keep_last,
             log_every=self.log_every,
             collective_timeout_s=self.collective_timeout_s,
         )
+
+    @property
+    def save_steps(self) -> int | None:
+        """Steps between checkpoints; None: by time."""
+        return None if self.checkpoint_every == "auto" else self.checkpoint_every
+
+
+@dataclass(frozen=True)
+class CheckpointRecipe:
+    """Where a checkpoint is written on its way to the run directory."""
+
+    local: str = "auto"
+    """Node-local folder ($VARIABLES are expanded) that a save goes to first; `auto`: the machine's
+    NVMe where the job has it; empty: straight to the run directory."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +256,7 @@ class PretrainRecipe:
     train: TrainRecipe
     parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     precision: PrecisionRecipe = field(default_factory=PrecisionRecipe)
+    checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     guard: GuardRecipe = field(default_factory=GuardRecipe)
 
     def __post_init__(self) -> None:

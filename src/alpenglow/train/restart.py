@@ -14,18 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpenglow.train.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    CheckpointInfo,
-    Group,
-    prune,
-    save,
-    step_directory,
-)
+from alpenglow.train.checkpoint import Checkpoint, CheckpointError, Group
 from alpenglow.train.engine import Engine
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.training_state import (
+    Fragments,
     fragments,
     load,
     load_random,
@@ -92,28 +85,24 @@ def resume(
     return Position()
 
 
-def save_position(
-    engine: Engine,
-    recipe: PretrainRecipe,
-    position: Position,
-    checkpoints: Path,
-    group: Group,
-    about: Mapping[str, Any],
-) -> CheckpointInfo:
-    """Write the checkpoint of this step and remove old ones; collective.
+def rank_fragments(engine: Engine, rank: int) -> Fragments:
+    """All that this rank saves; the same fragments in the same order at every save."""
+    own = fragments(engine.tensors, engine.optimizer, engine.coordinates)
+    return own + random_fragments(rank)
+
+
+def position_state(
+    engine: Engine, recipe: PretrainRecipe, position: Position, about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The numbers of a checkpoint beside its tensors.
 
     Args:
         engine: between two steps.
-        recipe: how many checkpoints stay.
+        recipe: what is trained.
         position: where training is.
-        checkpoints: the run's folder of checkpoints.
-        group: all ranks.
         about: what the run is, for those who read a checkpoint alone (model, data, layout).
-
-    Raises:
-        CheckpointError: it was not written, on any rank for all.
     """
-    state = {
+    return {
         **about,
         "step": position.step,
         "updates": position.updates,
@@ -127,14 +116,3 @@ def save_position(
             "data": engine.layout.data,
         },
     }
-    info = save(
-        step_directory(checkpoints, position.step),
-        fragments(engine.tensors, engine.optimizer, engine.coordinates)
-        + random_fragments(group.rank),
-        step=position.step,
-        state=state,
-        group=group,
-    )
-    if group.rank == 0:
-        prune(checkpoints, recipe.train.keep_last, recipe.train.keep_every)
-    return info

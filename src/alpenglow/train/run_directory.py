@@ -45,6 +45,7 @@ FREE = frozenset(
         "data.catalogue",
         "data.optional",
         "train.checkpoint_every",
+        "checkpoint",
         "train.keep_last",
         "train.keep_every",
         "train.log_every",
@@ -90,19 +91,19 @@ class RunDirectory:
         """The file that ends a chain of segments at the next step border."""
         return self.path / STOP
 
-    def measured(self) -> tuple[float | None, float]:
-        """Longest save and longest drain of the run's last segments, in seconds.
+    def measured(self) -> tuple[float, float, float] | None:
+        """Longest save, drain and leaving of the run's last segments, in seconds.
 
-        A save that nobody has measured yet is None.
+        None where nobody has measured a save yet.
         """
         files = sorted((self.path / "segments").glob("*.rank0.json"), key=_modified)[-RECENT:]
-        saves, drains = [0.0], [0.0]
+        longest = dict.fromkeys(("save_s", "drain_s", "leave_s"), 0.0)
         for file in files:
             with suppress(OSError, ValueError):
                 told = json.loads(file.read_text(encoding="utf-8"))
-                saves.append(float(told.get("save_s") or 0.0))
-                drains.append(float(told.get("drain_s") or 0.0))
-        return max(saves) or None, max(drains)
+                for key, most in longest.items():
+                    longest[key] = max(most, float(told.get(key) or 0.0))
+        return (*longest.values(),) if longest["save_s"] else None  # type: ignore[return-value]
 
     def complete(self, total_steps: int) -> bool:
         """Whether the run's last checkpoint is there (its manifest is written last of all)."""

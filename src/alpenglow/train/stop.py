@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -36,10 +37,11 @@ class StopRequest:
 
     Args:
         deadline: when the job is killed.
-        save_s: how long a save takes, until one has been measured.
-        drain_s: how long leaving takes after the save, as earlier segments measured it.
-        measured: whether `save_s` comes from earlier segments of this run; a mere guess is
-            forgotten at the first save.
+        save_s: how long training stands still for a save, until one has been measured.
+        drain_s: how long it takes until a saved checkpoint exists, until it has been measured.
+        leave_s: how long leaving takes after that, as earlier segments measured it.
+        measured: whether these come from earlier segments of this run; a mere guess is forgotten
+            at the first save.
         file: the STOP file, for the one rank that looks for it; None for the others.
     """
 
@@ -49,15 +51,19 @@ class StopRequest:
         save_s: float,
         *,
         drain_s: float = 0.0,
+        leave_s: float = 0.0,
         measured: bool = False,
         file: Path | None = None,
     ) -> None:
         self.deadline = deadline
         self.save_s = save_s
         self.drain_s = drain_s
+        self.leave_s = leave_s
         self._measured = measured
         self._file = file
         self._looked = -LOOK_S
+        self.drains_ahead = 0
+        """Drains that the last save would have to wait for before its own."""
         self.step_s = 0.0
         """Longest step so far."""
         self.received: int | None = None
@@ -72,14 +78,16 @@ class StopRequest:
             raise KeyboardInterrupt  # whoever presses Ctrl-C twice means it
         self.received = number
 
-    def saved(self, seconds: float) -> None:
-        """Learn how long a save takes (the longest measured one counts)."""
-        self.save_s = max(self.save_s, seconds) if self._measured else seconds
+    def saved(self, save_s: float, drain_s: float) -> None:
+        """Learn how long a save and its drain take (the longest measured ones count)."""
+        self.save_s = max(self.save_s, save_s) if self._measured else save_s
+        self.drain_s = max(self.drain_s, drain_s) if self._measured else drain_s
         self._measured = True
 
     def reserve(self) -> float:
-        """Seconds to keep free before the deadline: a slow save, two steps, and leaving."""
-        return 1.5 * self.save_s + 2.0 * self.step_s + 1.5 * self.drain_s + MARGIN_S
+        """Seconds to keep free before the deadline: a slow save, its drain, two steps, leaving."""
+        drains = (1 + self.drains_ahead) * self.drain_s
+        return 1.5 * (self.save_s + drains + self.leave_s) + 2.0 * self.step_s + MARGIN_S
 
     def wanted(self) -> str | None:
         """Why this rank wants to stop; None if it does not."""
@@ -94,14 +102,22 @@ class StopRequest:
                 return STOP
         return None
 
-    def agreed(self, device: torch.device) -> str | None:
-        """Why all ranks stop now, the same on each; None to go on. Collective."""
+    def agreed(
+        self, device: torch.device, votes: Sequence[int] = ()
+    ) -> tuple[str | None, list[int]]:
+        """Why all ranks stop now, the same on each; None to go on. Collective.
+
+        Args:
+            device: where the process group's tensors live.
+            votes: more numbers to agree on in the same message; the largest of each counts.
+        """
         reasons = (
             None,
             "walltime",
             STOP,
             *(f"signal {s.name.removeprefix('SIG')}" for s in SIGNALS),
         )
-        vote = torch.tensor([reasons.index(self.wanted())], device=device)
+        vote = torch.tensor([reasons.index(self.wanted()), *votes], device=device)
         torch.distributed.all_reduce(vote, op=torch.distributed.ReduceOp.MAX)
-        return reasons[int(vote.item())]
+        reason, *agreed = [int(value) for value in vote.tolist()]
+        return reasons[reason], agreed

@@ -8,16 +8,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from alpenglow.train.checkpoint import Group
+from alpenglow.train.checkpoint import CheckpointError, Group
 from alpenglow.train.engine import Engine
-from alpenglow.train.guard import Guard, Outcome
+from alpenglow.train.guard import Guard, StepOutcome
 from alpenglow.train.learning_rate import CosineSchedule
 from alpenglow.train.recipe import PretrainRecipe
-from alpenglow.train.restart import Position, resume, save_position
+from alpenglow.train.restart import Position, position_state, rank_fragments, resume
 from alpenglow.train.run_directory import Metrics, RunDirectory
+from alpenglow.train.save_interval import SaveInterval
+from alpenglow.train.saver import Abandoned, Durable, Outcome, Saver
 from alpenglow.train.stop import MORE_TO_DO, StopRequest
 from alpenglow.train.whereabouts import Activity
 from alpenglow_lsf.chain import STOP
@@ -35,12 +38,18 @@ class Segment:
     started: float
     """Unix seconds at which this process began."""
     resumed_from_step: int
+    local: Path | None = None
+    """This rank's file on node-local storage, where saves wait to be drained; None: none."""
+    mean_time_s: float | None = None
+    """Mean time between failures of this job, seconds; None where no rate is known."""
     startup_s: float = 0.0
     last_step: int = 0
     last_durable_checkpoint: int | None = None
     save_s: float | None = None
-    """The longest save."""
+    """The longest time that training stood still for a save."""
     drain_s: float | None = None
+    """The longest time from there until the checkpoint existed."""
+    leave_s: float | None = None
     """From the end of training to the end of everything that follows it."""
 
 
@@ -91,29 +100,41 @@ class Trainer:
         self.device = next(self.engine.inner.module.parameters()).device
         self.metrics = Metrics(run.path / "metrics.jsonl") if group.rank == 0 else None
         self.progress = ProgressFile(run.path, "pretrain", "step")
+        self.interval = SaveInterval(
+            recipe.train.save_steps, recipe.train.keep_every, segment.mean_time_s
+        )
+        self.saver = Saver(
+            run.checkpoints,
+            group,
+            recorder,
+            keep_last=recipe.train.keep_last,
+            keep_every=recipe.train.keep_every,
+            local=segment.local,
+            say=self._say,
+            pinned=self.device.type == "cuda",
+        )
+        self._saved = position.step
         self._reported = 0.0
         self._recent_s: list[float] = []
 
     def train(self) -> int:
         """Run; returns 0 when the recipe is complete, 85 when there is more to do."""
         self._report(force=True)
+        self.saver.prepare(rank_fragments(self.engine, self.group.rank))
+        self.interval.measured(self.stop.save_s, self.stop.drain_s)
+        self._say(self.interval.explain(self.stop.save_s, self.stop.drain_s))
         self.guard.whereabouts.stand(Activity.BETWEEN)
-        reason = self._agreed()
-        saved = self.position.step
+        reason, _ = self._border(first=True)
         while self.position.step < self.total and reason is None:
             if not self._step():
                 reason = "a loss spike before the first checkpoint"
-                saved = self.position.step
                 break
-            reason = self._agreed()
+            reason, due = self._border()
             self.guard.whereabouts.settled = True
-            done = self.position.step
-            if done % self.recipe.train.checkpoint_every == 0 or done == self.total:
-                self._save()
-                saved = done
+            if due and reason is None and self.position.step < self.total:
+                self._save_meanwhile()
+        self._save_at_last()
         complete = self.position.step == self.total
-        if not complete and self.position.step > saved:
-            self._save()
         self._report(force=True)
         if self.metrics is not None:
             self.metrics.close()
@@ -125,10 +146,6 @@ class Trainer:
         how = "remove it to go on" if reason == STOP else "submit again"
         self._say(f"stopped at step {self.position.step}/{self.total} ({reason}): {how}")
         return MORE_TO_DO
-
-    def _agreed(self) -> str | None:
-        with self.guard.whereabouts.at(Activity.AGREE):
-            return self.stop.agreed(self.device)
 
     def _step(self) -> bool:
         """Do one step; False where there is no state to go on from in this process."""
@@ -164,6 +181,7 @@ class Trainer:
 
     def _rewind(self) -> bool:
         """Go back to the newest checkpoint that holds none of the skipped samples."""
+        self._heard(self.saver.finish())
         with self.recorder.span(Kind.RESTART):
             back = resume(
                 self.engine,
@@ -173,6 +191,7 @@ class Trainer:
                 self._say,
                 self.guard.skips.refusal,
             )
+        self._saved = back.step or self.position.step  # nothing of what is given up is saved
         if not back.step:
             return False
         # The position is shared with whoever made this trainer.
@@ -182,7 +201,7 @@ class Trainer:
         self.guard.rewound(back.step)
         return True
 
-    def _write(self, outcome: Outcome, lr: float, seconds: float, first_sample: int) -> None:
+    def _write(self, outcome: StepOutcome, lr: float, seconds: float, first_sample: int) -> None:
         assert self.metrics is not None
         result = outcome.result
         step = self.position.step
@@ -217,27 +236,82 @@ class Trainer:
             )
         self._report()
 
+    def _border(self, *, first: bool = False) -> tuple[str | None, bool]:
+        """Agree with all ranks: why to stop, whether to save; and carry the save under way on."""
+        due = not first and self.interval.due(self.position.step)
+        self.stop.drains_ahead = int(due or self.saver.draining)
+        votes = [*self.saver.votes(), int(due and self.group.rank == 0)]
+        with self.guard.whereabouts.at(Activity.AGREE):
+            reason, votes = self.stop.agreed(self.device, votes)
+        self._heard(self.saver.settle(votes[:-1]))
+        return reason, bool(votes[-1])
+
     def _save(self) -> None:
-        begin = monotonic()
+        """Take the snapshot; the rest happens in the background.
+
+        Raises:
+            CheckpointError: on every rank alike: it cannot even be begun.
+        """
+        about = {**self.about, "skips": len(self.guard.skips.recorded)}
+        state = position_state(self.engine, self.recipe, self.position, about)
         with self.recorder.span(Kind.CHECKPOINT):
-            info = save_position(
-                self.engine,
-                self.recipe,
-                self.position,
-                self.run.checkpoints,
-                self.group,
-                {**self.about, "skips": len(self.guard.skips.recorded)},
-            )
-        seconds = monotonic() - begin
-        self.stop.saved(seconds)
-        self.segment.save_s = max(self.segment.save_s or 0.0, seconds)
-        self.segment.last_durable_checkpoint = self.position.step
-        self._say(f"checkpoint {info.directory.name}: {info.nbytes / 1e6:,.1f} MB, {seconds:.1f} s")
+            fragments = rank_fragments(self.engine, self.group.rank)
+            former = self.saver.begin(self.position.step, fragments, state)
+        self._heard(former)
+        self._saved = self.position.step
+        self.interval.saved()
+
+    def _save_meanwhile(self) -> None:
+        """Save between two steps; a save that fails is told and tried again when one is due."""
+        try:
+            self._save()
+        except CheckpointError as error:
+            self.interval.saved()
+            self._fail(str(error))
+
+    def _save_at_last(self) -> None:
+        """Save what has no checkpoint yet, and wait until it exists.
+
+        Raises:
+            CheckpointError: on every rank alike: it does not.
+        """
+        if self.position.step > self._saved:
+            self._save()
+        with self.guard.whereabouts.at(Activity.SAVE):
+            outcome = self.saver.finish()
+        self._heard(outcome)
+        if isinstance(outcome, Abandoned):
+            raise CheckpointError(f"step {outcome.step}: {outcome.sentence}")
+
+    def _heard(self, outcome: Outcome) -> None:
+        """Take note of how a save ended."""
+        if isinstance(outcome, Abandoned):
+            self._saved = self.segment.last_durable_checkpoint or self.segment.resumed_from_step
+            self._fail(outcome.sentence)
+        if not isinstance(outcome, Durable):
+            return
+        segment, first = self.segment, self.segment.save_s is None
+        self.stop.saved(outcome.stall_s, outcome.drain_s)
+        segment.save_s = max(segment.save_s or 0.0, outcome.stall_s)
+        segment.drain_s = max(segment.drain_s or 0.0, outcome.drain_s)
+        segment.last_durable_checkpoint = outcome.step
+        self._say(
+            f"checkpoint step {outcome.step}: {outcome.nbytes / 1e6:,.1f} MB, training stood still "
+            f"for {outcome.stall_s:.3g} s, drained in {outcome.drain_s:.3g} s"
+        )
+        self.interval.measured(segment.save_s, segment.drain_s)
+        if first and self.interval.every is None:
+            self._say(self.interval.explain(segment.save_s, segment.drain_s))
         self._report(force=True)
 
-    def drained(self, seconds: float) -> None:
+    def _fail(self, sentence: str) -> None:
+        kept = self.segment.last_durable_checkpoint or self.segment.resumed_from_step
+        last = f"step {kept} is the newest" if kept else "there is none yet"
+        self._say(f"{sentence}; {last}, training goes on and saves again when a save is due")
+
+    def left(self, seconds: float) -> None:
         """Report how long leaving took: merging events, giving the group up."""
-        self.segment.drain_s = seconds
+        self.segment.leave_s = seconds
         self._report(force=True)
 
     def _report(self, *, force: bool = False) -> None:
@@ -253,7 +327,7 @@ class Trainer:
             startup_s=segment.startup_s,
             save_s=segment.save_s,
             drain_s=segment.drain_s,
-            guard=dict(self.guard.counts),
+            leave_s=segment.leave_s,
         )
 
     def _say(self, text: str) -> None:

@@ -88,18 +88,18 @@ def fragments(
     """
     found: Fragments = []
     for tensor, parameter in _written_here(tensors, coordinates):
-        place = functools.partial(Fragment.of, global_shape=tensor.global_shape, slice=tensor.slice)
-        if coordinates[1] == 0:
-            weight = parameter.detach()
-            found.append((place("weight", tensor.name, weight), weight))
         shard = shard_of(parameter, optimizer)
         if shard is None:
             continue
-        parts = {moment: optimizer.state[shard.flat][moment] for moment in MOMENTS}
+        place = functools.partial(Fragment.of, global_shape=tensor.global_shape, slice=tensor.slice)
+        start, stop = shard.range
+        # Every data rank has the whole weight and saves the part whose optimizer state it owns: all
+        # ranks then stand still equally long.
+        parts = {"weight": parameter.detach().reshape(-1)[start:stop]}
+        parts |= {moment: shard.of(optimizer.state[shard.flat][moment]) for moment in MOMENTS}
         if parameter.dtype != torch.float32:
-            parts["master"] = shard.flat.detach()
-        for kind, flat in parts.items():
-            part = shard.of(flat)
+            parts["master"] = shard.of(shard.flat.detach())
+        for kind, part in parts.items():
             found.append((place(kind, tensor.name, part, flat=shard.range), part))
     return found
 

@@ -21,7 +21,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
+from alpenglow.train.checkpoint_group import DistributedGroup
 from alpenglow.train.failure import FAILED, tell
 from alpenglow.train.whereabouts import OUTSIDE_STEPS, Board, Place, Whereabouts, process_start
 
@@ -31,6 +33,31 @@ FIRST_LOOK = 0.6
 LONGEST_BEAT_S = 15.0
 TURNS = 8
 """Ranks that take turns in telling, a second apart, in case that the first ones are frozen."""
+
+
+class NotingGroup(DistributedGroup):
+    """All ranks, with a note after each collective: a long save gets on from one to the next.
+
+    Args:
+        node: this rank's node.
+        whereabouts: this rank's.
+    """
+
+    def __init__(self, node: str, whereabouts: Whereabouts) -> None:
+        super().__init__(node)
+        self._whereabouts = whereabouts
+
+    def all_gather_object(self, item: Any) -> list[Any]:
+        """See `Group`."""
+        items = super().all_gather_object(item)
+        self._whereabouts.note_again()
+        return items
+
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
+        """See `Group`."""
+        largest = super().all_reduce_max(values)
+        self._whereabouts.note_again()
+        return largest
 
 
 @dataclass(frozen=True)

@@ -236,6 +236,10 @@ class Whereabouts:
             activity, inside, batch, self.notes, self.beats,
         )  # fmt: skip
 
+    def note_again(self) -> None:
+        """Say that this rank still stands there and gets on."""
+        self._note()
+
     def beat(self) -> None:
         """Give a sign of life, from the watchdog's thread."""
         self.beats += 1

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from small_shards import write_small_shards
+from training_ranks import assert_same_checkpoint
 
 from alpenglow.train.checkpoint import Checkpoint
 from alpenglow_profiling.events import Kind, read
@@ -227,6 +228,33 @@ def test_a_killed_rank_ends_the_others(place: Path, two_ranks: list[subprocess.P
     assert error.count("\n") == 1
     assert "rank 0: lost a peer, which ended first" in error
     assert not (place / "run/errors").exists()
+
+
+def test_kills_while_saving_and_draining_change_nothing(place: Path) -> None:
+    """A save after every step, so that kill -9 of both ranks falls into saves and drains."""
+    steps = ["train.steps=24", "train.checkpoint_every=1", "parallel.pipeline=2"]
+    tiers = [*steps, "checkpoint.local=nvme"]
+    assert {code for code, _, _ in end(begin(place, steps, size=2))} == {0}
+    (place / "run").rename(place / "quiet")
+    for seen in (5, 14):
+        ranks = begin(place, tiers, size=2)
+        try:
+            wait_for_steps(place, seen)
+        finally:
+            for rank in ranks:
+                rank.kill()
+            end(ranks)
+        said: list[str] = []
+        checkpoint = Checkpoint.newest(place / "run/checkpoints", said.append)
+        assert checkpoint is not None
+        assert said == []
+    ((code, output, error), _) = end(begin(place, tiers, size=2))
+    assert (code, error) == (0, "")
+    assert f"resumed from step {checkpoint.step}," in output
+    last = "checkpoints/step-00000024"
+    assert_same_checkpoint(place / "run" / last, place / "quiet" / last)
+    (folder,) = (place / "nvme").iterdir()
+    assert list(folder.iterdir()) == []
 
 
 def test_the_walltime_is_respected(place: Path) -> None:

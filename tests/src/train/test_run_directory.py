@@ -103,7 +103,7 @@ def test_the_code_has_a_version() -> None:
 
 
 def test_the_last_segments_say_how_long_a_save_takes(tmp_path: Path) -> None:
-    assert RunDirectory(tmp_path, "9.1").measured() == (None, 0.0)
+    assert RunDirectory(tmp_path, "9.1").measured() is None
     for number in range(8):
         run = RunDirectory(tmp_path, f"{number}.1")
         run.report(save_s=100.0 - number, drain_s=float(number))
@@ -112,5 +112,5 @@ def test_the_last_segments_say_how_long_a_save_takes(tmp_path: Path) -> None:
     RunDirectory(tmp_path, "8.1").report(save_s=None, drain_s=None)
     (tmp_path / "segments/9.1.rank0.json").write_text("half a")
     # The last five: 5 to 9, of which the last two tell nothing.
-    assert RunDirectory(tmp_path, "10.1").measured() == (95.0, 7.0)
+    assert RunDirectory(tmp_path, "10.1").measured() == (95.0, 7.0, 0.0)
     assert RunDirectory(tmp_path, "10.1").stop == tmp_path / "STOP"

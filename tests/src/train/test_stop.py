@@ -39,12 +39,14 @@ def test_the_deadline_leaves_room_for_a_save() -> None:
     clocks.go(0.2)
     assert stop.wanted() == "walltime"
     clocks.go(920 - clocks.wall)
-    stop.saved(60.0)
+    stop.saved(60.0, 4.0)
     assert stop.wanted() == "walltime"
-    stop.saved(1.0)  # one quick save does not make the next one quick
-    assert stop.save_s == 60.0
-    stop.drain_s = 8.0
-    assert stop.reserve() == 1.5 * 60 + 2 * 3 + 1.5 * 8 + MARGIN_S
+    stop.saved(1.0, 8.0)  # one quick save does not make the next one quick
+    assert (stop.save_s, stop.drain_s) == (60.0, 8.0)
+    stop.leave_s = 2.0
+    assert stop.reserve() == 1.5 * (60 + 8 + 2) + 2 * 3 + MARGIN_S
+    stop.drains_ahead = 1  # the last save waits for the one under way
+    assert stop.reserve() == 1.5 * (60 + 2 * 8 + 2) + 2 * 3 + MARGIN_S
     clocks.go(1e12)
     assert StopRequest(clocks.deadline(None), 1.0).wanted() is None
 
@@ -67,12 +69,12 @@ def test_a_clock_that_jumps_moves_no_deadline(jump: float) -> None:
 
 
 def test_a_guess_is_used_once_and_a_measured_save_is_kept() -> None:
-    first = StopRequest(Deadline(None), save_s=300.0)
-    first.saved(20.0)
-    assert first.save_s == 20.0
-    second = StopRequest(Deadline(None), save_s=20.0, measured=True)
-    second.saved(5.0)
-    assert second.save_s == 20.0
+    first = StopRequest(Deadline(None), save_s=300.0, drain_s=900.0)
+    first.saved(20.0, 40.0)
+    assert (first.save_s, first.drain_s) == (20.0, 40.0)
+    second = StopRequest(Deadline(None), save_s=20.0, drain_s=40.0, measured=True)
+    second.saved(5.0, 50.0)
+    assert (second.save_s, second.drain_s) == (20.0, 50.0)
 
 
 def test_the_stop_file_is_seen_within_a_second(
