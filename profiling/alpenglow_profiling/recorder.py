@@ -60,6 +60,10 @@ class SpanRecorder(Protocol):
         """Record a span that was timed elsewhere, in ns of `time.monotonic_ns()`."""
         ...
 
+    def spent_ns(self, kind: Kind) -> int:
+        """Nanoseconds of all spans of a kind so far, nested ones counted each."""
+        ...
+
     def flush(self) -> None:
         """Write what has gathered. Not to be called from a signal handler."""
         ...
@@ -155,6 +159,7 @@ class Recorder:
         self._spare = [bytearray(self._size)]
         self._buffer, self._end = bytearray(self._size), 0
         self._closed = False
+        self._spent = [0] * (max(Kind) + 1)
         self._wake = threading.Event()
         # Appending: a rank starts once in a segment, and if it started twice, both would count.
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -205,6 +210,7 @@ class Recorder:
         with self._lock:
             if self._closed:
                 return
+            self._spent[kind] += end_ns - begin_ns
             if self._end == self._size:
                 self._swap()
                 self._wake.set()
@@ -222,6 +228,10 @@ class Recorder:
                 peer,
             )
             self._end += ROW.itemsize
+
+    def spent_ns(self, kind: Kind) -> int:
+        """See `SpanRecorder.spent_ns`."""
+        return self._spent[kind]
 
     def _swap(self) -> None:
         """Put the buffer aside for the thread; the caller holds the lock."""
@@ -319,6 +329,10 @@ class NullRecorder:
         peer: int = -1,
     ) -> None:
         """Do nothing."""
+
+    def spent_ns(self, kind: Kind) -> int:
+        """Nothing was recorded."""
+        return 0
 
     def flush(self) -> None:
         """Do nothing."""

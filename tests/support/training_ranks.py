@@ -159,7 +159,7 @@ def worker(
         guard, recipe, micro_batches, position, run, group, recorder, stop, segment, {}
     )
     said: list[str] = []
-    trainer._say = trainer.saver._say = said.append  # type: ignore[method-assign, assignment]
+    trainer.console.say = trainer.saver._say = said.append  # type: ignore[method-assign, assignment]
     failure = None
     try:
         code = trainer.train()

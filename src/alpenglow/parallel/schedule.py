@@ -1,16 +1,31 @@
-"""Pipeline schedules as data: which micro-batch a stage works on, and when.
+"""Pipeline schedules as data: which micro-batch a stage works on, and when it sends and receives.
 
-Torch-free. The trainer, the report and the simulator read the same lists. Two schedules are here:
-GPipe (Huang et al. 2019, arXiv 1811.06965) runs all forwards, then all backwards; 1F1B (PipeDream
-flush, Narayanan et al. 2021, arXiv 2104.04473, figure 4) has the same bubble but keeps at most
-`stages - stage` micro-batches alive. DeepSpeed's TrainSchedule is 1F1B.
+Torch-free. The trainer, the report, the memory model and the planner read the same lists:
+
+    SCHEDULES["zb-h1"](stages, micro_batches, stage)     # a list of Instruction
+    in_flight(stages, micro_batches, stage, "zb-h1")     # activations that must be held
+
+`1f1b` (PipeDream flush, Narayanan et al. 2021, arXiv 2104.04473, figure 4) is DeepSpeed's
+TrainSchedule, instruction by instruction. `gpipe` (Huang et al. 2019, arXiv 1811.06965) runs all
+forwards, then all backwards. `zb-h1` (Qi et al. 2023, arXiv 2401.10241, section 3.1) splits a
+backward pass: the gradient of the input, for which the stage before waits, is computed at once, the
+gradient of the weights, for which nobody waits, where the stage would idle. No stage holds more
+micro-batches than the first does under 1F1B.
+
+Each schedule is laid out on a grid of equal slots, and a stage's list is its column. A message
+passes at the border before the slot that needs it, and all messages of a border have one order, the
+same for both ends. So all instructions of all stages have one common order in which a message is a
+single event, and the first that is not done yet can always be done: no schedule deadlocks, even
+where a send ends only when the receiver has posted its receive (gloo; NCCL on one stream).
+`alpenglow.parallel.timeline` places the lists in time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 
 class Action(Enum):
@@ -22,9 +37,17 @@ class Action(Enum):
     send_activation = "send_activation"
     receive_gradient = "receive_gradient"
     backward = "backward"
+    backward_input = "backward_input"
+    backward_weight = "backward_weight"
     send_gradient = "send_gradient"
     reduce_gradients = "reduce_gradients"
     optimizer = "optimizer"
+
+
+COMPUTE = frozenset(
+    {Action.forward, Action.backward, Action.backward_input, Action.backward_weight}
+)
+"""Actions that keep the stage's processor busy."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +58,12 @@ class Instruction:
     micro_batch: int = -1
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A forward or backward placed in time (units of the caller's durations)."""
-
-    stage: int
-    action: Action
-    micro_batch: int
-    begin: float
-    end: float
-
-
 Schedule = Callable[[int, int, int], list[Instruction]]
+"""(stages, micro-batches, stage) -> what the stage does in one step, in order."""
+
+_Work = tuple[int, int, Instruction]
+"""(slot, stage, what the stage computes in it)."""
+_Columns = tuple[tuple[Instruction, ...], ...]
 
 
 def one_forward_one_backward(stages: int, micro_batches: int, stage: int) -> list[Instruction]:
@@ -59,122 +76,179 @@ def one_forward_one_backward(stages: int, micro_batches: int, stage: int) -> lis
         ValueError: `stage` is not one of the stages, or a count is below 1.
     """
     _check(stages, micro_batches, stage)
-    warm_up = min(micro_batches, stages - stage - 1)
-    instructions: list[Instruction] = []
-    for micro_batch in range(warm_up):
-        instructions += _forward(stages, stage, micro_batch)
-    for micro_batch in range(micro_batches - warm_up):
-        instructions += _forward(stages, stage, micro_batch + warm_up)
-        instructions += _backward(stages, stage, micro_batch)
-    for micro_batch in range(micro_batches - warm_up, micro_batches):
-        instructions += _backward(stages, stage, micro_batch)
-    return [*instructions, Instruction(Action.reduce_gradients), Instruction(Action.optimizer)]
+    return list(_one_forward_one_backward(stages, micro_batches)[stage])
 
 
 def gpipe(stages: int, micro_batches: int, stage: int) -> list[Instruction]:
-    """List what `stage` does in one step under GPipe: every forward, then every backward."""
+    """List what `stage` does in one step under GPipe: every forward, then every backward.
+
+    Raises:
+        ValueError: as `one_forward_one_backward`.
+    """
     _check(stages, micro_batches, stage)
-    instructions: list[Instruction] = []
-    for micro_batch in range(micro_batches):
-        instructions += _forward(stages, stage, micro_batch)
-    for micro_batch in reversed(range(micro_batches)):
-        instructions += _backward(stages, stage, micro_batch)
-    return [*instructions, Instruction(Action.reduce_gradients), Instruction(Action.optimizer)]
+    return list(_gpipe(stages, micro_batches)[stage])
+
+
+def zero_bubble_h1(stages: int, micro_batches: int, stage: int) -> list[Instruction]:
+    """List what `stage` does in one step under ZB-H1.
+
+    With forward, input and weight passes of one length the step takes the larger of
+    3m + p - 1 and 2 (m + p - 1) + 1 of them (p stages, m micro-batches); 1F1B takes 3 (m + p - 1).
+
+    Raises:
+        ValueError: as `one_forward_one_backward`.
+    """
+    _check(stages, micro_batches, stage)
+    return list(_zero_bubble_h1(stages, micro_batches)[stage])
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "1f1b": one_forward_one_backward,
+    "gpipe": gpipe,
+    "zb-h1": zero_bubble_h1,
+}
+"""By the names that recipes use."""
+
+
+def find(name: str) -> Schedule:
+    """Look a schedule up.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in SCHEDULES:
+        raise ValueError(f"schedule = {name!r}; choose from {', '.join(SCHEDULES)}")
+    return SCHEDULES[name]
+
+
+def in_flight(stages: int, micro_batches: int, stage: int, schedule: str = "1f1b") -> int:
+    """Count the micro-batches whose activations a stage holds at most.
+
+    Under zb-h1 a micro-batch is held until its weight pass has run: the inputs of the linear layers
+    are needed there.
+
+    Raises:
+        ValueError: as `one_forward_one_backward`, or an unknown schedule.
+    """
+    find(schedule)
+    _check(stages, micro_batches, stage)
+    most = {"1f1b": stages - stage, "gpipe": micro_batches, "zb-h1": stages}
+    return min(micro_batches, most[schedule])
 
 
 def bubble_fraction(stages: int, micro_batches: int) -> float:
     """Share of a step in which a stage idles, with equal stages and free communication.
 
-    (p - 1) / (m + p - 1), for GPipe and 1F1B alike. Narayanan et al. 2021 (section 2.2.1) state
-    the same bubble against the ideal time instead: (p - 1) / m. The published 7B layout (p = 12,
-    m = 8) idles 11/19 = 57.9 %.
+    (p - 1) / (m + p - 1), for GPipe and 1F1B alike and any ratio of backward to forward. Narayanan
+    et al. 2021 (section 2.2.1) state the same bubble against the ideal time instead: (p - 1) / m.
+    The published 7B layout (p = 12, m = 8) idles 11/19 = 57.9 %. Other schedules, unequal stages
+    and messages that take time: `alpenglow.parallel.timeline.bubble`.
     """
     _check(stages, micro_batches, 0)
     return (stages - 1) / (micro_batches + stages - 1)
 
 
-def in_flight(stages: int, micro_batches: int, stage: int) -> int:
-    """Count the micro-batches whose activations a stage holds at most under 1F1B."""
-    _check(stages, micro_batches, stage)
-    return min(micro_batches, stages - stage)
-
-
-def timeline(
-    schedule: Schedule,
-    stages: int,
-    micro_batches: int,
-    *,
-    forward: float = 1.0,
-    backward: float = 2.0,
-    transfer: float = 0.0,
-) -> list[Slot]:
-    """Place a schedule in time.
-
-    Each stage works its list off in order; a forward waits for the activation of the stage before,
-    a backward for its own forward and for the gradient of the stage after.
-
-    Args:
-        schedule: `one_forward_one_backward`, `gpipe`, or another of the same shape.
-        stages: number of stages, all equally fast.
-        micro_batches: micro-batches a step.
-        forward: duration of one forward on one stage.
-        backward: duration of one backward; twice the forward without recompute.
-        transfer: time between the end on one stage and the earliest begin on the next.
-
-    Raises:
-        ValueError: the lists wait for one another for ever.
-    """
-    computes = (Action.forward, Action.backward)
-    queues = [
-        [i for i in schedule(stages, micro_batches, stage) if i.action in computes]
+@lru_cache(maxsize=256)
+def _one_forward_one_backward(stages: int, micro_batches: int) -> _Columns:
+    work = [
+        item
         for stage in range(stages)
+        for k in range(micro_batches)
+        for item in (
+            (stage + 2 * k, stage, Instruction(Action.forward, k)),
+            (2 * stages - 1 - stage + 2 * k, stage, Instruction(Action.backward, k)),
+        )
     ]
-    duration = {Action.forward: forward, Action.backward: backward}
-    ends: dict[tuple[int, Action, int], float] = {}
-    free = [0.0] * stages
-    position = [0] * stages
-    slots: list[Slot] = []
-    while any(position[s] < len(queues[s]) for s in range(stages)):
-        before = len(slots)
+    return _columns(stages, work)
+
+
+@lru_cache(maxsize=256)
+def _gpipe(stages: int, micro_batches: int) -> _Columns:
+    turn = micro_batches + stages - 1
+    work = [
+        item
+        for stage in range(stages)
+        for k in range(micro_batches)
+        for item in (
+            (stage + k, stage, Instruction(Action.forward, k)),
+            (
+                turn + (stages - 1 - stage) + (micro_batches - 1 - k),
+                stage,
+                Instruction(Action.backward, k),
+            ),
+        )
+    ]
+    return _columns(stages, work)
+
+
+@lru_cache(maxsize=256)
+def _zero_bubble_h1(stages: int, micro_batches: int) -> _Columns:
+    """Fill the grid slot by slot: a forward if it may run, else an input pass, else a weight pass.
+
+    A forward may run while the stage has fewer than `stages - stage` micro-batches before their
+    input pass, as in 1F1B, and holds fewer than `stages` before their weight pass. That this greedy
+    order takes no more slots than named in `zero_bubble_h1` is a finding, kept by a test for up to
+    16 stages and 48 micro-batches.
+    """
+    forward, inputs, weights = [0] * stages, [0] * stages, [0] * stages  # done so far
+    work: list[_Work] = []
+    slot = 0
+    while min(weights) < micro_batches:
+        begun: list[tuple[list[int], int]] = []
         for stage in range(stages):
-            while position[stage] < len(queues[stage]):
-                item = queues[stage][position[stage]]
-                ahead = stage - 1 if item.action is Action.forward else stage + 1
-                needed = (ahead, item.action, item.micro_batch)
-                own = (stage, Action.forward, item.micro_batch)
-                if item.action is Action.backward and own not in ends:
-                    break
-                if 0 <= ahead < stages and needed not in ends:
-                    break
-                ready = ends[needed] + transfer if 0 <= ahead < stages else 0.0
-                begin = max(free[stage], ready)
-                free[stage] = begin + duration[item.action]
-                ends[stage, item.action, item.micro_batch] = free[stage]
-                slots.append(Slot(stage, item.action, item.micro_batch, begin, free[stage]))
-                position[stage] += 1
-        if len(slots) == before:
-            raise ValueError("the schedule deadlocks: every stage waits for another")
-    return sorted(slots, key=lambda slot: (slot.begin, slot.stage))
+            arrived = micro_batches if stage == 0 else forward[stage - 1]
+            returned = forward[stage] if stage == stages - 1 else inputs[stage + 1]
+            if (
+                forward[stage] < arrived
+                and forward[stage] - inputs[stage] < stages - stage
+                and forward[stage] - weights[stage] < stages
+            ):
+                action, count = Action.forward, forward
+            elif inputs[stage] < returned:
+                action, count = Action.backward_input, inputs
+            elif weights[stage] < inputs[stage]:
+                action, count = Action.backward_weight, weights
+            else:
+                continue
+            work.append((slot, stage, Instruction(action, count[stage])))
+            begun.append((count, stage))
+        for count, stage in begun:  # after all have chosen: what ends in a slot serves the next
+            count[stage] += 1
+        slot += 1
+    return _columns(stages, work)
 
 
-def _forward(stages: int, stage: int, micro_batch: int) -> list[Instruction]:
-    actions = [Action.forward]
-    if stage in (0, stages - 1):  # tokens for the embedding, labels for the loss
-        actions.insert(0, Action.load)
-    if stage > 0:
-        actions.insert(0, Action.receive_activation)
-    if stage < stages - 1:
-        actions.append(Action.send_activation)
-    return [Instruction(action, micro_batch) for action in actions]
+def _columns(stages: int, work: Iterable[_Work]) -> _Columns:
+    """Each stage's list, from what it computes in which slot: the messages put between.
 
-
-def _backward(stages: int, stage: int, micro_batch: int) -> list[Instruction]:
-    actions = [Action.backward]
-    if stage < stages - 1:
-        actions.insert(0, Action.receive_gradient)
-    if stage > 0:
-        actions.append(Action.send_gradient)
-    return [Instruction(action, micro_batch) for action in actions]
+    A message stands at the border before the slot that needs it. At a border, pairs of stages whose
+    first is even exchange before the others, so that no chain of messages runs along the pipeline,
+    and a pair passes its gradient before its activation, as DeepSpeed does.
+    """
+    events: list[tuple[tuple[int, ...], list[tuple[int, Instruction]]]] = []
+    for slot, stage, item in work:
+        k = item.micro_batch
+        compute = [item]
+        forward = item.action is Action.forward
+        if forward and stage in (0, stages - 1):
+            compute.insert(0, Instruction(Action.load, k))  # tokens, labels
+        events.append(((slot, 1), [(stage, each) for each in compute]))
+        if forward and stage > 0:
+            sends, receives = Action.send_activation, Action.receive_activation
+            first, sender, later = stage - 1, stage - 1, 1
+        elif not forward and item.action is not Action.backward_weight and stage < stages - 1:
+            sends, receives = Action.send_gradient, Action.receive_gradient
+            first, sender, later = stage, stage + 1, 0
+        else:
+            continue
+        message = [(sender, Instruction(sends, k)), (stage, Instruction(receives, k))]
+        events.append(((slot, 0, first % 2, later, first), message))
+    columns: list[list[Instruction]] = [[] for _ in range(stages)]
+    for _, event in sorted(events, key=lambda event: event[0]):
+        for stage, item in event:
+            columns[stage].append(item)
+    end = [Instruction(Action.reduce_gradients), Instruction(Action.optimizer)]
+    return tuple(tuple(column + end) for column in columns)
 
 
 def _check(stages: int, micro_batches: int, stage: int) -> None:

@@ -23,6 +23,8 @@ from pathlib import Path  # noqa: E402
 from alpenglow.config import ConfigError, load  # noqa: E402
 from alpenglow.train.environment import prepare  # noqa: E402
 from alpenglow.train.failure import FAILED, end_hard, tell, tell_once  # noqa: E402
+from alpenglow.train.monitors import check_monitors  # noqa: E402
+from alpenglow.train.output import divert, say  # noqa: E402
 from alpenglow.train.recipe import PretrainRecipe  # noqa: E402
 from alpenglow.train.run_directory import RunDirectory  # noqa: E402
 from alpenglow_lsf.machine import Machine, MachineError, current, names  # noqa: E402
@@ -53,15 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{recipe.data.catalogue}: no catalogue of token shards here: "
                 "run bsub jobs/prepare_data.lsf first"
             )
+        check_monitors(recipe.train.monitor)
         ranks.check_master()
     except (ConfigError, MachineError, RanksError) as error:
         tell_once(str(error), ranks.rank)
         return FAILED
     if run.complete(recipe.total_steps):
         if ranks.rank == 0:
-            sys.stdout.write(f"{run.path} is complete: {recipe.total_steps} steps are done\n")
+            say(f"{run.path} is complete: {recipe.total_steps} steps are done")
         return 0
     try:
+        divert()
         prepare(ranks)
         from alpenglow.train.pretrain import pretrain
 

@@ -40,6 +40,7 @@ from alpenglow.train.failure import TrainingError
 from alpenglow.train.instructions import Recomputation, RecordedEngine, record
 from alpenglow.train.no_compiler import without_compiler
 from alpenglow.train.optimizer import build_optimizer
+from alpenglow.train.output import diverted
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.training_state import create_moments
 from alpenglow_lsf.ranks import Ranks
@@ -55,8 +56,9 @@ def start(ranks: Ranks, *, timeout_s: float) -> torch.device:
     Raises:
         ConfigError: the port is taken, or the first rank cannot be reached.
     """
-    for name in ("DeepSpeed", "deepspeed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    if not diverted():
+        for name in ("DeepSpeed", "deepspeed"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     # Serves inference only, and would compile C++ for a minute on every start of a CPU run.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if torch.cuda.is_available():
@@ -90,7 +92,10 @@ def start(ranks: Ranks, *, timeout_s: float) -> torch.device:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Swallow what DeepSpeed prints while it builds (layer lists, topologies)."""
+    """Swallow what DeepSpeed prints while it builds (layer lists ...), unless it has a file."""
+    if diverted():
+        yield
+        return
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 

@@ -15,6 +15,8 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+from alpenglow.train import output
+
 FAILED = 1
 """Exit code of a rank that failed."""
 PATIENCE_S = 10.0
@@ -44,8 +46,8 @@ class TrainingError(RuntimeError):
 
 def tell(sentence: str) -> None:
     """Write one sentence to stderr."""
-    sys.stderr.write(f"alpenglow.train: {sentence}\n")
-    sys.stderr.flush()
+    output.err().write(f"alpenglow.train: {sentence}\n")
+    output.err().flush()
 
 
 def tell_once(sentence: str, rank: int) -> None:
@@ -66,8 +68,11 @@ def explain(error: BaseException) -> tuple[str, bool]:
     Returns:
         The sentence, and whether it explains everything (no traceback is worth keeping).
     """
+    notes = getattr(error, "__notes__", [])
+    if lost_peer(error) and notes:
+        return "lost a peer: " + "; ".join(notes), True
     sentence, whole = _explain(error)
-    return "; ".join([sentence, *getattr(error, "__notes__", [])]), whole
+    return "; ".join([sentence, *notes]), whole
 
 
 def lost_peer(error: BaseException) -> bool:
@@ -110,14 +115,18 @@ def end_hard(error: BaseException, rank: int, errors: Path | None) -> NoReturn:
     if not whole:
         kept = _keep_traceback(error, rank, errors)
         if kept is None:
-            traceback.print_exception(error)
+            output.err().write(output.early_text())
+            traceback.print_exception(error, file=output.err())
         else:
-            sentence += f" (traceback in {kept})"
+            printed = output.kept()
+            libraries = "" if printed is None else f"; what the libraries printed in {printed}"
+            sentence += f" (traceback in {kept}{libraries})"
     if _alike(error):
         tell_once(sentence, rank)
     else:
         tell(f"rank {rank}: {sentence}")
-    sys.stdout.flush()
+    for stream in (sys.stdout, sys.stderr, output.out(), output.err()):
+        stream.flush()
     # Interpreter shutdown would wait for communication threads that wait for peers.
     os._exit(FAILED)
 

@@ -90,7 +90,7 @@ class Guard:
         self._rewinds: Counter[int] = Counter()
         self._dynamic = bool(getattr(engine.scaler, "dynamic", False))
         self._bad = NonFiniteGradients(engine.inner)
-        self._busy = BusyTime(engine.inner, whereabouts)
+        self._busy = BusyTime(engine.inner, engine.inner.recorder)
         stages = [engine.layout.coordinates(rank)[0] for rank in range(engine.layout.world)]
         self._slow = SlowRanks(stages, policy.slow_factor, policy.slow_windows)
         self._crosscheck = CrossCheck(engine.inner, engine.layout)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from time import monotonic_ns
@@ -26,6 +25,7 @@ from alpenglow.train.failure import TrainingError, lost_peer
 from alpenglow.train.guard import Guard, open_skips
 from alpenglow.train.instruction_hooks import add_hook
 from alpenglow.train.local_storage import local_file
+from alpenglow.train.output import keep, say
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import resume
 from alpenglow.train.run_directory import RunDirectory, code_version, utc_now
@@ -100,19 +100,19 @@ def _segment(
     local = together(group, lambda: local_file(recipe.checkpoint, machine, run.path, ranks.rank))
     tables = _tables(recipe, layout, ranks, machine, run, group, catalogue, device)
     together(group, lambda: run.describe(tables) if ranks.rank == 0 else None)
+    together(group, lambda: keep(run.logs / f"{ranks.host}.txt"))
     log = Recorder(run.events, ranks.rank, ranks.host, world_size=ranks.world_size)
     where = watchdog.whereabouts
     recorder = WatchedRecorder(log, where)
     if ranks.rank == 0:
-        sys.stdout.write(header(recipe, layout, tables))
-        sys.stdout.flush()
+        say(header(recipe, layout, tables))
 
     engine = Engine.build(recipe, layout, recorder, device)
     restart = monotonic_ns()
     begun = restart - round((time.time() - started) * 1e9)
     skips = open_skips(recipe.guard, run.path, group)
     with where.at(Activity.RESUME):
-        position = resume(engine, recipe, run.checkpoints, group, _say, skips.refusal)
+        position = resume(engine, recipe, run.checkpoints, group, say, skips.refusal)
     guard = Guard(
         engine,
         recipe.guard,
@@ -121,7 +121,7 @@ def _segment(
         group,
         tuple(group.all_gather_object(ranks.host)),
         where,
-        _say if ranks.rank == 0 else _say_nothing,
+        say if ranks.rank == 0 else _say_nothing,
         until_step=position.step,
     )
     add_hook(engine.inner, where)  # last, so that it stands outside of the guard's
@@ -130,14 +130,16 @@ def _segment(
     if position.step:
         recorder.record(Kind.RESTART, restart, ready)
         if ranks.rank == 0:
-            _say(f"resumed from step {position.step}, {(ready - restart) / 1e9:.1f} s")
+            say(f"resumed from step {position.step}, {(ready - restart) / 1e9:.1f} s")
 
+    peak = tables["machine"].get("peak_flops_per_rank")
     segment = Segment(
         started,
         position.step,
         local=local,
         mean_time_s=None if machine is None else machine.mean_time_s(ranks.world_size),
         startup_s=(ready - begun) / 1e9,
+        peak_flops=None if peak is None else peak * ranks.world_size,
     )
     trainer = Trainer(
         guard,
@@ -230,7 +232,7 @@ def _stop_request(
     guess = (state / SAVE_BYTES_PER_S, state / DRAIN_BYTES_PER_S, 0.0)
     save_s, drain_s, leave_s = guess if measured is None else measured
     return StopRequest(
-        Deadline(ranks.deadline, tell=_say if ranks.local_rank == 0 else _say_nothing),
+        Deadline(ranks.deadline, tell=say if ranks.local_rank == 0 else _say_nothing),
         save_s,
         drain_s=drain_s,
         leave_s=leave_s,
@@ -326,8 +328,3 @@ def header(recipe: PretrainRecipe, layout: Layout, tables: Mapping[str, Any]) ->
 
 def _say_nothing(text: str) -> None:
     del text
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()

@@ -210,6 +210,8 @@ class TrainRecipe:
     """Recompute a transformer layer's activations in the backward pass instead of keeping them."""
     attention: Literal["plain", "sdpa"] = "plain"
     """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention."""
+    monitor: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
+    """Where the curves go beside metrics.jsonl (`alpenglow.train.monitors`); W&B stays offline."""
     seed: int = 1234
     """Seed of the initial weights."""
     collective_timeout_s: float = 600.0

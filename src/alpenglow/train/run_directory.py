@@ -4,9 +4,9 @@
     runs/NAME/metrics.jsonl                  a line a step
     runs/NAME/progress.json                  how far, for `follow`
     runs/NAME/segments/JOB.ATTEMPT.rank0.json   what the launch node's record takes from rank 0
-    runs/NAME/checkpoints/  events/  errors/
+    runs/NAME/checkpoints/  events/  errors/  logs/
 
-Only rank 0 writes here, apart from checkpoints, events and errors.
+Only rank 0 writes here, apart from checkpoints, events, errors and logs.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ FREE = frozenset(
         "train.log_every",
         "train.activation_checkpointing",
         "train.attention",
+        "train.monitor",
         "train.collective_timeout_s",
     }
 )
@@ -85,6 +86,11 @@ class RunDirectory:
     def errors(self) -> Path:
         """Folder of this segment's tracebacks."""
         return self.path / "errors" / self.segment
+
+    @property
+    def logs(self) -> Path:
+        """Folder of what the libraries print in this segment, a file a node."""
+        return self.path / "logs" / self.segment
 
     @property
     def stop(self) -> Path:

@@ -11,22 +11,15 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from time import monotonic_ns
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from alpenglow.train.instruction_hooks import add_hook
+from alpenglow_profiling.events import Kind, SpanRecorder
 
 COMPUTE = frozenset({"ForwardPass", "BackwardPass", "BackwardInput", "BackwardWeight"})
 """Instructions that compute; the last two are those of split schedules."""
-
-
-class Waiting(Protocol):
-    """Who knows how long this rank has waited inside instructions."""
-
-    waited_ns: int
-    """Nanoseconds so far."""
 
 
 class BusyTime:
@@ -34,47 +27,45 @@ class BusyTime:
 
     Args:
         engine: DeepSpeed's pipeline engine.
-        waiting: for the collectives of a tensor-parallel group, which lie inside instructions.
+        recorder: has a span of each instruction, and of each wait of a tensor-parallel group
+            inside one.
     """
 
-    def __init__(self, engine: Any, waiting: Waiting) -> None:
-        self._waiting = waiting
-        self._begin = self._before = self._sum_ns = 0
-        self._cuda = next(engine.module.parameters()).is_cuda
+    def __init__(self, engine: Any, recorder: SpanRecorder) -> None:
+        self._recorder = recorder
+        self._before_ns = 0
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        add_hook(engine, self)
+        self._cuda = next(engine.module.parameters()).is_cuda
+        if self._cuda:
+            add_hook(engine, self)
 
     def enter(self, name: str, micro_batch: int) -> None:
         """See `InstructionHook`."""
         del micro_batch
-        if name not in COMPUTE:
-            return
-        if self._cuda:
+        if name in COMPUTE:
             # The host only queues kernels; the device's own clock tells what they took.
             begin = torch.cuda.Event(enable_timing=True)
             begin.record()
             self._events.append((begin, torch.cuda.Event(enable_timing=True)))
-            return
-        self._begin, self._before = monotonic_ns(), self._waiting.waited_ns
 
     def leave(self, name: str) -> None:
         """See `InstructionHook`."""
-        if name not in COMPUTE:
-            return
-        if self._cuda:
+        if name in COMPUTE:
             self._events[-1][1].record()
-            return
-        waited = self._waiting.waited_ns - self._before
-        self._sum_ns += monotonic_ns() - self._begin - waited
 
     def take(self) -> float:
         """Seconds since the last call."""
-        if self._events:
-            self._events[-1][1].synchronize()
-            self._sum_ns += round(1e6 * sum(a.elapsed_time(b) for a, b in self._events))
+        if self._cuda:
+            if self._events:
+                self._events[-1][1].synchronize()
+            seconds: float = sum(begin.elapsed_time(end) for begin, end in self._events) / 1e3
             self._events.clear()
-        seconds, self._sum_ns = self._sum_ns / 1e9, 0
-        return seconds
+            return seconds
+        spent = self._recorder.spent_ns
+        busy = sum(spent(kind) for kind in (Kind.FORWARD, Kind.BACKWARD, Kind.WEIGHT_GRAD))
+        busy -= spent(Kind.TENSOR_REDUCE)
+        before, self._before_ns = self._before_ns, busy
+        return (busy - before) / 1e9
 
 
 @dataclass(frozen=True)

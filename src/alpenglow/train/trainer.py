@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gc
-import math
-import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +10,18 @@ from time import monotonic
 from typing import Any
 
 from alpenglow.train.checkpoint import CheckpointError, Group
+from alpenglow.train.console import Console
 from alpenglow.train.engine import Engine
 from alpenglow.train.guard import Guard, StepOutcome
 from alpenglow.train.learning_rate import CosineSchedule
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import Position, position_state, rank_fragments, resume
-from alpenglow.train.run_directory import Metrics, RunDirectory
+from alpenglow.train.run_directory import RunDirectory
 from alpenglow.train.save_interval import SaveInterval
 from alpenglow.train.saver import Abandoned, Durable, Outcome, Saver
 from alpenglow.train.stop import MORE_TO_DO, StopRequest
 from alpenglow.train.whereabouts import Activity
 from alpenglow_lsf.chain import STOP
-from alpenglow_lsf.progress import ProgressFile
 from alpenglow_profiling.events import Kind, SpanRecorder
 
 MicroBatches = Callable[[int], Iterator[Any]]
@@ -47,6 +44,8 @@ class Segment:
     last_durable_checkpoint: int | None = None
     save_s: float | None = None
     """The longest time that training stood still for a save."""
+    peak_flops: float | None = None
+    """Peak FLOP/s of all ranks together; None where the machine's is unknown."""
     drain_s: float | None = None
     """The longest time from there until the checkpoint existed."""
     leave_s: float | None = None
@@ -98,8 +97,15 @@ class Trainer:
             recipe.optimizer.lr, recipe.optimizer.min_lr, recipe.warmup_steps, self.total
         )
         self.device = next(self.engine.inner.module.parameters()).device
-        self.metrics = Metrics(run.path / "metrics.jsonl") if group.rank == 0 else None
-        self.progress = ProgressFile(run.path, "pretrain", "step")
+        self.console = Console(
+            recipe,
+            run,
+            position,
+            stop,
+            speaks=group.rank == 0,
+            peak_flops=segment.peak_flops,
+            startup_s=segment.startup_s,
+        )
         self.interval = SaveInterval(
             recipe.train.save_steps, recipe.train.keep_every, segment.mean_time_s
         )
@@ -110,19 +116,18 @@ class Trainer:
             keep_last=recipe.train.keep_last,
             keep_every=recipe.train.keep_every,
             local=segment.local,
-            say=self._say,
+            say=self.console.say,
             pinned=self.device.type == "cuda",
         )
         self._saved = position.step
         self._reported = 0.0
-        self._recent_s: list[float] = []
 
     def train(self) -> int:
         """Run; returns 0 when the recipe is complete, 85 when there is more to do."""
         self._report(force=True)
         self.saver.prepare(rank_fragments(self.engine, self.group.rank))
         self.interval.measured(self.stop.save_s, self.stop.drain_s)
-        self._say(self.interval.explain(self.stop.save_s, self.stop.drain_s))
+        self.console.say(self.interval.explain(self.stop.save_s, self.stop.drain_s))
         self.guard.whereabouts.stand(Activity.BETWEEN)
         reason, _ = self._border(first=True)
         while self.position.step < self.total and reason is None:
@@ -136,16 +141,21 @@ class Trainer:
         self._save_at_last()
         complete = self.position.step == self.total
         self._report(force=True)
-        if self.metrics is not None:
-            self.metrics.close()
-        if self.guard.summary():
-            self._say(f"guard: {self.guard.summary()}")
+        self._close()
         if complete:
-            self._say(f"complete: {self.total} steps")
+            self.console.say(f"complete: {self.total} steps; jobs/convert.lsf releases the model")
             return 0
         how = "remove it to go on" if reason == STOP else "submit again"
-        self._say(f"stopped at step {self.position.step}/{self.total} ({reason}): {how}")
+        self.console.say(f"stopped at step {self.position.step}/{self.total} ({reason}): {how}")
         return MORE_TO_DO
+
+    def _close(self) -> None:
+        waited, stepped = (self.recorder.spent_ns(kind) for kind in (Kind.DATA_WAIT, Kind.STEP))
+        shares = self.group.all_gather_object(waited / stepped if stepped else 0.0)
+        self.console.summary(self.position, max(shares))
+        if self.guard.summary():
+            self.console.say(f"guard    {self.guard.summary()}")
+        self.console.close()
 
     def _step(self) -> bool:
         """Do one step; False where there is no state to go on from in this process."""
@@ -173,9 +183,8 @@ class Trainer:
             gc.freeze()
         else:
             self.stop.step_s = max(self.stop.step_s, seconds)
-            self._recent_s = [*self._recent_s[-19:], seconds]
-        if self.metrics is not None:
-            self._write(outcome, lr, seconds, first_sample)
+        self.console.step(position, outcome.result, lr, seconds, self._more(outcome, first_sample))
+        self._report()
         spike = self.guard.after(position.step, first_sample, outcome, batch)
         return spike is None or self._rewind()
 
@@ -188,7 +197,7 @@ class Trainer:
                 self.recipe,
                 self.run.checkpoints,
                 self.group,
-                self._say,
+                self.console.say,
                 self.guard.skips.refusal,
             )
         self._saved = back.step or self.position.step  # nothing of what is given up is saved
@@ -197,44 +206,21 @@ class Trainer:
         # The position is shared with whoever made this trainer.
         vars(self.position).update(vars(back))
         self.segment.last_step = back.step
-        self._say(f"back at step {back.step}")
+        self.console.say(f"back at step {back.step}")
         self.guard.rewound(back.step)
         return True
 
-    def _write(self, outcome: StepOutcome, lr: float, seconds: float, first_sample: int) -> None:
-        assert self.metrics is not None
-        result = outcome.result
-        step = self.position.step
-        tokens = self.recipe.batch.tokens_per_step
-        self.metrics.append(
-            segment=self.run.segment,
-            step=step,
-            loss=result.loss if math.isfinite(result.loss) else None,
-            tokens=step * tokens,
-            samples=[first_sample, first_sample + self.recipe.batch.global_batch_size - 1],
-            applied=result.applied,
-            **({"skipped": outcome.skipped} if outcome.skipped else {}),
-            **({"reruns": outcome.reruns} if outcome.reruns else {}),
-            lr=lr,
-            grad_norm=result.grad_norm,
-            loss_scale=result.loss_scale,
-            step_time_s=round(seconds, 6),
-            tokens_per_s=round(tokens / seconds, 1),
-            time=round(time.time(), 3),
-        )
-        pace = sum(self._recent_s) / len(self._recent_s) if self._recent_s else seconds
-        left = _clock(pace * (self.total - step))
-        text = f"loss {result.loss:.3f}, {tokens / seconds:,.0f} tokens/s, {left} left"
-        self.progress.show(step, self.total, text, force=step == self.total)
-        if step % self.recipe.train.log_every == 0 or step == self.total:
-            note = "" if result.applied else f"  no update: {outcome.skipped or 'overflow'}"
-            if result.loss_scale != 1.0:
-                note += f"  scale {result.loss_scale:g}"
-            self._say(
-                f"step {step}/{self.total}  loss {result.loss:.4f}  lr {lr:.3g}  "
-                f"{tokens / seconds:,.0f} tokens/s  {left} left{note}"
-            )
-        self._report()
+    def _more(self, outcome: StepOutcome, first_sample: int) -> dict[str, Any]:
+        """What metrics.jsonl has of a step beyond its result."""
+        found: dict[str, Any] = {
+            "samples": [first_sample, first_sample + self.recipe.batch.global_batch_size - 1],
+            "applied": outcome.result.applied,
+        }
+        if outcome.skipped is not None:
+            found["skipped"] = outcome.skipped
+        if outcome.reruns:
+            found["reruns"] = outcome.reruns
+        return found
 
     def _border(self, *, first: bool = False) -> tuple[str | None, bool]:
         """Agree with all ranks: why to stop, whether to save; and carry the save under way on."""
@@ -295,19 +281,16 @@ class Trainer:
         segment.save_s = max(segment.save_s or 0.0, outcome.stall_s)
         segment.drain_s = max(segment.drain_s or 0.0, outcome.drain_s)
         segment.last_durable_checkpoint = outcome.step
-        self._say(
-            f"checkpoint step {outcome.step}: {outcome.nbytes / 1e6:,.1f} MB, training stood still "
-            f"for {outcome.stall_s:.3g} s, drained in {outcome.drain_s:.3g} s"
-        )
+        self.console.saved(outcome.step, outcome.nbytes, outcome.stall_s, outcome.drain_s)
         self.interval.measured(segment.save_s, segment.drain_s)
         if first and self.interval.every is None:
-            self._say(self.interval.explain(segment.save_s, segment.drain_s))
+            self.console.say(self.interval.explain(segment.save_s, segment.drain_s))
         self._report(force=True)
 
     def _fail(self, sentence: str) -> None:
         kept = self.segment.last_durable_checkpoint or self.segment.resumed_from_step
         last = f"step {kept} is the newest" if kept else "there is none yet"
-        self._say(f"{sentence}; {last}, training goes on and saves again when a save is due")
+        self.console.say(f"{sentence}; {last}, training goes on and saves again when a save is due")
 
     def left(self, seconds: float) -> None:
         """Report how long leaving took: merging events, giving the group up."""
@@ -329,15 +312,3 @@ class Trainer:
             drain_s=segment.drain_s,
             leave_s=segment.leave_s,
         )
-
-    def _say(self, text: str) -> None:
-        if self.group.rank == 0:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
-
-
-def _clock(seconds: float) -> str:
-    """Write a duration as `1:02:03` or `2:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,8 +118,18 @@ class Watchdog:
                 self.folder.rmdir()
 
     def gone(self) -> str | None:
-        """Name the ranks of this node whose processes are no more; None if all are there."""
-        places = [p for p in self.whereabouts.board.places() if process_start(p.pid) != p.started]
+        """Name the ranks of this node that were killed, if any; for a rank that lost a peer.
+
+        This rank, which is about to leave, leaves the board, so that nobody takes it for killed.
+        """
+        for _ in range(20):  # its sockets close a moment before the process is seen to be dead
+            places = [
+                p for p in self.whereabouts.board.places() if process_start(p.pid) != p.started
+            ]
+            if places:
+                break
+            time.sleep(0.05)
+        self.whereabouts.leave_board()
         return "; ".join(f"{place}, and is gone" for place in places) or None
 
     def _watch(self) -> None:

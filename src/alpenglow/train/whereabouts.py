@@ -214,8 +214,6 @@ class Whereabouts:
         self.noted_ns = monotonic_ns()
         self.settled = False
         """Whether the first step is over, after which a step has its usual length."""
-        self.waited_ns = 0
-        """Time inside tensor-parallel reductions so far."""
         self._offset = local_rank * SLOT_BYTES
         self._pid = os.getpid()
         self._started = process_start(self._pid) or 0
@@ -235,6 +233,10 @@ class Whereabouts:
             self.board.memory, self._offset, self.rank, self._pid, self._started, self.step,
             activity, inside, batch, self.notes, self.beats,
         )  # fmt: skip
+
+    def leave_board(self) -> None:
+        """Take this rank's slot away: it ends by itself."""
+        self.board.memory[self._offset : self._offset + SLOT_BYTES] = bytes(SLOT_BYTES)
 
     def note_again(self) -> None:
         """Say that this rank still stands there and gets on."""
@@ -268,8 +270,6 @@ class Whereabouts:
             self._place = (activity, Activity.NONE, 0)
         self._note()
         yield  # what raises leaves the rank where it stood, for those who ask
-        if activity == Activity.TENSOR_REDUCE:
-            self.waited_ns += monotonic_ns() - self.noted_ns
         self._place = before
         self._note()
 
@@ -314,6 +314,7 @@ class WatchedRecorder:
         self._recorder = recorder
         self._whereabouts = whereabouts
         self.record = recorder.record
+        self.spent_ns = recorder.spent_ns
         self.flush = recorder.flush
         self.close = recorder.close
 

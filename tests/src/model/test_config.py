@@ -120,6 +120,6 @@ def test_slices_tile_each_tensor(size: int) -> None:
 def test_planning_modules_start_without_torch() -> None:
     program = (
         "import sys, alpenglow.model.config, alpenglow.parallel.layout;"
-        "import alpenglow.parallel.schedule; sys.exit('torch' in sys.modules)"
+        "import alpenglow.parallel.timeline; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
