@@ -9,7 +9,9 @@ happens, so that a chain meets each fault once, wherever it goes on.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import math
 import os
 import resource
 import signal
@@ -20,16 +22,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-STOPPING = {"SIGTERM": signal.SIGTERM, "URG": signal.SIGURG, "USR2": signal.SIGUSR2}
+from alpenglow.train import checkpoint_section
+
+STOPPING = {"SIGTERM": signal.SIGTERM, "SIGURG": signal.SIGURG, "SIGUSR2": signal.SIGUSR2}
 KILLS = {
     "kill in forward": ("ForwardPass",),
     "kill in backward": ("BackwardPass",),
     "kill in p2p": ("SendActivation", "RecvActivation", "SendGrad", "RecvGrad"),
     "kill in all-reduce": ("ReduceGrads",),
-    "kill in the optimizer": ("OptimizerStep",),
+    "kill in optimizer": ("OptimizerStep",),
 }
-SMALL_FILE = 100_000
+FILLER = "filler"
+"""File that fills the small disk of the checkpoints."""
+SMALL_FILE = 60_000
 """Bytes that a rank under quota may write to a file; less than a checkpoint's container."""
+SAVES = 6
+"""Steps after which the room is given back: by then a save has failed."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,8 @@ class Fault:
     step: int
     """1-based."""
     rank: int
-    micro_batch: int = 0
+    detail: int = 0
+    """Which micro-batch, or which write of a drain."""
     late: bool = False
     """At the end of the instruction instead of its beginning."""
 
@@ -57,10 +66,6 @@ def fire(folder: Path, fault: Fault) -> bool:
     os.fsync(descriptor)
     os.close(descriptor)
     return True
-
-
-def fired(folder: Path, fault: Fault) -> bool:
-    return (folder / str(fault.number)).exists()
 
 
 def arm(faults: list[Fault], folder: Path, rank: int) -> None:
@@ -105,7 +110,8 @@ class _Hook:
         self._faults = faults
         self._folder = folder
         self._clock = clock
-        self._count = 0
+        self._room_at: float = math.inf
+        self._micro_batch = 0
 
     def enter(self, name: str, micro_batch: int) -> None:
         self._micro_batch = micro_batch
@@ -116,20 +122,20 @@ class _Hook:
 
     def _meet(self, name: str, *, late: bool) -> None:
         step = self._engine.recorder.step
+        if name == "ForwardPass" and step >= self._room_at:
+            self._give_room()
         for fault in self._faults:
             if fault.step == step and self._matches(fault, name, late):
                 self._act(fault)
 
     def _matches(self, fault: Fault, name: str, late: bool) -> bool:
-        if fault.kind in ("NaN once", "NaN always"):
-            return name == "BackwardPass" and late and self._micro_batch == fault.micro_batch
+        if fault.kind.startswith("NaN"):
+            return name == "BackwardPass" and late and self._micro_batch == 0
         if fault.kind in KILLS:
-            names = KILLS[fault.kind]
-            present = [n for n in names if n in self._has]
-            where = present[fault.micro_batch % len(present)]
+            present = [n for n in KILLS[fault.kind] if n in self._has]
             numbered = name not in ("ReduceGrads", "OptimizerStep")
-            right = not numbered or self._micro_batch == fault.micro_batch % self._micro_batches
-            return name == where and right and late == fault.late
+            right = not numbered or self._micro_batch == fault.detail % self._micro_batches
+            return name == present[fault.detail % len(present)] and right and late == fault.late
         return name == "ForwardPass" and late == fault.late
 
     @functools.cached_property
@@ -146,36 +152,67 @@ class _Hook:
         }
 
     def _act(self, fault: Fault) -> None:
-        always = fault.kind == "NaN always"
-        if not fire(self._folder, fault) and not always:
+        first_time = fire(self._folder, fault)
+        if not first_time and fault.kind != "NaN always":
             return
-        if fault.kind.startswith("NaN"):
-            parameter = next(self._engine.module.parameters())
-            parameter.grad.view(-1)[7] = float("nan")
-        elif fault.kind in STOPPING:
-            os.kill(os.getpid(), STOPPING[fault.kind])
-        elif fault.kind == "hang":
+        kind = fault.kind
+        if kind.startswith("NaN"):
+            next(self._engine.module.parameters()).grad.view(-1)[7] = float("nan")
+        elif kind in STOPPING:
+            os.kill(os.getpid(), STOPPING[kind])
+        elif kind == "hang":
             os.kill(os.getpid(), signal.SIGSTOP)
-        elif fault.kind.startswith("clock"):
-            self._clock.offset += 7200.0 if fault.kind.endswith("ahead") else -7200.0
-        elif fault.kind == "quota":
-            _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_FILE, hard))
-        elif fault.kind == "kill in save":
-            _kill_in_writing(fault.micro_batch)
-        elif fault.kind in ("disk full",):
-            pass  # the campaign fills the disk; what follows is the rank's
-        else:
+        elif kind.startswith("clock"):
+            self._clock.offset += 7200.0 if kind.endswith("ahead") else -7200.0
+        elif kind == "quota":
+            _limit_files(SMALL_FILE)
+            self._room_at = fault.step + SAVES
+        elif kind == "disk full":
+            _fill(self._folder.parent / "run/checkpoints")
+            self._room_at = fault.step + SAVES
+        elif kind == "kill in save":
+            _deadly(checkpoint_section.Image, "take", fault.late)
+        elif kind == "kill in drain":
+            _kill_in_writing(fault.detail)
+        else:  # also before files are struck: a segment that ends without a save of its own
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _give_room(self) -> None:
+        self._room_at = math.inf
+        _limit_files(resource.RLIM_INFINITY)
+        (self._folder.parent / "run/checkpoints" / FILLER).unlink(missing_ok=True)
+
+
+def _limit_files(nbytes: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
+
+
+def _fill(folder: Path) -> None:
+    """Write until the disk has no more room, but for a page."""
+    with (folder / FILLER).open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def _deadly(owner: Any, name: str, late: bool) -> None:
+    original = getattr(owner, name)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if late:
+            original(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, call)
 
 
 def _kill_in_writing(countdown: int) -> None:
-    """Die at one of the next writes, syncs or renames of the main thread: the checkpoint's."""
+    """Die at one of the next writes, syncs or renames of a drain, which is in another thread."""
     left = [countdown]
 
     def deadly(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            if threading.current_thread() is threading.main_thread():
+            if threading.current_thread().name == "drain":
                 left[0] -= 1
                 if left[0] < 0:
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.order import Order
-from alpenglow.data.shards import Tokens
+from alpenglow.data.shards import Shard
 
 Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Inputs and labels, int64 [micro_batch_size, S] each; labels are inputs moved by one."""
@@ -34,7 +34,7 @@ class Loader:
     def __init__(self, order: Order, catalogue: Catalogue) -> None:
         self.order = order
         self.catalogue = catalogue
-        self._tokens: dict[int, Tokens] = {}
+        self._shards: dict[int, Shard] = {}
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """The tokens of some samples.
@@ -46,20 +46,23 @@ class Loader:
             int64 [n, S + 1].
 
         Raises:
-            ShardError: a shard is missing, cut, or of another length than the catalogue lists.
+            ShardError: a shard is missing, cut, damaged where it is read, or of another length than
+                the catalogue lists.
         """
         length = self.order.sequence_length + 1
         _, shards, starts = self.order.samples(indices)
         tokens = np.empty((len(indices), length), np.int64)
         for row, shard, start in zip(tokens, shards.tolist(), starts.tolist(), strict=True):
-            row[:] = self._shard(shard)[start : start + length]
+            opened = self._shard(shard)
+            opened.check(start, start + length)
+            row[:] = opened.tokens[start : start + length]
         return tokens
 
-    def _shard(self, index: int) -> Tokens:
-        tokens = self._tokens.get(index)
-        if tokens is None:
-            tokens = self._tokens[index] = self.catalogue.open(index).tokens
-        return tokens
+    def _shard(self, index: int) -> Shard:
+        shard = self._shards.get(index)
+        if shard is None:
+            shard = self._shards[index] = self.catalogue.open(index)
+        return shard
 
 
 class BatchStream:

@@ -47,8 +47,6 @@ class GuardRecipe:
     hang_s: float = 300.0
     """Seconds without progress inside a step after which the watchdog ends the job; 0 is never.
     Start, first step and checkpoints have `train.collective_timeout_s`."""
-    verify_shards: bool = True
-    """Compare each MiB of a shard with its checksum when a rank first reads from it."""
 
     def __post_init__(self) -> None:
         for pair in self.skip:

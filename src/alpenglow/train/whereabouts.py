@@ -149,7 +149,7 @@ class Board:
     """The slots of one node's ranks.
 
     Args:
-        memory: shared by the ranks of the node.
+        memory: shared by the ranks of the node, or a copy of it.
         host: its name.
     """
 
@@ -236,7 +236,7 @@ class Whereabouts:
 
     def leave_board(self) -> None:
         """Take this rank's slot away: it ends by itself."""
-        self.board.memory[self._offset : self._offset + SLOT_BYTES] = bytes(SLOT_BYTES)
+        struct.pack_into(f"{SLOT_BYTES}x", self.board.memory, self._offset)
 
     def note_again(self) -> None:
         """Say that this rank still stands there and gets on."""
