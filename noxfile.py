@@ -80,3 +80,15 @@ def bench(session: nox.Session) -> None:
 def proof(session: nox.Session) -> None:
     """Our model against transformers: the table of differences for every shape of ranks."""
     session.run("python", "-m", "alpenglow.model.proof")
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Two hundred faults along chained runs, compared with quiet ones (about an hour)."""
+    session.run("python", "tests/support/run_campaign.py", *(session.posargs or ["--faults", "200"]))
+
+
+@nox.session
+def chain(session: nox.Session) -> None:
+    """300 steps in four jobs with two kills, beside 300 in one; draws src/chain.png."""
+    session.run("python", "tests/support/chain_demo.py", *(session.posargs or ["src/chain.png"]))
