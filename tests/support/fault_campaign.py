@@ -190,11 +190,14 @@ class Chain:
         assert not missing, f"{self.folder}: faults {sorted(missing)} never came"
         self._account()
 
-    def _fired(self) -> dict[int, float]:
-        """When each fault came, unix seconds."""
+    def _fired(self) -> dict[int, tuple[float, str]]:
+        """When each fault came, unix seconds, and in which segment."""
         folder = self.folder / "fired"
-        files = folder.iterdir() if folder.is_dir() else ()
-        return {int(path.name): float(path.read_text() or 0) for path in files}
+        found = {}
+        for path in folder.iterdir() if folder.is_dir() else ():
+            seconds, segment = path.read_text().split()
+            found[int(path.name)] = (float(seconds), segment)
+        return found
 
     def _named(self, fault: Fault, said: str) -> None:
         found = re.search(SENTENCES[fault.kind], said)
@@ -222,20 +225,17 @@ class Chain:
     def _account(self) -> None:
         """Fill in what each fault cost, from the run's own records."""
         lines = read_lines(self.run / "metrics.jsonl")
-        times = self._fired()
+        fired = self._fired()
         for met in self.met:
             if met.fault.kind in GOES_ON:
                 continue
-            came = times[met.fault.number]
-            last = max((line["step"] for line in lines if line["time"] <= came), default=0)
-            later = [line for line in lines if line["time"] > came]
-            own = [line["segment"] for line in lines if line["time"] <= came][-1:]
-            # A signal lets its segment finish the step and save; others end theirs at once.
-            following = [line for line in later if line["segment"] not in own]
-            ran_on = [line["step"] for line in later if line["segment"] in own]
-            last = max([last, *ran_on])
-            met.recovered_s = following[0]["time"] - came
-            met.lost = last - (following[0]["step"] - 1)
+            came, segment = fired[met.fault.number]
+            own = [line for line in lines if line["segment"] == segment]
+            # A rank that dies in a save, or is told to stop, takes some steps more.
+            ended = max([came, *(line["time"] for line in own)])
+            after = next(line for line in lines if line["time"] > ended)
+            met.recovered_s = after["time"] - ended
+            met.lost = max(0, max((line["step"] for line in own), default=0) - after["step"] + 1)
 
 
 def spoilt(whole: bytes, fault: Fault, least: int) -> bytes:

@@ -62,7 +62,7 @@ def fire(folder: Path, fault: Fault) -> bool:
         descriptor = os.open(folder / str(fault.number), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return False
-    os.write(descriptor, f"{time.time()}".encode())
+    os.write(descriptor, f"{time.time()} {os.environ['ALPENGLOW_SEGMENT']}".encode())
     os.fsync(descriptor)
     os.close(descriptor)
     return True
