@@ -17,12 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
+from alpenglow_lsf.flight import MORE_TO_DO, Flight
 from alpenglow_lsf.geometry import Place
+from alpenglow_lsf.loopback import addresses
 from alpenglow_lsf.pump import Pump
 from alpenglow_lsf.step import JobStep
 from alpenglow_lsf.tasks import DirectTasks, LaunchError, MpiTasks, Outcome, Tasks, rank_environment
 
-MORE_TO_DO = 85
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG)
 GRACE_S = 10.0
 """Between TERM and KILL for the ranks that are left when one has failed."""
@@ -43,13 +44,16 @@ class StepRun:
         self._step = step
         self._places = places
         self._hosts = hosts
+        own = addresses(1 + max(p.host for p in places))
+        master = own[places[0].host]
         self._environments = [
             {
-                **rank_environment(environ, p, len(places), hosts[p.host]),
+                **rank_environment(environ, p, len(places), hosts[p.host], own[p.host], master),
                 **dict(step.environment),
             }
             for p in places
         ]
+        self._environ = environ
         self._grace_s = grace_s
         self._received: list[int] = []
         self._stopped_by: int | None = None
@@ -157,14 +161,20 @@ class StepRun:
             self._say(self._first, self._kill_at is not None)
             return self._first.exit_code
         if MORE_TO_DO in self._codes:
-            others = len([c for c in self._codes if c != MORE_TO_DO])
-            if others and not self._step.starts_mpi:
+            others = len([c for c in self._codes if c != MORE_TO_DO]) - self._aside()
+            if others > 0 and not self._step.starts_mpi:
                 sys.stderr.write(
                     f"jsrun: {others} of {len(self._codes)} ranks ended with 0 while the others "
                     f"have more to do ({MORE_TO_DO})\n"
                 )
             return MORE_TO_DO
         return 0
+
+    def _aside(self) -> int:
+        """Ranks of nodes that the pre-flight has left out: they end with 0 before the others."""
+        flight = Flight.of_environment(self._environ)
+        out = () if flight is None else flight.left_out
+        return len([p for p in self._places if self._hosts[p.host] in out])
 
     def _say(self, first: Outcome, ended_others: bool) -> None:
         host = self._hosts[self._places[first.rank].host]

@@ -44,6 +44,9 @@ FAMILIES: tuple[tuple[str, str, str, str], ...] = (
 RESERVED_VARIABLE = "ALPENGLOW_RESERVED_HOSTS"
 """Prefixes of launch and login hosts, separated by commas; set by alpenglow_lsf.run."""
 
+HOST_ADDRESS_VARIABLE = "ALPENGLOW_HOST_ADDRESS"
+"""Where other nodes reach this rank's; set by the stand-in, whose nodes' names lead nowhere."""
+
 
 class RanksError(RuntimeError):
     """The environment does not say who this rank is; the message is one sentence."""
@@ -67,6 +70,8 @@ class Ranks:
     job_id: str | None = None
     deadline: float | None = None
     """Unix seconds at which the scheduler ends the job; None where there is no limit."""
+    host_address: str | None = None
+    """Address of a pretend node; None where the host's name leads to it."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Ranks:
@@ -98,6 +103,7 @@ class Ranks:
             master_port=_master_port(env, job_id),
             job_id=job_id,
             deadline=_deadline(env),
+            host_address=env.get(HOST_ADDRESS_VARIABLE),
         )
 
     def export(self, environ: MutableMapping[str, str]) -> None:
@@ -124,13 +130,18 @@ class Ranks:
         """
         if self.rank != 0 or self.world_size == 1:
             return
-        loopback = self.master_address in ("localhost", "::1")
-        loopback = loopback or self.master_address.startswith("127.")
-        same = _short(self.host) == _short(self.master_address)
-        if not (same or loopback or _is_local(self.master_address)):
+        own = self.host_address or self.host
+        if self.host_address is not None:  # every loopback address is local, but one is the node's
+            same = self.master_address == self.host_address
+        else:
+            same = self.master_address in ("localhost", "::1")
+            same = same or self.master_address.startswith("127.")
+            same = same or _short(self.host) == _short(self.master_address)
+            same = same or _is_local(self.master_address)
+        if not same:
             raise RanksError(
                 f"rank 0 runs on {self.host} but the master address is {self.master_address}: "
-                f"the other ranks would wait there for ever; set ALPENGLOW_MASTER_ADDR={self.host}"
+                f"the other ranks would wait there for ever; set ALPENGLOW_MASTER_ADDR={own}"
             )
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             # As torch's store does: a port that only lingers from a closed connection is free.

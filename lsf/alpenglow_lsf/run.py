@@ -17,18 +17,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from alpenglow_lsf.chain import Chain, ChainError, complete, whole_minutes
+from alpenglow_lsf.flight import MORE_TO_DO, Flight
 from alpenglow_lsf.geometry import GeometryError
 from alpenglow_lsf.job import JobSpec
 from alpenglow_lsf.machine import Machine, MachineError, current
+from alpenglow_lsf.nodes import chosen, planned
 from alpenglow_lsf.options import OptionError
 from alpenglow_lsf.order import Order, RunError, parse
 from alpenglow_lsf.orphans import dies_with_parent
-from alpenglow_lsf.ranks import RESERVED_VARIABLE, compute_hosts
+from alpenglow_lsf.ranks import RESERVED_VARIABLE
 from alpenglow_lsf.scheduler import JobState, JobStatus, Scheduler, SchedulerError, Submission
 from alpenglow_lsf.scheduler import current as current_scheduler
 from alpenglow_lsf.segment import (
@@ -39,12 +41,12 @@ from alpenglow_lsf.segment import (
     close_lost,
     read_segments,
 )
-from alpenglow_lsf.srun import find_step
 
-MORE_TO_DO = 85
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG)
 HEARTBEAT_S = 10.0
 LOOK_S = 1.0
+LINGER_S = 2.0
+"""Between the end of the last rank in use, TERM and KILL, where ranks of silent nodes hang."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,6 +95,7 @@ class Parent:
         self._environ = environ
         self._received: list[int] = []
         self._child: subprocess.Popen[bytes] | None = None
+        self._flight: Flight | None = None
         now = time.time()
         status = self._ask(job_id)
         deadline = _deadline(environ, status, now)
@@ -113,7 +116,7 @@ class Parent:
                 "walltime_s": status.walltime_s,
                 "deadline": deadline,
                 "charge_rule": machine.target.charge,
-                **self._places(),
+                **planned(order.command, machine, environ),
             },
         )
         for name in close_lost(
@@ -179,6 +182,7 @@ class Parent:
             self._forward(number)
         code = self._wait(self._child, lock)
         code = 128 - code if code < 0 else code
+        self._look_at_nodes()
         reason, text = self._reason(code)
         self.segment.close(code, reason, text)
         return code
@@ -246,34 +250,6 @@ class Parent:
             sys.stderr.write(f"alpenglow_lsf.run: no word about job {job_id}: {error}\n")
             return nothing
 
-    def _places(self) -> dict[str, object]:
-        reserved = self._machine.target.reserved_hosts
-        hosts = compute_hosts(self._environ, reserved)
-        asked = int(self._environ.get("ALPENGLOW_NODES_ASKED") or len(hosts) or 1)
-        step = find_step(self._order.command)
-        if step is None:
-            return {
-                "nodes_asked": asked,
-                "nodes_used": 0,
-                "nodes_charged": self._charged(asked),
-                "ranks": 1,
-                "hosts": [],
-            }
-        places = step.places(self._machine, asked)
-        used = sorted({place.host for place in places})
-        return {
-            "nodes_asked": asked,
-            "nodes_used": len(used),
-            "nodes_charged": self._charged(asked),
-            "ranks": len(places),
-            "hosts": [hosts[i] for i in used if i < len(hosts)],
-        }
-
-    def _charged(self, asked: int) -> int:
-        """Whole nodes that the job holds; a stand-in holds no more than it has."""
-        stand_in = self._machine.stand_in
-        return asked if stand_in is None else min(asked, stand_in.nodes)
-
     def _child_environment(self) -> dict[str, str]:
         fields = self.segment.fields
         environment = {
@@ -305,6 +281,9 @@ class Parent:
             try:
                 return child.wait(LOOK_S)
             except subprocess.TimeoutExpired:
+                self._look_at_nodes()
+                if self._flight is not None and (told := self._flight.over()) is not None:
+                    return self._outlast(child, told)
                 if self._chain is not None and signal.SIGINT in self._received:
                     # bkill's KILL comes 20 s after its INT: there may be no later.
                     self._chain.remove("bkill ended the segment")
@@ -313,6 +292,28 @@ class Parent:
                     lock.beat()
                     self.segment.beat()
 
+    def _look_at_nodes(self) -> None:
+        """Once a pre-flight has chosen, note its choice in the record."""
+        if self._flight is not None:
+            return
+        flight = self._flight = Flight.read(self._order.run, self.segment.name)
+        if flight is None or flight.exit_code:
+            return
+        self.segment.fields.update(chosen(flight, self.segment.fields["nodes_used"]))
+        self.segment.write()
+
+    def _outlast(self, child: subprocess.Popen[bytes], code: int) -> int:
+        """End a step whose ranks in use have all ended; returns their exit code."""
+        for number in (None, signal.SIGTERM, signal.SIGKILL):
+            if number is not None:
+                self._forward(number)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(LINGER_S)
+                break
+        silent = "" if self._flight is None else ", ".join(self._flight.missing)
+        _say(f"all ranks in use have ended; those of {silent}, which never reported, were ended")
+        return code
+
     def _reason(self, code: int) -> tuple[str, str]:
         name = Path(self._order.command[0]).name
         words = f"{name} exited with code {code}"
@@ -320,6 +321,8 @@ class Parent:
             return "complete", words
         if code == MORE_TO_DO:
             return "more to do", words
+        if self._flight is not None and code == self._flight.exit_code:
+            return "failed", f"{words}: pre-flight: {self._flight.words}"
         deadline = self.segment.fields["deadline"]
         if signal.SIGUSR2 in self._received or (deadline and time.time() >= deadline):
             return "walltime", f"{words} at the walltime limit"

@@ -24,10 +24,10 @@ FORMAT = 1
 FIELDS = (
     "format", "job_id", "attempt", "job_name", "activity", "script", "command", "machine",
     "project", "queue", "submitted", "started", "heartbeat", "ended", "nodes_asked", "nodes_used",
-    "nodes_charged", "ranks", "hosts", "walltime_s", "deadline", "charge_rule",
-    "resumed_from_step", "last_step", "last_durable_checkpoint", "startup_s", "save_s", "drain_s",
-    "guard", "exit_code", "reason",
-    "reason_text", "estimated", "then", "successor",
+    "nodes_spare", "nodes_charged", "ranks", "hosts", "left_out", "walltime_s", "deadline",
+    "charge_rule", "resumed_from_step", "last_step", "last_durable_checkpoint", "startup_s",
+    "save_s", "drain_s", "guard", "exit_code", "reason", "reason_text", "estimated", "then",
+    "successor",
 )  # fmt: skip
 """Keys of a record; times in unix seconds, None for what is not known."""
 

@@ -26,6 +26,8 @@ from alpenglow_lsf.segment import durable_step, gained, read_segments
 
 RECENT = 10
 """Segments that a forecast looks back on."""
+NAMED = 8
+"""Nodes that were left out are named up to this many a segment."""
 COLUMNS = ("segment", "started", "hours", "nodes", "node-h", "steps", "gained", "ended because")
 
 Ask = Callable[[str], JobStatus | None]
@@ -109,6 +111,8 @@ def _segment(record: Mapping[str, Any], now: float) -> dict[str, Any]:
         "seconds": seconds,
         "walltime_s": record.get("walltime_s"),
         "nodes": nodes,
+        "nodes_used": record.get("nodes_used"),
+        "left_out": list(record.get("left_out") or ()),
         "node_hours": nodes * seconds / 3600.0,
         "resumed_from": record.get("resumed_from_step"),
         "last_step": record.get("last_step"),
@@ -253,6 +257,10 @@ def render(found: Mapping[str, Any]) -> str:
         f"run       {found['run']}: {state}{'' if found['complete'] else share}",
         f"spent     {_amount(found['node_hours'])} node-hours in {many}",
     ]
+    for s in found["segments"]:
+        if s["left_out"]:
+            names = ", ".join(s["left_out"][:NAMED]) + (", ..." if s["left_out"][NAMED:] else "")
+            lines.append(f"left out  {names} of segment {s['segment']}, which used the other nodes")
     if any(s["estimated"] for s in found["segments"]):
         lines.append("          ~ estimated: the end is the last sign of life")
     coming = found["forecast"]

@@ -24,6 +24,7 @@ from typing import IO
 from alpenglow_lsf import dependency
 from alpenglow_lsf.dependency import Standing, Verdict
 from alpenglow_lsf.files import read_json
+from alpenglow_lsf.job_environment import job_environment
 from alpenglow_lsf.machine import Machine, load
 from alpenglow_lsf.orphans import dies_with_parent, forget_signals
 from alpenglow_lsf.scheduler import JobState, SchedulerError
@@ -38,21 +39,6 @@ HEAD = 0.0
 
 ENDING = ("bkill", "brequeue")
 """Requests that send INT, TERM and KILL."""
-
-NOT_INHERITED = ("LSB_", "LS_", "JSM_", "OMPI_", "PMIX_", "PRTE_")
-"""Prefixes of variables that belong to the job that submitted this one, if a job did."""
-
-INHERITED = ("LSB_DEFAULTPROJECT", "LSB_DEFAULTQUEUE")
-OWN = (
-    "ALPENGLOW_DEADLINE",
-    "ALPENGLOW_HOST",
-    "ALPENGLOW_JOB_ID",
-    "ALPENGLOW_MASTER_ADDR",
-    "ALPENGLOW_NODES_ASKED",
-    "ALPENGLOW_RESERVED_HOSTS",
-    "ALPENGLOW_SCRIPT",
-    "ALPENGLOW_SEGMENT",
-)
 
 
 def main() -> None:
@@ -215,50 +201,13 @@ class Supervisor:
         return subprocess.Popen(
             [*prelude, *self._record.command],
             cwd=self._record.folder,
-            env=self._environment(started),
+            env=job_environment(self._spool, self._record, self._cores, started),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
             start_new_session=True,
             preexec_fn=dies_with_parent(),  # noqa: PLW1509 - one thread
         )
-
-    def _environment(self, started: float) -> dict[str, str]:
-        record = self._record
-        hosts = self._spool.path(record.key, "hosts")
-        slots = [(h, 1 if i == 0 else self._cores) for i, h in enumerate(record.hosts)]
-        lines = [host for host, count in slots for _ in range(count)]
-        hosts.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        kept = {
-            k: v
-            for k, v in os.environ.items()
-            if k in INHERITED or not (k.startswith(NOT_INHERITED) or k in OWN)
-        }
-        environment = {
-            **kept,
-            "LSB_JOBID": str(record.job_id),
-            "LSB_JOBINDEX": str(record.index),
-            "LSB_JOBNAME": record.title,
-            "LSB_QUEUE": record.queue,
-            "LSB_PROJECT_NAME": record.project,
-            "LSB_HOSTS": " ".join(lines),
-            "LSB_MCPU_HOSTS": " ".join(f"{host} {count}" for host, count in slots),
-            "LSB_DJOB_HOSTFILE": str(hosts),
-            "LSB_OUTPUTFILE": record.output,
-            "LSB_SUB_HOST": record.host,
-            "LS_SUBCWD": record.folder,
-            "ALPENGLOW_NODES_ASKED": str(record.nodes),
-        }
-        if record.attempt > 1:
-            environment["LSB_RESTART"] = "Y"
-        if record.error is not None:
-            environment["LSB_ERRORFILE"] = record.error
-        if record.script is not None:
-            environment["ALPENGLOW_SCRIPT"] = record.script
-            environment["LSB_JOBFILENAME"] = str(self._spool.path(str(record.job_id), "script"))
-        if record.walltime_s is not None:
-            environment["ALPENGLOW_DEADLINE"] = repr(started + record.walltime_s)
-        return environment
 
     def _attend(self, process: subprocess.Popen[bytes]) -> None:
         gone = False

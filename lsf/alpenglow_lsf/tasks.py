@@ -18,6 +18,7 @@ from typing import Protocol
 from alpenglow_lsf.geometry import Place
 from alpenglow_lsf.orphans import dies_with_parent
 from alpenglow_lsf.pump import Pump
+from alpenglow_lsf.ranks import FAMILIES, HOST_ADDRESS_VARIABLE
 
 LAUNCHER_PREFIXES = ("JSM_", "OMPI_", "PMIX_", "PRTE_", "PMI_")
 """Variables of a launcher around this one, which the ranks must not inherit."""
@@ -261,17 +262,31 @@ class MpiTasks:
 
 
 def rank_environment(
-    base: Mapping[str, str], place: Place, world_size: int, host: str
+    base: Mapping[str, str], place: Place, world_size: int, host: str, address: str, master: str
 ) -> dict[str, str]:
-    """Return the variables of one rank: those of jsrun and Spectrum MPI, and its pretend host."""
-    kept = {k: v for k, v in base.items() if not k.startswith(LAUNCHER_PREFIXES)}
+    """Return the variables of one rank: those of jsrun and Spectrum MPI, and its pretend host.
+
+    Args:
+        base: variables of the step.
+        place: of the rank.
+        world_size: ranks of the step.
+        host: name of its pretend host.
+        address: of that host.
+        master: address of rank 0's host.
+    """
+    kept = {
+        k: v
+        for k, v in base.items()
+        if not k.startswith(LAUNCHER_PREFIXES) and k not in FAMILIES[0]
+    }
     for prefix in ("JSM_NAMESPACE_", "OMPI_COMM_WORLD_"):
         kept[f"{prefix}RANK"] = str(place.rank)
         kept[f"{prefix}SIZE"] = str(world_size)
         kept[f"{prefix}LOCAL_RANK"] = str(place.local_rank)
         kept[f"{prefix}LOCAL_SIZE"] = str(place.local_size)
     kept["ALPENGLOW_HOST"] = host
-    kept["ALPENGLOW_MASTER_ADDR"] = "127.0.0.1"
+    kept[HOST_ADDRESS_VARIABLE] = address
+    kept["ALPENGLOW_MASTER_ADDR"] = master
     return kept
 
 

@@ -1,13 +1,17 @@
-"""Pre-flight: time every node of a job before its hours are spent, and name the bad ones.
+"""Pre-flight: time every node of a job before its hours are spent, and leave the bad ones out.
 
     jsrun -r1 -a6 -g6 -c42 ... python -m alpenglow_profiling.preflight --run runs/pretrain_7b
     jsrun ... python -m alpenglow_profiling.preflight --spare 2 -- python -m alpenglow.train RECIPE
 
-Every rank runs this; with a command behind `--` each rank becomes that command once all is well.
-The ranks of a node time a matrix product, a memory copy, transfers between each pair of them and an
-all-reduce, on their GPUs (NCCL) or CPUs (gloo), and leave RUN/preflight/SEGMENT/HOST.json. Nodes do
-not talk to each other: a bad one cannot hang the rest. Rank 0 compares like with like (local rank
-3's GPU with local rank 3's elsewhere), writes verdict.json and says what is wrong.
+Every rank runs this. The ranks of a node time a matrix product, a memory copy, transfers between
+each pair of them and an all-reduce, on their GPUs (NCCL) or CPUs (gloo), and leave
+RUN/preflight/SEGMENT/HOST.json. Nodes do not talk to each other: a bad one cannot hang the rest.
+Rank 0 compares like with like (local rank 3's GPU with local rank 3's elsewhere), writes
+verdict.json and says what is wrong; where its own node is silent, the next node's first rank does.
+
+With a command behind `--` the ranks of the nodes in use become that command, renumbered where nodes
+were left out; the others stand aside with exit code 0. `--shrink 384,256` names smaller node counts
+that will do where the spare nodes do not suffice; without it too few sound nodes end the step.
 
 Exit code 0: go. 3: a node is slower than the median by --factor, and no spare is left to stand in.
 4: a node did not report. 1: it could not be measured.
@@ -15,408 +19,171 @@ Exit code 0: go. 3: a node is slower than the median by --factor, and no spare i
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import socket
-import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-FORMAT = 1
-FAILED, SLOW, MISSING = 1, 3, 4
-FEWEST_NODES = 3
-"""Below this many nodes a median says nothing about which of them is slow."""
-POLL_S = 0.05
-REPEATS = 5
-
-Metrics = dict[str, float]
-"""Rates, larger is better: `gemm 0` (local rank 0), `copy 0`, `pair 0-1`, `allreduce`."""
-
-UNITS = {"gemm": "GFLOP/s", "copy": "GB/s", "pair": "GB/s", "allreduce": "GB/s"}
-
-_FAMILIES = (
-    ("ALPENGLOW_RANK", "ALPENGLOW_WORLD_SIZE", "ALPENGLOW_LOCAL_RANK", "ALPENGLOW_LOCAL_SIZE"),
-    (
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
-    ),
-    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+from alpenglow_profiling.order import Order, OrderError
+from alpenglow_profiling.place import Place, PreflightError, expected_hosts, spare_here
+from alpenglow_profiling.rates import measure
+from alpenglow_profiling.reports import (
+    POLL_S,
+    VERDICT,
+    Report,
+    collect,
+    read_reports,
+    tell_end,
+    write_first,
 )
+from alpenglow_profiling.understudy import run_beneath
+from alpenglow_profiling.verdict import FAILED, FEWEST_NODES, FORMAT, Roster, Verdict, judge
+
+BY_HAND = "by-hand"
+"""Folder of a pre-flight outside a segment."""
 
 
-class PreflightError(RuntimeError):
-    """The node could not be measured; the message is one sentence."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """This rank in its step."""
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-    host: str = ""
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> Place:
-        """Read the launcher's variables; one rank of one without any.
-
-        Raises:
-            PreflightError: variables that are no numbers.
-        """
-        host = environ.get("ALPENGLOW_HOST") or socket.gethostname()
-        for names in _FAMILIES:
-            if all(name in environ for name in names):
-                try:
-                    rank, size, local_rank, local_size = (
-                        int(environ[name].partition("(")[0]) for name in names
-                    )
-                    return cls(rank, size, local_rank, local_size, host)
-                except ValueError:
-                    raise PreflightError(
-                        f"{', '.join(f'{n}={environ[n]!r}' for n in names)}: no rank numbers"
-                    ) from None
-        jsm = [environ.get(f"JSM_NAMESPACE_{name}", "") for name in ("RANK", "SIZE", "LOCAL_RANK")]
-        if all(word.isdigit() for word in jsm):
-            # JSM alone (--smpiargs=off) tells no local size; resource sets are spread evenly.
-            rank, size, local_rank = map(int, jsm)
-            return cls(rank, size, local_rank, size // max(1, len(expected_hosts(environ))), host)
-        return cls(host=host)
-
-
-def expected_hosts(environ: Mapping[str, str]) -> list[str]:
-    """Compute hosts that LSF gave the job, in its order; empty where no list is there."""
-    listing = environ.get("LSB_DJOB_HOSTFILE")
-    names: list[str] = []
-    if listing and Path(listing).is_file():
-        names = Path(listing).read_text(encoding="utf-8").split()
-    reserved = environ.get("ALPENGLOW_RESERVED_HOSTS", "batch,login").split(",")
-    kept = [name for name in names if not name.startswith(tuple(filter(None, reserved)))]
-    return list(dict.fromkeys(kept))
-
-
-def measure(place: Place, store: Path, timeout_s: float) -> tuple[str, Metrics]:
-    """Time this node together with its other local ranks.
-
-    Args:
-        place: this rank.
-        store: file through which the node's ranks meet; torch removes it at the end.
-        timeout_s: how long a rank waits for a silent neighbour.
-
-    Returns:
-        The device's name and, the same on every local rank, the node's rates.
+def fly(place: Place, folder: Path, order: Order) -> Roster:
+    """Measure, report, and wait for the verdict.
 
     Raises:
-        PreflightError: torch is missing, or a neighbour did not answer.
+        PreflightError: no verdict came, or this rank's node is in use and could not be measured.
     """
-    try:
-        import torch
-        import torch.distributed as dist
-    except ImportError as error:
-        raise PreflightError(f"{place.host}: no torch to measure with: {error}") from None
-    cuda = torch.cuda.is_available()
-    if cuda:
-        # One GPU is visible in a resource set of its own, all of them in a set of a whole node.
-        torch.cuda.set_device(place.local_rank % torch.cuda.device_count())
-    else:
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    device = torch.device("cuda" if cuda else "cpu")
-    name = torch.cuda.get_device_name() if cuda else "cpu"
-    together = place.local_size > 1
-    try:
-        if together:
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if cuda else "gloo",
-                init_method=f"file://{store.absolute()}",
-                rank=place.local_rank,
-                world_size=place.local_size,
-                timeout=timedelta(seconds=timeout_s),
-            )
-        rates = _own_rates(device, place.local_rank)
-        if together:
-            rates |= _shared_rates(device, place.local_rank, place.local_size)
-            gathered: list[Any] = [None] * place.local_size
-            dist.all_gather_object(gathered, rates)
-            rates = {key: value for part in gathered for key, value in part.items()}
-    except RuntimeError as error:
-        first = str(error).strip().partition("\n")[0]
-        raise PreflightError(
-            f"{place.host}, local rank {place.local_rank}: its neighbours did not answer or its "
-            f"device failed: {first}"
-        ) from None
-    finally:
-        if together and dist.is_initialized():
-            dist.destroy_process_group()
-    return name, dict(sorted(rates.items()))
-
-
-def _own_rates(device: Any, local_rank: int) -> Metrics:
-    import torch
-
-    cuda = device.type == "cuda"
-    size = 4096 if cuda else 384
-    left = torch.ones(size, size, device=device, dtype=torch.float16 if cuda else torch.float32)
-    product = torch.empty_like(left)
-    seconds = _best(lambda: torch.mm(left, left, out=product), device)
-    rates = {f"gemm {local_rank}": 2 * size**3 / seconds / 1e9}
-    block = torch.ones((256 if cuda else 8) << 20, dtype=torch.uint8, device=device)
-    copy = torch.empty_like(block)
-    seconds = _best(lambda: copy.copy_(block), device)
-    # Each byte is read once and written once.
-    rates[f"copy {local_rank}"] = 2 * block.numel() / seconds / 1e9
-    return rates
-
-
-def _shared_rates(device: Any, local_rank: int, local_size: int) -> Metrics:
-    import torch
-    import torch.distributed as dist
-
-    cuda = device.type == "cuda"
-    message = torch.ones((64 if cuda else 1) << 20, dtype=torch.uint8, device=device)
-    rates: Metrics = {}
-    for first in range(local_size):
-        for second in range(first + 1, local_size):
-            # One pair at a time: links that are shared would otherwise measure each other.
-            dist.barrier()
-            if local_rank not in (first, second):
-                continue
-
-            def there_and_back(first: int = first, second: int = second) -> None:
-                for sender, receiver in ((first, second), (second, first)):
-                    if local_rank == sender:
-                        dist.send(message, receiver)
-                    else:
-                        dist.recv(message, sender)
-
-            seconds = _best(there_and_back, device)
-            if local_rank == first:
-                rates[f"pair {first}-{second}"] = 2 * message.numel() / seconds / 1e9
-    reduced = torch.ones((16 if cuda else 1) << 18, dtype=torch.float32, device=device)
-    dist.barrier()
-    seconds = _best(lambda: dist.all_reduce(reduced), device)
-    if local_rank == 0:
-        rates["allreduce"] = 4 * reduced.numel() / seconds / 1e9
-    return rates
-
-
-def _best(work: Callable[[], object], device: Any) -> float:
-    """Seconds of the fastest of REPEATS, after one to warm up: others may share the machine."""
-    import torch
-
-    best = float("inf")
-    for repeat in range(REPEATS + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        if repeat:
-            best = min(best, time.perf_counter() - begin)
-    return best
-
-
-@dataclass(frozen=True)
-class Slowness:
-    """A rate of a node that is below the median of all nodes."""
-
-    host: str
-    metric: str
-    rate: float
-    median: float
-
-    @property
-    def factor(self) -> float:
-        """How many times slower than the median."""
-        return self.median / max(self.rate, 1e-30)
-
-    def __str__(self) -> str:
-        unit = UNITS[self.metric.partition(" ")[0]]
-        return (
-            f"{self.host}: {self.metric} reaches {self.rate:.3g} {unit}, the median is "
-            f"{self.median:.3g}: {self.factor:.2f} times slower"
-        )
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Which nodes to use."""
-
-    slow: tuple[Slowness, ...]
-    """The worst rate of each node that is too slow, the slowest node first."""
-    missing: tuple[str, ...]
-    hosts: tuple[str, ...]
-    """Nodes to use: all that reported, less the spare ones."""
-    left_out: tuple[str, ...]
-    spare: int = 0
-
-    @property
-    def exit_code(self) -> int:
-        """What the ranks exit with; a bad node that a spare one replaces does no harm."""
-        if len(self.missing) > self.spare:
-            return MISSING
-        return SLOW if any(s.host in self.hosts for s in self.slow) else 0
-
-
-def judge(
-    reports: Mapping[str, Metrics], missing: Sequence[str], factor: float, spare: int
-) -> Verdict:
-    """Compare the nodes.
-
-    Args:
-        reports: host -> its rates, in the order of the hosts.
-        missing: hosts that did not report.
-        factor: a node is slow when a rate of the median node is this many times its own.
-        spare: how many nodes may be left out; missing ones count first, then the slowest.
-    """
-    rates: dict[str, list[float]] = {}
-    for metrics in reports.values():
-        for metric, rate in metrics.items():
-            rates.setdefault(metric, []).append(rate)
-    medians = {metric: statistics.median(values) for metric, values in rates.items()}
-    worst = [
-        max(
-            (Slowness(host, metric, rate, medians[metric]) for metric, rate in metrics.items()),
-            key=lambda slowness: slowness.factor,
-        )
-        for host, metrics in reports.items()
-        if metrics
-    ]
-    worst.sort(key=lambda slowness: slowness.factor, reverse=True)
-    enough = len(reports) >= FEWEST_NODES
-    slow = tuple(s for s in worst if enough and s.factor > factor)
-    left_out = [s.host for s in worst[: max(0, spare - len(missing))]]
-    kept = tuple(host for host in reports if host not in left_out)
-    return Verdict(slow, tuple(missing), kept, tuple(left_out), spare)
-
-
-def collect(
-    folder: Path, nodes: int, expected: Sequence[str], wait_s: float
-) -> tuple[dict[str, Metrics], list[str]]:
-    """Wait for the nodes' reports.
-
-    Returns:
-        Rates by host, in the order of `expected` where it names them, and the missing ones.
-    """
-    end = time.monotonic() + wait_s
-    found: dict[str, Metrics] = {}
-    while True:
-        for path in sorted(folder.glob("*.json")):
-            if path.stem not in found and path.name != "verdict.json":
-                found[path.stem] = json.loads(path.read_text(encoding="utf-8"))["rates"]
-        if len(found) >= nodes or time.monotonic() > end:
-            break
-        time.sleep(POLL_S)
-    order = {host: place for place, host in enumerate(expected)}
-    found = dict(sorted(found.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
-    missing = [host for host in expected if host not in found][: max(0, nodes - len(found))]
-    nameless = nodes - len(found) - len(missing)
-    return found, missing + [f"unnamed node {i + 1}" for i in range(nameless)]
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def fly(place: Place, folder: Path, options: argparse.Namespace) -> int:
-    """Measure, report, wait for the verdict; returns the exit code."""
     begin = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    verdict = folder / "verdict.json"
+    verdict = folder / VERDICT
     if verdict.exists():
-        raise PreflightError(f"{verdict} is there already: remove {folder} to measure again")
-    store = folder / f".{place.host}.store"
-    device, rates = measure(place, store, options.timeout)
-    if place.local_rank == 0:
-        report = {"format": FORMAT, "host": place.host, "device": device, "time": time.time()}
-        write_json(folder / f"{place.host}.json", {**report, "units": UNITS, "rates": rates})
+        if folder.name == BY_HAND:
+            raise PreflightError(f"{verdict} is there already: remove {folder} to measure again")
+        return Roster.read(verdict)  # this node is late, and was judged as missing
+    problem: PreflightError | None = None
+    try:
+        # Half the time: a silent neighbour is to be told of before the node counts as silent.
+        device, rates, ranks = measure(place, folder / f".{place.host}.store", order.timeout_s / 2)
+    except PreflightError as error:
+        problem = error
+        Report(place.host, place.address, (), "", {}, str(error)).write(folder)
+    else:
+        if place.local_rank == 0:
+            Report(place.host, place.address, ranks, device, rates).write(folder)
     if place.rank == 0:
-        _conclude(place, folder, options, begin)
-    end = begin + 2 * options.timeout
+        _conclude(place, folder, order, begin)
+    patience = begin + 1.1 * order.timeout_s
+    end = begin + 2 * order.timeout_s
     while not verdict.exists():
-        if time.monotonic() > end:
+        now = time.monotonic()
+        if now > end:
             raise PreflightError(f"{place.host}: rank 0 wrote no {verdict} in {end - begin:.0f} s")
+        if now > patience and place.local_rank == 0 and _stands_in(place, folder):
+            _conclude(place, folder, order, begin)
         time.sleep(POLL_S)
-    return int(json.loads(verdict.read_text(encoding="utf-8"))["exit_code"])
+    roster = Roster.read(verdict)
+    if problem is not None and roster.exit_code == 0 and place.host in roster.hosts:
+        raise problem
+    return roster
 
 
-def _conclude(place: Place, folder: Path, options: argparse.Namespace, begin: float) -> None:
-    nodes = -(-place.world_size // place.local_size)
-    left = options.timeout - (time.monotonic() - begin)
-    reports, missing = collect(folder, nodes, expected_hosts(os.environ), max(1.0, left))
-    verdict = judge(reports, missing, options.factor, options.spare)
+def _stands_in(place: Place, folder: Path) -> bool:
+    """Whether the node of rank 0 is silent and this one is the first that is not."""
+    firsts = {min(r.ranks): r.host for r in read_reports(folder).values() if r.ranks}
+    return bool(firsts) and 0 not in firsts and firsts[min(firsts)] == place.host
+
+
+def _conclude(place: Place, folder: Path, order: Order, begin: float) -> None:
+    left = order.timeout_s - (time.monotonic() - begin)
+    expected = expected_hosts(os.environ)
+    reports, missing = collect(folder, place.nodes, expected, max(1.0, left))
+    spare = spare_here(order.spare, place.nodes, os.environ)
+    cut = spare != order.spare
+    sound = {host: report.rates for host, report in reports.items() if report.error is None}
+    verdict = judge(
+        sound,
+        missing,
+        order.factor,
+        spare,
+        failed=[host for host in reports if host not in sound],
+        shrink=() if cut else order.shrink,
+    )
+    lines = _lines(verdict, reports, order, place.nodes)
+    if cut:
+        lines.insert(
+            0, f"{place.nodes} nodes stand in for more: --spare {order.spare} becomes {spare}"
+        )
+    took = time.monotonic() - begin
+    lines[-1] += f"; {took:.1f} s"
+    ranks = sorted(rank for host in verdict.hosts for rank in reports[host].ranks)
+    holders = (reports[host] for host in verdict.hosts if ranks and ranks[0] in reports[host].ranks)
+    told = {
+        "format": FORMAT,
+        "exit_code": verdict.exit_code,
+        "slow": [{**vars(s), "factor": s.factor} for s in verdict.slow],
+        "missing": list(verdict.missing),
+        "failed": list(verdict.failed),
+        "left_out": list(verdict.left_out),
+        "hosts": list(verdict.hosts),
+        "ranks": ranks,
+        "master": next((report.address for report in holders), ""),
+        "text": lines,
+    }
+    if write_first(folder / VERDICT, told):
+        sys.stdout.writelines(f"preflight: {line}\n" for line in lines)
+        sys.stdout.flush()
+
+
+def _lines(verdict: Verdict, reports: Mapping[str, Report], order: Order, nodes: int) -> list[str]:
     lines = [str(slowness) for slowness in verdict.slow]
-    lines += [f"{host}: did not report in {options.timeout:.0f} s" for host in missing]
+    lines += [f"{host}: did not report in {order.timeout_s:.0f} s" for host in verdict.missing]
+    lines += [str(reports[host].error) for host in verdict.failed]
     lines += [f"{host}: left out" for host in verdict.left_out]
+    if verdict.exit_code == 0 and (verdict.left_out or verdict.missing):
+        lines.append(f"{len(verdict.hosts)} of {nodes} nodes in use: {' '.join(verdict.hosts)}")
+    measured = len(reports) - len(verdict.failed)
     comparison = (
-        f"{len(verdict.slow)} slower than {options.factor:g} times the median"
-        if len(reports) >= FEWEST_NODES
+        f"{len(verdict.slow)} slower than {order.factor:g} times the median"
+        if measured >= FEWEST_NODES
         else "too few to compare"
     )
-    took = time.monotonic() - begin
-    lines.append(f"{len(reports)} of {nodes} nodes measured, {comparison}; {took:.1f} s")
-    write_json(
-        folder / "verdict.json",
-        {
-            "format": FORMAT,
-            "exit_code": verdict.exit_code,
-            "slow": [{**vars(s), "factor": s.factor} for s in verdict.slow],
-            "missing": list(verdict.missing),
-            "left_out": list(verdict.left_out),
-            "hosts": list(verdict.hosts),
-            "text": lines,
-        },
-    )
-    sys.stdout.writelines(f"preflight: {line}\n" for line in lines)
-    if options.spare:
-        sys.stdout.write(f"preflight: hosts {' '.join(verdict.hosts)}\n")
+    return [*lines, f"{measured} of {nodes} nodes measured, {comparison}"]
+
+
+def become(place: Place, folder: Path, roster: Roster, command: Sequence[str]) -> int:
+    """Become the command, or stand aside; returns an exit code where this process goes on."""
+    environ = dict(os.environ)
+    if not roster.whole:
+        if place.host not in roster.hosts:
+            if place.local_rank == 0:
+                sys.stdout.write(f"preflight: {place.host} stands aside\n")
+            return 0
+        environ |= place.among(roster.ranks).environment(roster.master)
     sys.stdout.flush()
+    if not roster.waits:
+        os.execvpe(command[0], list(command), environ)
+    # A silent node's ranks may hang for ever, and the launcher with them: the parent of the step
+    # ends it once all others have told their end.
+    code = run_beneath(command, environ)
+    tell_end(folder, place.host, place.rank, code)
+    return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run on one rank; see the module's text."""
-    parser = argparse.ArgumentParser(prog="python -m alpenglow_profiling.preflight")
-    parser.add_argument("--run", type=Path, help="run directory; default $ALPENGLOW_RUN")
-    parser.add_argument("--factor", type=float, default=1.5, help="how much slower is bad (1.5)")
-    parser.add_argument("--spare", type=int, default=0, help="nodes that may be left out (0)")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for a node")
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    command: list[str] = []
-    if "--" in words:
-        at = words.index("--")
-        words, command = words[:at], words[at + 1 :]
-    options = parser.parse_args(words)
-    run = options.run or os.environ.get("ALPENGLOW_RUN")
     try:
+        order = Order.parse(sys.argv[1:] if arguments is None else arguments)
+        run = order.run or os.environ.get("ALPENGLOW_RUN")
         if not run:
             raise PreflightError("say --run DIR, or start this through alpenglow_lsf.run")
-        if options.spare < 0 or not options.factor > 1:
-            raise PreflightError("--spare must not be negative, and --factor more than 1")
         place = Place.from_environment(os.environ)
-        folder = Path(run) / "preflight" / (os.environ.get("ALPENGLOW_SEGMENT") or "by-hand")
-        code = fly(place, folder, options)
-        if code == 0 and command:
-            sys.stdout.flush()
-            os.execvp(command[0], command)
-    except (PreflightError, OSError) as error:
+        if spare_here(order.spare, place.nodes, os.environ) >= place.nodes:
+            raise PreflightError(f"--spare {order.spare} leaves none of {place.nodes} nodes")
+        folder = Path(run) / "preflight" / (os.environ.get("ALPENGLOW_SEGMENT") or BY_HAND)
+        roster = fly(place, folder, order)
+        if roster.exit_code or not order.command:
+            return roster.exit_code
+        return become(place, folder, roster, order.command)
+    except (OrderError, PreflightError, OSError) as error:
         sys.stderr.write(f"preflight: {error}\n")
         return FAILED
-    return code
 
 
 if __name__ == "__main__":

@@ -8,13 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from alpenglow.jobs import preview
 from alpenglow.jobs.check import findings
 from alpenglow_lsf import machine
+from alpenglow_lsf.script import Script
 
 ROOT = Path(__file__).parents[2]
 GOOD = (ROOT / "jobs" / "pretrain_7b.lsf").read_text()
 RECIPE = (ROOT / "jobs" / "pretrain_7b.toml").read_text()
 STEP = "jsrun -r1 -a6 -g6 -c42 -b packed:7 -l gpu-cpu"
+TRAIN = "python -m alpenglow.train"
+FLIGHT = "python -m alpenglow_profiling.preflight {} -- " + TRAIN
 # Lines of the good script: 5 -J, 6 -nnodes, 7 -W, 8 -q, 9 -alloc_flags, 10 -wa, 11 -wt, 12 -o,
 # 13 -e, 15 source, 17 the command (which goes on over 18 and 19).
 
@@ -82,12 +86,21 @@ WRONG = [
     (
         "memory",
         17,
-        [("pretrain_7b.toml", "pretrain_7b.toml train.activation_checkpointing=false")],
+        [("pretrain_7b.toml", "pretrain_7b.toml train.recompute=none")],
     ),
     (
         "memory",
         17,
         [("train jobs/pretrain_7b.toml", "train jobs/pretrain_7b.toml batch.micro_batch_size=16")],
+    ),
+    # spare nodes
+    ("preflight", 17, [(TRAIN, FLIGHT.format("--spare 512"))]),
+    ("preflight", 17, [(TRAIN, FLIGHT.format("--spares 2"))]),
+    ("layout", 17, [("-nnodes 512", "-nnodes 514"), (TRAIN, FLIGHT.format("--spare 1"))]),
+    (
+        "batch",
+        17,
+        [("-nnodes 512", "-nnodes 514"), (TRAIN, FLIGHT.format("--spare 2 --shrink 508,256"))],
     ),
     ("recipe", 17, [("pretrain_7b.toml", "pretrain_7b.toml train.stpes=3")]),
     ("recipe", 17, [("pretrain_7b.toml", "pretrain_7b.toml parallel.tensor=3")]),
@@ -132,6 +145,18 @@ def test_the_good_script_has_none(checkout: Path) -> None:
     path = checkout / "job.lsf"
     path.write_text(GOOD)
     assert [f for f in findings(path, machine.load("summit"), base=checkout) if f.refuses] == []
+
+
+def test_514_nodes_of_which_two_are_spare_train_as_512(checkout: Path) -> None:
+    text = GOOD.replace("-nnodes 512", "-nnodes 514")
+    path = checkout / "job.lsf"
+    path.write_text(text.replace(TRAIN, FLIGHT.format("--spare 2 --shrink 256")))
+    summit = machine.load("summit")
+    assert [f for f in findings(path, summit, base=checkout) if f.refuses] == []
+    shown = preview.lines(Script.read(path), Script.read(path).spec, summit, checkout)
+    assert "preflight  512 nodes train, 2 spare: the slowest" in shown
+    assert "layout     pipeline 12 x tensor 2 x data 128" in shown
+    assert "nodes      514 of 4,608" in shown
 
 
 @pytest.mark.parametrize("name", ["summit", "laptop"])

@@ -68,6 +68,8 @@ def test_the_whole_path_in_one_job(checkout: Path) -> None:
     (flight,) = run.glob("preflight/*/verdict.json")
     verdict = json.loads(flight.read_text())
     assert (verdict["exit_code"], verdict["hosts"]) == (0, ["node1", "node2"])
+    # Three nodes are asked for; the laptop has two, and none to spare.
+    assert "preflight: 2 nodes stand in for more: --spare 1 becomes 0" in text
     assert text.index("2 of 2 nodes measured") < text.index("step 1/4")
     (record,) = (json.loads(p.read_text()) for p in run.glob("segments/*.1.json"))
     assert (record["reason"], record["last_step"], record["ranks"]) == ("complete", 4, 8)

@@ -260,8 +260,8 @@ tell(None)
 if word == "gone":
     leave(9)
 if word == "full":
-    print("No space left on device", flush=True)
-    os._exit(1)
+    with open("/dev/full", "wb", buffering=0) as file:
+        file.write(bytes(4096))
 if word in ("warned", "killed", "parent", "stop", "deaf"):
     signal.signal(signal.SIGURG, on_signal)
     if word == "deaf":

@@ -21,6 +21,7 @@ def test_ranks_get_the_variables_of_jsrun_and_spectrum_mpi(site: Site) -> None:
     done = site.call(
         "jsrun", "-r1", "-a6", "-g6", "-c42", "-b", "packed:7", "-E", "MINE=a b",
         sys.executable, "-c", program, LSB_JOBID="7", OMPI_COMM_WORLD_NODE_RANK="9",
+        ALPENGLOW_RANK="5",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     ranks = sorted(
@@ -32,7 +33,9 @@ def test_ranks_get_the_variables_of_jsrun_and_spectrum_mpi(site: Site) -> None:
             found = [environ[prefix + n] for n in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")]
             assert found == [str(number), "8", str(number % 4), "4"]
         assert environ["ALPENGLOW_HOST"] == f"node{1 + number // 4}"
-        assert environ["ALPENGLOW_MASTER_ADDR"] == "127.0.0.1"
+        assert environ["ALPENGLOW_HOST_ADDRESS"] == f"127.0.0.{2 + number // 4}"
+        assert environ["ALPENGLOW_MASTER_ADDR"] == "127.0.0.2"
+        assert environ["ALPENGLOW_STEP_NODES"] == "2"
         assert environ["OMP_NUM_THREADS"] == "1"
         assert environ["MINE"] == "a b"
         assert "OMPI_COMM_WORLD_NODE_RANK" not in environ

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from alpenglow_lsf import segment
+from alpenglow_lsf.flight import Flight
 from alpenglow_lsf.segment import FIELDS, RunLock, Segment, SegmentError, close_lost, read_segments
 
 if TYPE_CHECKING:
@@ -83,6 +85,62 @@ def test_exit_codes_are_kept_and_nothing_follows(
     assert (found["exit_code"], found["reason"], found["then"]) == (code, reason, [])
     assert says in site.output(job)
     assert len(list(site.spool.glob("*.json"))) == 1
+
+
+JUDGED = """
+import json, os, pathlib, sys
+folder = pathlib.Path(os.environ["ALPENGLOW_RUN"], "preflight", os.environ["ALPENGLOW_SEGMENT"])
+if os.environ["JSM_NAMESPACE_RANK"] == "0":
+    folder.mkdir(parents=True)
+    (folder / "verdict.json").write_text(sys.argv[1])
+    sys.exit(json.loads(sys.argv[1])["exit_code"])
+"""
+
+
+@pytest.mark.parametrize(("code", "reason"), [(4, "failed"), (0, "complete")])
+def test_what_a_preflight_decided_is_in_the_record(site: Site, code: int, reason: str) -> None:
+    (site.folder / "judged.py").write_text(JUDGED)
+    verdict = {
+        "exit_code": code, "hosts": ["node2"], "left_out": [], "missing": ["node1"], "ranks": [1],
+        "text": ["node1: did not report in 9 s", "1 of 2 nodes measured"],
+    }  # fmt: skip
+    command = shlex.join(["python", "judged.py", json.dumps(verdict)])
+    site.script("t.lsf", parent(f"jsrun -n2 -r1 -a1 {command}"))
+    job = site.bsub("t.lsf")
+    assert site.wait(job)["exit_code"] == code, site.output(job)
+    found = record(site, f"{job}.1")
+    assert found["reason"] == reason
+    nodes = [found[key] for key in ("nodes_asked", "nodes_used", "nodes_spare", "left_out")]
+    if code:
+        assert nodes == [2, 2, 0, []]
+        assert found["reason_text"] == (
+            "jsrun exited with code 4: pre-flight: node1: did not report in 9 s; "
+            "1 of 2 nodes measured"
+        )
+    else:
+        assert nodes == [2, 1, 1, ["node1"]]
+        assert (found["hosts"], found["ranks"]) == (["node2"], 1)
+
+
+def test_a_step_with_silent_ranks_is_over_when_the_others_have_told(tmp_path: Path) -> None:
+    folder = tmp_path / "preflight/7.1"
+    (folder / "ended").mkdir(parents=True)
+    verdict = {"exit_code": 0, "hosts": ["b", "c"], "left_out": [], "missing": ["a"],
+               "ranks": [2, 3, 4, 5], "text": []}  # fmt: skip
+    assert Flight.read(tmp_path, "7.1") is None
+    (folder / "verdict.json").write_text(json.dumps(verdict))
+    flight = Flight.read(tmp_path, "7.1")
+    assert flight is not None and flight.left_out == ("a",)
+    (folder / "ended/b").write_text("2 0\n3 85\n")
+    (folder / "ended/c").write_text("4 0\n5 ")
+    assert flight.over() is None
+    (folder / "ended/c").write_text("4 0\n5 0\n")
+    assert flight.over() == 85
+    (folder / "ended/c").write_text("4 7\n5 0\n")
+    assert flight.over() == 7
+    (folder / "verdict.json").write_text(json.dumps({**verdict, "missing": []}))
+    whole = Flight.read(tmp_path, "7.1")
+    assert whole is not None and whole.over() is None
 
 
 SAVES = (

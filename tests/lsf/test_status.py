@@ -111,6 +111,17 @@ def test_the_text_is_aligned_and_says_what_is_estimated(run: Path) -> None:
     assert "~ estimated" in text
 
 
+def test_nodes_left_out_are_named(run: Path) -> None:
+    write(
+        run, 104, started=60 * HOUR, ended=61 * HOUR, reason="complete", nodes_used=8,
+        left_out=[f"h{n}" for n in range(9)],
+    )  # fmt: skip
+    found = status(run, lambda _: None, now=65 * HOUR)
+    assert (found["segments"][-1]["nodes_used"], len(found["segments"][-1]["left_out"])) == (8, 9)
+    line = "left out  h0, h1, h2, h3, h4, h5, h6, h7, ... of segment 104.1, which used the other"
+    assert line in render(found)
+
+
 def test_a_complete_run_has_no_forecast(run: Path) -> None:
     write(
         run, 104, started=60 * HOUR, ended=61 * HOUR, reason="complete", resumed_from_step=2400,

@@ -180,7 +180,7 @@ def test_the_nodes_of_a_queue_count(tmp_path: Path) -> None:
     text = (ROOT / "jobs" / "pretrain_7b.lsf").read_text().replace("-W 12:00", "-W 2:00")
     text = text.replace("512", "32").replace(
         "train jobs/pretrain_7b.toml",
-        "train jobs/pretrain_7b.toml train.activation_checkpointing=false batch.micro_batch_size=1",
+        "train jobs/pretrain_7b.toml train.recompute=none batch.micro_batch_size=1",
     )
     path = tmp_path / "job.lsf"
     summit = machine.load("summit")

@@ -102,7 +102,9 @@ def draw(run: Path, quiet: Path, path: Path) -> float:
             for axes in (above, below):
                 axes.axvspan(lost[0] - 0.5, lost[-1] + 0.5, color=colour, alpha=0.15, linewidth=0)
     above.set_ylabel("loss (nats a token)")
-    above.legend(edgecolor="none", framealpha=1, title="shaded: lost with a killed job and trained again")
+    above.legend(
+        edgecolor="none", framealpha=1, title="shaded: lost with a killed job and trained again"
+    )
     difference = np.abs(loss - other)
     below.plot(steps, difference, color="#d94801")
     below.set_ylim(-1e-7, 1e-6)

@@ -71,7 +71,7 @@ JOB = """#!/bin/bash
 #BSUB -nnodes 2
 #BSUB -o {name}.%J.out
 exec python -m alpenglow_lsf.run --run runs/{name} --activity pretrain {options} -- \\
-    jsrun -n2 -r1 -a1 -c7 -b packed:7 python fate.py tiny.toml {after} {fates}
+    jsrun -n2 -r1 -a1 -c7 -b packed:7 python fate.py {recipe} {after} {fates}
 """
 
 
@@ -101,6 +101,7 @@ class Place:
         self.after = after
         self.patience_s = patience_s
         (folder / "tiny.toml").write_text(recipe.format(steps=steps, every=every))
+        (folder / "short.toml").write_text(recipe.format(steps=40, every=every))
         (folder / "fate.py").write_text(FATE)
         (folder / "after.lsf").write_text("#!/bin/bash\n#BSUB -W 1\n#BSUB -nnodes 1\ntrue\n")
         if not (folder / "shards").exists():
@@ -131,12 +132,13 @@ class Place:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def run(self, name: str, options: str = "", *fates: str) -> list[dict[str, Any]]:
+    def run(
+        self, name: str, options: str = "", *fates: str, recipe: str = "tiny.toml"
+    ) -> list[dict[str, Any]]:
         """Submit a run's script and wait until no job is left; returns the segments' records."""
         script = self.folder / f"{name}.lsf"
-        script.write_text(
-            JOB.format(name=name, options=options, after=self.after, fates=" ".join(fates))
-        )
+        words = {"name": name, "options": options, "recipe": recipe, "fates": " ".join(fates)}
+        script.write_text(JOB.format(**words, after=self.after))
         self.call("bsub", script.name)
         end = time.monotonic() + self.patience_s
         while self.call("bjobs", "-noheader", "-o", "jobid").strip():

@@ -35,7 +35,7 @@ def tiny_recipe(pipeline: int = 1, tensor: int = 1, **changes: dict[str, Any]) -
     """A recipe of 6 steps that trains in a second; `changes` go by table name."""
     recipe = PretrainRecipe(
         model=ModelConfig(
-            num_layers=2,
+            num_layers=max(2, pipeline),
             hidden_size=32,
             num_attention_heads=4,
             vocab_size=128,

@@ -22,6 +22,9 @@ from alpenglow_lsf.ranks import compute_hosts
 from alpenglow_lsf.step import JobStep
 from alpenglow_lsf.tasks import LaunchError
 
+STEP_NODES_VARIABLE = "ALPENGLOW_STEP_NODES"
+"""Nodes that a step which was cut would have had; a pre-flight cuts its spare nodes likewise."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a step and return its exit code; 1 where it was refused."""
@@ -45,7 +48,7 @@ def _free_port() -> int:
     """Find a port below the range of outgoing connections; ranks listen on it seconds later."""
     for port in random.sample(range(10000, 30000), 50):
         with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+            probe.bind(("", port))  # as torch's store does: on every pretend node's address
             return port
     raise LaunchError("jsrun: none of 50 ports from 10000 to 29999 is free")
 
@@ -64,6 +67,7 @@ def _run(step: JobStep, machine: Machine, stand_in: StandIn) -> int:
     asked_nodes, asked_ranks = step.asked(machine, nodes)
     if len(places) != asked_ranks:
         used = len({p.host for p in places})
+        environ[STEP_NODES_VARIABLE] = str(asked_nodes)
         sys.stderr.write(
             f"jsrun: {machine.name} stands in for {machine.target.name}: {asked_ranks} ranks on "
             f"{asked_nodes} nodes become {len(places)} ranks on {used} pretend nodes\n"

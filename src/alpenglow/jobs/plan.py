@@ -24,12 +24,14 @@ from alpenglow_lsf.picture import seat, straddles
 from alpenglow_lsf.script import Script
 from alpenglow_lsf.step import JobStep
 from alpenglow_lsf.validate import Finding
+from alpenglow_profiling.order import Order, OrderError
 
 RULES = {
     "recipe": "a recipe that does not load, or that is not TOML",
     "layout": "pipeline x tensor does not divide the ranks of the jsrun line",
     "batch": "the global batch does not divide over micro-batches and replicas",
     "memory": "a rank needs more memory than the machine's GPU has",
+    "preflight": "its options, or as many spare nodes as there are",
     "placement": "tensor-parallel ranks that do not share a socket (a note)",
 }
 """Name of each rule here -> what breaks it."""
@@ -45,6 +47,9 @@ class Plan:
 
     line: int
     step: JobStep
+    nodes: int | None = None
+    """Nodes that train: those of the step less the spare ones of its pre-flight."""
+    spare: int = 0
     recipe: PretrainRecipe | None = None
     layout: Layout | None = None
     memory: StageMemory | None = None
@@ -107,43 +112,63 @@ def _read(plan: Plan, path: Path, machine: Machine) -> None:
 def _lay_out(
     plan: Plan, recipe: PretrainRecipe, spec: JobSpec, machine: Machine, where: str
 ) -> None:
-    parallel, batch, node = recipe.parallel, recipe.batch, machine.compute
+    node = machine.compute
     request = plan.step.request
     try:
-        _, ranks = plan.step.asked(machine, spec.nodes or 1)
+        held, all_ranks = plan.step.asked(machine, spec.nodes or 1)
         seats = seat(request, node, spec.smt)
     except GeometryError:
         return  # alpenglow_lsf.validate names it
     try:
+        words = [word for word in plan.step.command if "$" not in word]
+        order = Order.find(words) or Order()
+        if order.spare >= held:
+            raise OrderError(f"--spare {order.spare} leaves none of {held} nodes")
+    except OrderError as error:
+        plan.findings.append(Finding("preflight", where, f"pre-flight: {error}", ""))
+        return
+    plan.spare, plan.nodes = order.spare, held - order.spare
+    sizes = (plan.nodes, *(n for n in order.shrink if n < plan.nodes))
+    for nodes in sizes:
+        why = "recipe: " if nodes == plan.nodes else f"recipe, --shrink {nodes}: "
+        layout = _layout(recipe, nodes * all_ranks // held, why, where)
+        if isinstance(layout, Finding):
+            plan.findings.append(layout)
+            return
+        plan.layout = plan.layout or layout
+    if plan.layout is None:
+        return
+    if request.gpus:
+        plan.memory = _memory(recipe, plan.layout)
+        room = node.gpu_memory_bytes * request.gpus / max(request.gpus, request.tasks)
+        if plan.memory.total > room:
+            plan.findings.append(_too_much(recipe, plan.layout, plan.memory, room, where))
+        plan.findings += [
+            Finding("placement", where, text, "", refuses=False)
+            for text in straddles(seats, node, recipe.parallel.tensor)
+            if "tensor" in text
+        ]
+
+
+def _layout(recipe: PretrainRecipe, ranks: int, why: str, where: str) -> Layout | Finding:
+    """Lay the recipe out on so many ranks, or say why it cannot be."""
+    parallel, batch = recipe.parallel, recipe.batch
+    try:
         layout = Layout.of(ranks, parallel.pipeline, parallel.tensor)
     except LayoutError as error:
         message, _, cure = str(error).partition("; ")
-        plan.findings.append(Finding("layout", where, f"recipe: {message}", cure))
-        return
-    plan.layout = layout
+        return Finding("layout", where, why + message, cure)
     share = batch.micro_batch_size * layout.data
-    if batch.global_batch_size % share:
-        plan.findings.append(
-            Finding(
-                "batch",
-                where,
-                f"recipe: batch.global_batch_size = {batch.global_batch_size} is no multiple of "
-                f"{share} = micro_batch_size {batch.micro_batch_size} x {layout.data} replicas on "
-                f"{ranks:,} ranks",
-                f"use {math.ceil(batch.global_batch_size / share) * share}, or other nodes",
-            )
-        )
-        return
-    if request.gpus:
-        plan.memory = _memory(recipe, layout)
-        room = node.gpu_memory_bytes * request.gpus / max(request.gpus, request.tasks)
-        if plan.memory.total > room:
-            plan.findings.append(_too_much(recipe, layout, plan.memory, room, where))
-        plan.findings += [
-            Finding("placement", where, text, "", refuses=False)
-            for text in straddles(seats, node, parallel.tensor)
-            if "tensor" in text
-        ]
+    if batch.global_batch_size % share == 0:
+        return layout
+    return Finding(
+        "batch",
+        where,
+        f"{why}batch.global_batch_size = {batch.global_batch_size} is no multiple of "
+        f"{share} = micro_batch_size {batch.micro_batch_size} x {layout.data} replicas on "
+        f"{ranks:,} ranks",
+        f"use {math.ceil(batch.global_batch_size / share) * share}, or other nodes",
+    )
 
 
 def _memory(
@@ -158,7 +183,7 @@ def _memory(
         sequence_length=recipe.batch.sequence_length,
         dtype="fp16" if dtype == "auto" else dtype,
         attention="sdpa" if fused else train.attention,
-        recompute="full" if recompute or train.activation_checkpointing else "none",
+        recompute="full" if recompute else train.recompute,
     )
 
 
@@ -167,8 +192,8 @@ def _too_much(
 ) -> Finding:
     cures = (
         ({"fused": True}, 'train.attention = "sdpa" would fit'),
-        ({"recompute": True}, "train.activation_checkpointing = true would fit"),
-        ({"recompute": True, "fused": True}, "checkpointing with sdpa attention would fit"),
+        ({"recompute": True}, 'train.recompute = "full" would fit'),
+        ({"recompute": True, "fused": True}, "both of them would fit"),
     )
     fits = [text for how, text in cures if _memory(recipe, layout, **how).total <= room]
     message = (

@@ -126,6 +126,8 @@ def lines(
 def _recipe_lines(plan: Plan, recipe: PretrainRecipe, machine: Machine) -> list[str]:
     found = []
     batch = recipe.batch
+    if plan.spare and plan.nodes is not None:
+        found.append(f"preflight  {plan.nodes:,} nodes train, {plan.spare} spare: the slowest")
     if plan.layout is not None:
         one = plan.layout
         found.append(f"layout     pipeline {one.pipeline} x tensor {one.tensor} x data {one.data}")

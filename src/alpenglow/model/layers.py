@@ -7,8 +7,9 @@ dropout. The slots of the pipeline fill themselves from alpenglow.model.neox.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,10 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat((turned, passed), dim=-1)
 
 
+def _at_once(function: Callable[..., Any], *inputs: Any) -> Any:
+    return function(*inputs)
+
+
 class Attention(nn.Module):
     """Causal self-attention with rotary positions; each rank holds whole heads."""
 
@@ -79,6 +84,18 @@ class Attention(nn.Module):
         width = config.hidden_size
         self.query_key_value = ColumnParallelLinear(width, 3 * width, group)
         self.dense = RowParallelLinear(width, width, group)
+        self.run_core: Callable[..., Any] = _at_once
+        """Calls `core`; selective recompute puts a checkpoint here."""
+
+    def core(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """[micro-batch, heads, length, head_dim], thrice -> the heads' weighted sums."""
+        if self.kind == "sdpa":
+            return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        # Scaling the query rather than the scores keeps fp16 products within range.
+        scores = (query * self.config.head_dim**-0.5) @ key.transpose(2, 3)
+        scores = scores.masked_fill(_future(query.shape[2], query.device), float("-inf"))
+        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+        return weights @ value
 
     def heads(self, x: Tensor) -> Tensor:
         """[micro-batch, length, hidden] -> this rank's heads side by side, before `dense`."""
@@ -89,14 +106,7 @@ class Attention(nn.Module):
             length, self.config.rotary_ndims, self.config.rotary_emb_base, x.dtype, x.device
         )
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
-        if self.kind == "sdpa":
-            mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-        else:
-            # Scaling the query rather than the scores keeps fp16 products within range.
-            scores = (query * self.config.head_dim**-0.5) @ key.transpose(2, 3)
-            scores = scores.masked_fill(_future(length, x.device), float("-inf"))
-            weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
-            mixed = weights @ value
+        mixed: Tensor = self.run_core(self.core, query, key, value)
         return mixed.transpose(1, 2).reshape(batch, length, -1)
 
     def forward(self, x: Tensor) -> Tensor:

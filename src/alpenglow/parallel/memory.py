@@ -27,7 +27,7 @@ from alpenglow.parallel.layout import Layout, stage_layers
 from alpenglow.parallel.schedule import in_flight
 
 Attention = Literal["plain", "sdpa"]
-Recompute = Literal["none", "full"]
+Recompute = Literal["none", "selective", "full"]
 
 LARGEST_BUCKET = 500_000_000
 """Elements of the largest gradient bucket that the trainer asks DeepSpeed for."""
@@ -100,6 +100,27 @@ def stage_parameters(model: Sizes, layout: Layout, stage: int) -> int:
     return total
 
 
+def core_activations(
+    model: Sizes,
+    *,
+    micro_batch_size: int,
+    sequence_length: int,
+    tensor: int,
+    dtype: str,
+    attention: Attention,
+) -> float:
+    """Bytes that the attention core of one layer keeps beyond query, key and value.
+
+    Plain: the softmax in fp32 and its copy in the working precision. Fused: its output and the
+    logarithm of each row's sum.
+    """
+    size, tokens = _BYTES[dtype], sequence_length * micro_batch_size
+    heads = model.num_attention_heads / tensor
+    if attention == "plain":
+        return heads * sequence_length * tokens * (4 + (size if size < 4 else 0))
+    return tokens * (heads * 4 + model.hidden_size / tensor * size)
+
+
 def layer_activations(
     model: Sizes,
     *,
@@ -148,7 +169,8 @@ def stage_memory(
         sequence_length: tokens of a sequence.
         dtype: fp32, fp16 or bf16; gradients of bf16 are summed in fp32.
         attention: how scores are computed.
-        recompute: `full` keeps only a layer's input and one layer's activations at a time.
+        recompute: `full` keeps only a layer's input and one layer's activations at a time,
+            `selective` all but the attention core's, and one layer's of that.
 
     Raises:
         ValueError: a stage that the layout lacks, or a dtype that is none of the three.
@@ -169,7 +191,19 @@ def stage_memory(
         attention=attention,
     )
     border = tokens * model.hidden_size * size
-    kept = alive * layers * border + layer if recompute == "full" else alive * layers * layer
+    kept = alive * layers * layer
+    if recompute == "full":
+        kept = alive * layers * border + layer
+    elif recompute == "selective":
+        core = core_activations(
+            model,
+            micro_batch_size=micro_batch_size,
+            sequence_length=sequence_length,
+            tensor=layout.tensor,
+            dtype=dtype,
+            attention=attention,
+        )
+        kept = alive * layers * (layer - core) + core
     if stage == layout.pipeline - 1:
         # Input of the final norm and of the head; logits in working precision and in fp32, for one
         # micro-batch, since its backward follows at once (Korthikanti et al. 2022, section 4.3).

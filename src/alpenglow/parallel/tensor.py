@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor, nn
-from torch.nn import functional
 
 from alpenglow.parallel.layout import Layout
+from alpenglow.parallel.weight_gradients import WeightGradients, embedding, linear
 from alpenglow_profiling.events import Kind, NullRecorder, SpanRecorder
 
 IGNORED_LABEL = -100
@@ -58,6 +58,8 @@ class TensorGroup:
         self.size = size
         self.recorder: SpanRecorder = NullRecorder() if recorder is None else recorder
         self.group_id = group_id
+        self.weight_gradients: WeightGradients | None = None
+        """Where the layers leave weight gradients for later; None computes them with the rest."""
         self._comm = comm
 
     @classmethod
@@ -169,7 +171,8 @@ class ColumnParallelLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs], equal on all ranks -> [..., outputs / size]."""
-        return functional.linear(self.group.copy_in(x), self.weight, self.bias)
+        inputs = self.group.copy_in(x)
+        return linear(inputs, self.weight, self.bias, self.group.weight_gradients)
 
 
 class RowParallelLinear(nn.Module):
@@ -186,7 +189,7 @@ class RowParallelLinear(nn.Module):
 
     def partial(self, x: Tensor) -> Tensor:
         """This rank's summand of the product, neither reduced nor with the bias."""
-        return functional.linear(x, self.weight)
+        return linear(x, self.weight, None, self.group.weight_gradients)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs / size] -> [..., outputs], equal on all ranks."""
@@ -208,15 +211,16 @@ class VocabularyParallelEmbedding(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """int64 [...] -> [..., width], equal on all ranks."""
         if self.group.size == 1:
-            return functional.embedding(tokens, self.weight)
+            return embedding(tokens, self.weight, self.group.weight_gradients)
         local = tokens - self.group.rank * self.rows
         elsewhere = (local < 0) | (local >= self.rows)
-        found = functional.embedding(local.masked_fill(elsewhere, 0), self.weight)
+        rows = local.masked_fill(elsewhere, 0)
+        found = embedding(rows, self.weight, self.group.weight_gradients)
         return self.group.reduce_out(found.masked_fill(elsewhere.unsqueeze(-1), 0.0))
 
     def logits(self, x: Tensor) -> Tensor:
         """[..., width], equal on all ranks -> [..., vocabulary / size]."""
-        return functional.linear(self.group.copy_in(x), self.weight)
+        return linear(self.group.copy_in(x), self.weight, None, self.group.weight_gradients)
 
 
 class _CrossEntropy(torch.autograd.Function):

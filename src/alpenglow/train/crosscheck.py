@@ -46,13 +46,20 @@ def checksum(tensors: Sequence[torch.Tensor]) -> int:
     return total % (1 << 64)
 
 
-class _OneMicroBatch(schedule.TrainSchedule):
-    """1F1B of one micro-batch that ends before anything is reduced or applied."""
+def one_micro_batch(engine: Any) -> Any:
+    """The engine's own schedule for one micro-batch, ending before anything is reduced."""
+    last = (schedule.ReduceTiedGrads, schedule.ReduceGrads, schedule.OptimizerStep)
+    plan = type(engine._train_schedule())(
+        micro_batches=1, stages=engine.num_stages, stage_id=engine.stage_id
+    )
+    whole = plan.steps
 
-    def steps(self) -> Iterator[list[Any]]:
-        last = (schedule.ReduceTiedGrads, schedule.ReduceGrads, schedule.OptimizerStep)
-        for commands in super().steps():
+    def steps() -> Iterator[list[Any]]:
+        for commands in whole():
             yield [command for command in commands if not isinstance(command, last)]
+
+    plan.steps = steps
+    return plan
 
 
 @dataclass(frozen=True)
@@ -102,14 +109,20 @@ class CrossCheck:
         engine.set_dataiterator(iter(batch))
         engine.total_loss = None
         engine._compute_loss = True
-        engine._exec_schedule(
-            _OneMicroBatch(micro_batches=1, stages=engine.num_stages, stage_id=engine.stage_id)
-        )
+        # Gradients stay where the backward pass leaves them: none is handed to a reduction.
+        reduction, engine.reduction = engine.reduction, None
+        if reduction is not None:
+            reduction.last = False
+        engine._exec_schedule(one_micro_batch(engine))
+        engine.reduction = reduction
         sums = {"weights": weights}
         if engine.total_loss is not None:
             sums["loss"] = checksum([engine.total_loss])
         sums["gradients"] = checksum([*_local_gradients(engine)])
         engine.optimizer.zero_grad(set_to_none=True)
+        for parameter in engine.module.parameters():
+            if getattr(parameter, "grad_accum", None) is not None:
+                parameter.grad_accum = None
         engine.total_loss = None
         everybody: list[Any] = [None] * self._layout.world
         torch.distributed.all_gather_object(everybody, sums)

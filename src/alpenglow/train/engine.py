@@ -28,6 +28,7 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
 from alpenglow.config import ConfigError
+from alpenglow.model.layers import Attention
 from alpenglow.model.stages import (
     checkpointable_layers,
     global_tensors,
@@ -42,7 +43,9 @@ from alpenglow.train.no_compiler import without_compiler
 from alpenglow.train.optimizer import build_optimizer
 from alpenglow.train.output import diverted
 from alpenglow.train.recipe import PretrainRecipe
+from alpenglow.train.reduction import GradientReduction
 from alpenglow.train.training_state import create_moments
+from alpenglow.train.zero_bubble import ZeroBubbleEngine, split
 from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import SpanRecorder
 
@@ -169,9 +172,40 @@ def deepspeed_config(
         }
     elif dtype == "bf16":
         config["bf16"] = {"enabled": True}
-        # bf16 has 8 bits of mantissa: sums over micro-batches are kept in fp32.
+    # bf16 has 8 bits of mantissa: its sums over micro-batches are always kept in fp32.
+    if dtype == "bf16" or recipe.precision.fp32_gradients:
         config["data_types"] = {"grad_accum_dtype": "fp32"}
+    if dtype == "fp16" and (recipe.precision.fp32_gradients or recipe.reduction.dtype != "auto"):
+        travels = recipe.reduction.dtype
+        config["communication_data_type"] = "fp32" if travels == "auto" else travels
+    if recipe.reduction.predivide is not None:
+        config["gradient_predivide_factor"] = recipe.reduction.predivide
     return config
+
+
+def _reduction(inner: RecordedEngine, recipe: PretrainRecipe) -> GradientReduction | None:
+    """Our own reduction; None where DeepSpeed's is wanted, or its bf16 optimizer needs it."""
+    # That optimizer takes the global norm from sums that every replica has whole.
+    if recipe.reduction.method == "deepspeed" or inner.using_bf16_optimizer:
+        return None
+    group = inner.optimizer.dp_process_group
+    members = torch.distributed.get_process_group_ranks(group)
+
+    travels = recipe.reduction.dtype
+
+    def reduce(part: torch.Tensor, owner: int) -> Any:
+        return deepspeed.comm.reduce(part, members[owner], group=group, async_op=True)
+
+    return GradientReduction(
+        inner.optimizer,
+        reduce,
+        rank=members.index(torch.distributed.get_rank()),
+        size=len(members),
+        bucket=recipe.reduction.bucket,
+        predivide=recipe.reduction.predivide,
+        dtype={"auto": None, "fp16": torch.float16, "fp32": torch.float32}[travels],
+        late=frozenset(weight for weight, _ in inner.module.get_tied_weights_and_groups()),
+    )
 
 
 @dataclass(frozen=True)
@@ -232,7 +266,7 @@ class Engine:
         ):
             rank = torch.distributed.get_rank()
             group = TensorGroup.create(layout, rank, recorder, comm=deepspeed.comm)
-            checkpointing = recipe.train.activation_checkpointing
+            recomputation = Recomputation(recorder)
             module = deepspeed.PipelineModule(
                 layers=layer_specs(
                     recipe.model, group, seed=recipe.train.seed, attention=recipe.train.attention
@@ -242,10 +276,13 @@ class Engine:
                     num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data
                 ),
                 partition_method=PARTITION_METHOD,
-                activation_checkpoint_interval=1 if checkpointing else 0,
-                activation_checkpoint_func=Recomputation(recorder),
+                activation_checkpoint_interval=1 if recipe.train.recompute == "full" else 0,
+                activation_checkpoint_func=recomputation,
                 checkpointable_layers=checkpointable_layers(),
             )
+            if recipe.train.recompute == "selective":
+                for attention in (m for m in module.modules() if isinstance(m, Attention)):
+                    attention.run_core = recomputation
             largest = torch.tensor(sum(p.numel() for p in module.parameters()), device=device)
             torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
             inner, _, _, _ = deepspeed.initialize(
@@ -253,7 +290,12 @@ class Engine:
                 optimizer=build_optimizer(module, recipe.optimizer, device),
                 config=deepspeed_config(recipe, layout, dtype, int(largest)),
             )
-        engine = cls(record(inner, recorder), recipe, layout, group, dtype)
+        if recipe.parallel.schedule == "zb-h1" and layout.pipeline > 1:
+            inner = split(record(inner, recorder, ZeroBubbleEngine), group)
+        else:
+            inner = record(inner, recorder)
+        inner.reduction = _reduction(inner, recipe)
+        engine = cls(inner, recipe, layout, group, dtype)
         create_moments(engine.optimizer, 0)
         return engine
 
@@ -282,6 +324,8 @@ class Engine:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         scale = float(getattr(self.scaler, "cur_scale", 1.0))
+        if self.inner.reduction is not None:
+            self.inner.reduction.begin()
         loss = self.inner.train_batch(data_iter=micro_batches)
         applied = not self.inner.optimizer.overflow
         norm = self.inner.get_global_grad_norm() if applied else None

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
 
+import deepspeed.comm
 import torch
 import torch.utils.checkpoint
 from deepspeed.runtime.pipe import schedule
 from deepspeed.runtime.pipe.engine import PipelineEngine
 
+from alpenglow.train.reduction import GradientReduction
 from alpenglow_profiling.kind import Kind
 from alpenglow_profiling.recorder import NullRecorder, SpanRecorder
 
@@ -33,11 +35,13 @@ def tensor_bytes(value: Any) -> int:
     return 0
 
 
-def _compute(kind: Kind, method: Method) -> Method:
+def compute(kind: Kind, method: Method) -> Method:
     """A span around an instruction that works on one micro-batch."""
 
     def run(engine: RecordedEngine, **arguments: Any) -> None:
         micro_batch = engine.next_micro_batch(method.__name__)
+        if kind in (Kind.BACKWARD, Kind.WEIGHT_GRAD) and engine.reduction is not None:
+            engine.reduction.last = micro_batch == engine.micro_batches - 1
         with engine.recorder.span(kind, micro_batch=micro_batch):
             method(engine, **arguments)
 
@@ -85,6 +89,24 @@ def _reduce(method: Method, needed: Callable[[Any], bool]) -> Method:
     return run
 
 
+def _reduce_gradients(engine: RecordedEngine) -> None:
+    """Sum over the replicas: what is left of our own reduction, or DeepSpeed's."""
+    if engine.reduction is None:
+        PipelineEngine._exec_reduce_grads(engine)
+    else:
+        engine.reduction.finish()
+
+
+def _reduce_tied_gradients(engine: RecordedEngine) -> None:
+    """Sum a tied weight's gradients over its copies, wherever the precision keeps them."""
+    if not getattr(engine.optimizer, "use_grad_accum_attribute", False):
+        PipelineEngine._exec_reduce_tied_grads(engine)
+        return
+    for weight, group in engine.module.get_tied_weights_and_groups():
+        if weight.grad_accum is not None:
+            deepspeed.comm.all_reduce(weight.grad_accum, group=group)
+
+
 def _optimizer(method: Method) -> Method:
     def run(engine: RecordedEngine) -> None:
         with engine.recorder.span(Kind.OPTIMIZER):
@@ -97,7 +119,9 @@ class RecordedEngine(PipelineEngine):
     """The pipeline engine with spans; made by `record`, never constructed."""
 
     recorder: SpanRecorder
+    reduction: GradientReduction | None
     gradient_bytes: int
+    """Of one gradient of every parameter, as the optimizer gets it."""
     counts: Counter[str]
 
     def next_micro_batch(self, name: str) -> int:
@@ -111,15 +135,13 @@ class RecordedEngine(PipelineEngine):
 
     _INSTRUCTION_MAP = {  # noqa: RUF012 - DeepSpeed's class attribute
         schedule.OptimizerStep: _optimizer(PipelineEngine._exec_optimizer_step),
-        schedule.ReduceGrads: _reduce(
-            PipelineEngine._exec_reduce_grads, lambda engine: engine.is_data_parallel
-        ),
+        schedule.ReduceGrads: _reduce(_reduce_gradients, lambda engine: engine.is_data_parallel),
         schedule.ReduceTiedGrads: _reduce(
-            PipelineEngine._exec_reduce_tied_grads, lambda engine: bool(engine.module.tied_comms)
+            _reduce_tied_gradients, lambda engine: bool(engine.module.tied_comms)
         ),
-        schedule.LoadMicroBatch: _compute(Kind.DATA_WAIT, PipelineEngine._exec_load_micro_batch),
-        schedule.ForwardPass: _compute(Kind.FORWARD, PipelineEngine._exec_forward_pass),
-        schedule.BackwardPass: _compute(Kind.BACKWARD, PipelineEngine._exec_backward_pass),
+        schedule.LoadMicroBatch: compute(Kind.DATA_WAIT, PipelineEngine._exec_load_micro_batch),
+        schedule.ForwardPass: compute(Kind.FORWARD, PipelineEngine._exec_forward_pass),
+        schedule.BackwardPass: compute(Kind.BACKWARD, PipelineEngine._exec_backward_pass),
         schedule.SendActivation: _transfer(
             PipelineEngine._exec_send_activations,
             lambda engine: engine.next_stage,
@@ -143,13 +165,22 @@ class RecordedEngine(PipelineEngine):
     }
 
 
-def record(engine: PipelineEngine, recorder: SpanRecorder) -> RecordedEngine:
-    """Make a pipeline engine record its instructions from its next step on."""
+def record(
+    engine: PipelineEngine, recorder: SpanRecorder, kind: type[RecordedEngine] = RecordedEngine
+) -> RecordedEngine:
+    """Make a pipeline engine record its instructions from its next step on.
+
+    Args:
+        engine: as `deepspeed.initialize` made it.
+        recorder: gets the spans.
+        kind: the class that it becomes.
+    """
     # DeepSpeed builds the engine itself in `initialize`, so its class is changed afterwards; the
     # subclass adds methods and plain attributes only.
-    engine.__class__ = RecordedEngine
+    engine.__class__ = kind
     recorded: RecordedEngine = engine
     recorded.recorder = recorder
+    recorded.reduction = None
     recorded.counts = Counter()
     recorded.gradient_bytes = sum(
         parameter.numel() * parameter.element_size()

@@ -35,6 +35,9 @@ class ParallelRecipe:
     """Pipeline stages."""
     tensor: int = 1
     """Ranks that share one layer's matrices."""
+    schedule: Literal["1f1b", "zb-h1"] = "1f1b"
+    """`1f1b`: DeepSpeed's; `zb-h1`: gradients of weights fill the pipeline's bubble, and each stage
+    holds as many micro-batches as the first (alpenglow.parallel.schedule)."""
     slice_transfers: bool = True
     """Each rank of a tensor group sends its share of the activations to the next stage, where they
     are gathered: 1/tensor of the bytes between nodes for one more collective inside a node."""
@@ -125,6 +128,9 @@ class PrecisionRecipe:
     hysteresis: int = 2
     """Overflows that are let pass before the loss scale is halved."""
     min_loss_scale: float = 1.0
+    fp32_gradients: bool = False
+    """Sum the micro-batches' gradients in fp32, at 4 bytes a parameter for fp16's 2; bf16 always
+    does."""
 
     def __post_init__(self) -> None:
         _positive(
@@ -133,6 +139,25 @@ class PrecisionRecipe:
             hysteresis=self.hysteresis,
             min_loss_scale=self.min_loss_scale,
         )
+
+
+@dataclass(frozen=True)
+class ReductionRecipe:
+    """How gradients are summed over the data-parallel replicas."""
+
+    method: Literal["overlapped", "deepspeed"] = "overlapped"
+    """`overlapped`: each bucket to its owners, within the last backward; `deepspeed`: its
+    all-reduce of buckets after it. In bf16 always DeepSpeed's."""
+    bucket: int = 25_000_000
+    """Elements of a bucket."""
+    predivide: float | None = None
+    """Divide by this before the sum and by replicas / this after it; unset: by the replicas before
+    it. The root of the replicas keeps fp16 sums of many replicas between overflow and underflow."""
+    dtype: Literal["auto", "fp16", "fp32"] = "auto"
+    """What travels; `auto`: what gradients are kept in. fp16 halves the bytes of fp32 sums."""
+
+    def __post_init__(self) -> None:
+        _positive("reduction", bucket=self.bucket, predivide=self.predivide or 1.0)
 
 
 @dataclass(frozen=True)
@@ -206,8 +231,9 @@ class TrainRecipe:
     """Checkpoints at multiples of this step stay for good; 0 keeps none."""
     log_every: int = 1
     """Steps between printed lines; metrics.jsonl has every step."""
-    activation_checkpointing: bool = False
-    """Recompute a transformer layer's activations in the backward pass instead of keeping them."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """What is computed again in the backward pass instead of being kept: nothing, the attention
+    core (scores, softmax, weighted sum), or whole transformer layers."""
     attention: Literal["plain", "sdpa"] = "plain"
     """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention."""
     monitor: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
@@ -258,6 +284,7 @@ class PretrainRecipe:
     train: TrainRecipe
     parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     precision: PrecisionRecipe = field(default_factory=PrecisionRecipe)
+    reduction: ReductionRecipe = field(default_factory=ReductionRecipe)
     checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     guard: GuardRecipe = field(default_factory=GuardRecipe)
 

@@ -40,6 +40,7 @@ FREE = frozenset(
     {
         "parallel",
         "precision",
+        "reduction",
         "guard",
         "batch.micro_batch_size",
         "data.catalogue",
@@ -49,7 +50,7 @@ FREE = frozenset(
         "train.keep_last",
         "train.keep_every",
         "train.log_every",
-        "train.activation_checkpointing",
+        "train.recompute",
         "train.attention",
         "train.monitor",
         "train.collective_timeout_s",

@@ -69,7 +69,7 @@ def test_layouts_agree(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"train": {"activation_checkpointing": True}}, {"model": {"tie_word_embeddings": True}}],
+    [{"train": {"recompute": "full"}}, {"model": {"tie_word_embeddings": True}}],
     ids=["recompute", "tied"],
 )
 def test_a_checkpoint_goes_on_in_another_layout(

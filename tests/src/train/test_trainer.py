@@ -28,7 +28,7 @@ def test_every_instruction_of_the_schedule_is_recorded(tmp_path: Path) -> None:
         2,
         2,
         parallel={"slice_transfers": False},
-        train={"activation_checkpointing": True, "checkpoint_every": 4},
+        train={"recompute": "full", "checkpoint_every": 4},
     )
     (segment,) = {rank["segment"] for rank in train(recipe, 4, tmp_path)}
     events = read(tmp_path / "events" / segment).rows
