@@ -85,7 +85,7 @@ def proof(session: nox.Session) -> None:
 @nox.session
 def faults(session: nox.Session) -> None:
     """Two hundred faults along chained runs, compared with quiet ones (about an hour)."""
-    session.run("python", "tests/support/run_campaign.py", *(session.posargs or ["--faults", "200"]))
+    session.run("python", "tests/support/run_campaign.py", *session.posargs)
 
 
 @nox.session

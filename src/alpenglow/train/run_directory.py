@@ -35,7 +35,8 @@ RECENT = 5
 """Segments whose saves tell how long the next one takes."""
 
 # Tables and keys of a recipe that may change between the segments of one run: they do not change
-# what is learnt from which tokens in which order, up to rounding.
+# what is learnt from which tokens in which order, up to rounding. (What `guard.skip` leaves out is
+# left out of the whole run: a checkpoint that has learnt of it is not gone on from.)
 FREE = frozenset(
     {
         "parallel",

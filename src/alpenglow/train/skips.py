@@ -67,18 +67,30 @@ class Skips:
             append_line(self._path, asdict(skip))
         self.recorded.append(skip)
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint says of the ranges that were known when it was made."""
+        return {
+            "skips": len(self.recorded),
+            "named_skips": [[skip.first, skip.last] for skip in self._named],
+        }
+
     def refusal(self, state: Mapping[str, Any]) -> str | None:
-        """Why a checkpoint cannot be gone on from: it holds samples that were skipped later.
+        """Why a checkpoint cannot be gone on from: it has learnt samples that are to be skipped.
+
+        So a range that is added to `guard.skip` later takes the run back to before it.
 
         Args:
-            state: the checkpoint's, with `samples` and `skips` (decisions known when it was made).
+            state: the checkpoint's, with `samples` and what `state` gave.
         """
         samples = int(state["samples"])
-        for skip in self.recorded[int(state.get("skips", 0)) :]:
+        known = state.get("named_skips", [])
+        later = self.recorded[int(state.get("skips", 0)) :]
+        named = [skip for skip in self._named if [skip.first, skip.last] not in known]
+        for skip in (*later, *named):
             if skip.first < samples:
-                return (
-                    f"it has learnt samples {skip.first} to {min(skip.last, samples - 1)}, "
-                    f"which the run gave up at step {skip.step} ({skip.reason})"
+                why = f"which the run gave up at step {skip.step} ({skip.reason})"
+                return f"it has learnt samples {skip.first} to {min(skip.last, samples - 1)}, " + (
+                    why if skip.step else "which guard.skip names"
                 )
         return None
 

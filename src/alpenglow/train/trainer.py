@@ -238,7 +238,7 @@ class Trainer:
         Raises:
             CheckpointError: on every rank alike: it cannot even be begun.
         """
-        about = {**self.about, "skips": len(self.guard.skips.recorded)}
+        about = {**self.about, **self.guard.skips.state()}
         state = position_state(self.engine, self.recipe, self.position, about)
         with self.recorder.span(Kind.CHECKPOINT):
             fragments = rank_fragments(self.engine, self.group.rank)

@@ -11,23 +11,25 @@ from rank_faults import KILLS
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-ENDINGS = [*KILLS, "kill in save", "kill in drain", "SIGTERM", "SIGURG", "SIGUSR2"]
+# Two stages have messages to be killed in, two replicas a reduction.
+STAGES = [kind for kind in KILLS if kind != "kill in all-reduce"]
+STAGES += ["kill in save", "kill in drain", "SIGTERM", "SIGURG", "SIGUSR2", "hang"]
 
 
 @pytest.mark.parametrize(
-    ("kinds", "pipeline"),
-    [(ENDINGS, 2), ([kind for kind in SENTENCES if kind not in ENDINGS], 1)],
-    ids=["ends a rank", "does not"],
+    ("kinds", "pipeline", "data"),
+    [(STAGES, 2, 1), ([kind for kind in SENTENCES if kind not in STAGES], 1, 2)],
+    ids=["two stages", "two replicas"],
 )
 def test_a_chain_learns_what_a_quiet_run_learns(
-    tmp_path: Path, kinds: list[str], pipeline: int
+    tmp_path: Path, kinds: list[str], pipeline: int, data: int
 ) -> None:
     with small_disk(tmp_path / "chain/run/checkpoints") as mounted:
         able = [kind for kind in kinds if mounted or kind != "disk full"]
-        faults, steps = plan(2024, len(able), 2 * pipeline, able, itertools.count())
-        chain = Chain(tmp_path / "chain", steps, faults, pipeline)
+        faults, steps = plan(2024, len(able), 2, able, itertools.count())
+        chain = Chain(tmp_path / "chain", steps, faults, pipeline, data)
         chain.go()
-        skips = prove(chain, Chain(tmp_path / "quiet", steps, (), pipeline))
+        skips = prove(chain, Chain(tmp_path / "quiet", steps, (), pipeline, data))
     assert sorted(met.fault.kind for met in chain.met) == sorted(able)
     assert len(skips) == able.count("NaN always")
     # Whoever goes on from a checkpoint trains at most the steps since it again.

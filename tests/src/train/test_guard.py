@@ -70,6 +70,19 @@ def test_a_decision_outlives_its_reason(tmp_path: Path) -> None:
     assert_same_checkpoint(twice / LAST, once / LAST)
 
 
+def test_a_range_named_later_takes_the_run_back(tmp_path: Path) -> None:
+    table = {"checkpoint_every": 2, "keep_last": 9}
+    train(tiny_recipe(train=table), 1, tmp_path / "late", stop_after=5)
+    named = tiny_recipe(train=table, guard={"skip": ((50, 50),)})  # of step 4
+    (rank,) = train(named, 1, tmp_path / "late")
+    assert rank["resumed"] == 2
+    passed = [text for text in rank["messages"] if "passed over" in text]
+    assert len(passed) == 2  # those of steps 5 and 4
+    assert all("it has learnt samples 50 to 50, which guard.skip names" in text for text in passed)
+    train(named, 1, tmp_path / "quiet")
+    assert_same_checkpoint(tmp_path / "late" / LAST, tmp_path / "quiet" / LAST)
+
+
 def test_a_spike_goes_back_and_leaves_its_batches_out(tmp_path: Path) -> None:
     train_table = {"steps": 20, "checkpoint_every": 5, "keep_last": 9}
     policy = {"spike": "rewind", "spike_window": 8, "spike_before": 3, "spike_after": 2}
@@ -91,12 +104,15 @@ def test_a_spike_goes_back_and_leaves_its_batches_out(tmp_path: Path) -> None:
     assert_same_checkpoint(rewound / last, quiet / last)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_a_cross_check_leaves_no_trace(tmp_path: Path, dtype: str) -> None:
-    precision = {"dtype": dtype}
+@pytest.mark.parametrize(
+    ("dtype", "schedule"),
+    [("fp32", "1f1b"), ("bf16", "1f1b"), ("fp16", "1f1b"), ("fp32", "zb-h1"), ("bf16", "zb-h1")],
+)
+def test_a_cross_check_leaves_no_trace(tmp_path: Path, dtype: str, schedule: str) -> None:
+    tables = {"precision": {"dtype": dtype}, "parallel": {"schedule": schedule}}
     plain, checked = tmp_path / "plain", tmp_path / "checked"
-    train(tiny_recipe(2, 1, precision=precision), 4, plain)
-    ranks = train(tiny_recipe(2, 1, precision=precision, guard={"verify_every": 2}), 4, checked)
+    train(tiny_recipe(2, 1, **tables), 4, plain)
+    ranks = train(tiny_recipe(2, 1, **tables, guard={"verify_every": 2}), 4, checked)
     assert all(rank["counts"] == {} for rank in ranks)
     assert_same_checkpoint(checked / LAST, plain / LAST)
 
