@@ -11,7 +11,6 @@ quiet run that skips the same samples, and its log shows every other sample appl
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import re
@@ -25,6 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from applied_samples import applied_samples, read_lines
 from distributed_ranks import forkserver
 from free_port import free_port
 from rank_faults import FILLER, KILLS, SAVES, STOPPING, Fault
@@ -275,42 +275,6 @@ def run_rank(
     code = program.main(["recipe.toml", "--run", "run", *overrides])
     sys.stdout.flush()
     os._exit(code)
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of JSON lines."""
-    found = []
-    for text in path.read_text().splitlines() if path.exists() else ():
-        with contextlib.suppress(ValueError):  # half a line of a rank that was killed
-            found.append(json.loads(text))
-    return found
-
-
-def applied_samples(run: Path) -> tuple[list[int], list[int]]:
-    """The samples that made the final weights, in order, and those that were passed over.
-
-    A segment goes on from a checkpoint, which its record names; a line of step n takes the place of
-    whatever was trained of step n and later before it.
-
-    Raises:
-        AssertionError: a segment's first step does not follow the checkpoint it went on from.
-    """
-    kept: list[dict[str, Any]] = []
-    segment = ""
-    for line in read_lines(run / "metrics.jsonl"):
-        if line["segment"] != segment:
-            segment = line["segment"]
-            record = json.loads((run / f"segments/{segment}.rank0.json").read_text())
-            assert line["step"] == record["resumed_from_step"] + 1, (segment, line["step"])
-        while kept and kept[-1]["step"] >= line["step"]:
-            kept.pop()
-        kept.append(line)
-    assert [line["step"] for line in kept] == [*range(1, len(kept) + 1)]
-    split: dict[bool, list[int]] = {True: [], False: []}
-    for line in kept:
-        first, last = line["samples"]
-        split[line["applied"]] += range(first, last + 1)
-    return split[True], split[False]
 
 
 def prove(chain: Chain, quiet: Chain) -> list[list[int]]:

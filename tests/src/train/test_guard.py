@@ -13,6 +13,7 @@ from training_ranks import STEPS, assert_same_checkpoint, metrics, tiny_recipe, 
 
 from alpenglow.train.guard_policy import GuardRecipe
 from alpenglow.train.slow_ranks import SlowRank, SlowRanks
+from alpenglow.train.stop import MORE_TO_DO
 
 pytestmark = pytest.mark.distributed
 LAST = f"checkpoints/step-{STEPS:08d}"
@@ -102,6 +103,21 @@ def test_a_spike_goes_back_and_leaves_its_batches_out(tmp_path: Path) -> None:
     train(named, 2, quiet)
     last = "checkpoints/step-00000020"
     assert_same_checkpoint(rewound / last, quiet / last)
+
+
+def test_a_spike_before_any_checkpoint_starts_the_run_over(tmp_path: Path) -> None:
+    policy = {"spike": "rewind", "spike_window": 8, "spike_before": 1, "spike_after": 0}
+    length = {"steps": 8, "checkpoint_every": 100}
+    recipe = tiny_recipe(train=length, guard=policy)
+    disturb = functools.partial(raise_loss, step=6)
+    (first,) = train(recipe, 1, tmp_path / "spiked", disturb=disturb)
+    assert (first["code"], first["counts"]) == (MORE_TO_DO, {"spikes": 1, "rewinds": 1})
+    (second,) = train(recipe, 1, tmp_path / "spiked", disturb=disturb)
+    assert (second["code"], second["resumed"], second["counts"]) == (0, 0, {"skipped": 2})
+    named = tiny_recipe(train=length, guard={"skip": ((64, 95),)})
+    train(named, 1, tmp_path / "quiet")
+    last = "checkpoints/step-00000008"
+    assert_same_checkpoint(tmp_path / "spiked" / last, tmp_path / "quiet" / last)
 
 
 @pytest.mark.parametrize(
