@@ -178,7 +178,7 @@ def _at_peak(run: Run, account: Account) -> float | None:
     facts = run.facts
     if not facts.peak_flops_per_rank or not facts.flops_per_token:
         return None
-    tokens = len(account.step) * facts.tokens_per_step
+    tokens = float(run.tokens(account.step).sum())
     return 1e9 * tokens * facts.flops_per_token / facts.peak_flops_per_rank
 
 
@@ -267,17 +267,26 @@ def _facts(run: Run, account: Account, price: float | None) -> list[tuple[str, s
     if len(metrics):
         lost = f", {account.lost_steps} more were lost at restarts" if account.lost_steps else ""
         tokens = metrics["tokens"][-1]
-        trained = len(metrics) * facts.tokens_per_step if np.isnan(tokens) else tokens
+        trained = run.tokens(metrics.step).sum() if np.isnan(tokens) else tokens
         rows += [
             ("Steps", f"{len(metrics):,} that count{lost}"),
             ("Tokens", billions(trained)),
             ("Loss", f"{metrics['loss'][0]:.3f} at first, {metrics['loss'][-1]:.3f} at last"),
+            *_validation(run),
             ("Tokens/s, median of steps", count(float(np.median(metrics["tokens_per_s"])))),
         ]
     rows += [
         (name.capitalize(), str(facts.data[name])) for name in ("tokenizer",) if name in facts.data
     ]
     return rows
+
+
+def _validation(run: Run) -> list[tuple[str, str]]:
+    seen = np.flatnonzero(~np.isnan(run.metrics["val_loss"]))
+    if not len(seen):
+        return []
+    loss, step = run.metrics["val_loss"][seen[-1]], run.metrics.step[seen[-1]]
+    return [("Validation loss", f"{loss:.3f} at step {step:,}, on text that was not trained on")]
 
 
 def _rule(run: Run) -> str:

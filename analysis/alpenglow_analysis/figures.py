@@ -195,6 +195,14 @@ def curves(run: Run, found: list[Rate]) -> Figure | None:
                 metrics.step, smooth, color="#0072B2", lw=1.8, label=f"median of {width} steps"
             )
         grid(axes, "both")
+    seen = ~np.isnan(metrics["val_loss"])
+    held_out = []
+    if seen.any():
+        values = metrics["val_loss"][seen]
+        held_out = loss.plot(
+            metrics.step[seen], values, color="#CC79A7", marker="D", ms=5, lw=1.2,
+            label="loss on held-out text",
+        )  # fmt: skip
     dashes = {"compute": (":", "#D55E00"), "schedule": ("--", "#009E73")}
     for rate in found:
         if rate.key in dashes:
@@ -214,13 +222,14 @@ def curves(run: Run, found: list[Rate]) -> Figure | None:
             )  # fmt: skip
     last = float(metrics.step[-1])
     speed.set_xlim(metrics.step[0] - 0.01 * last, 1.01 * last)
-    loss.set_ylabel("training loss (nats a token)")
+    loss.set_ylabel("loss (nats a token)")
     speed.set_ylabel("tokens/s")
     speed.set_xlabel("step")
     speed.yaxis.set_major_formatter(lambda value, _: count(value))
     loss.set_title("Loss and throughput of the steps that count", pad=20)
     speed.xaxis.get_major_locator().set_params(integer=True)
     handles, labels = speed.get_legend_handles_labels()
+    handles, labels = [*handles, *held_out], [*labels, *(line.get_label() for line in held_out)]
     made.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     return made
 

@@ -20,6 +20,8 @@ _COLUMNS = (
     "step_time_s",
     "tokens_per_s",
     "time",
+    "batch",
+    "val_loss",
 )
 
 

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from alpenglow.parallel.layout import Layout, LayoutError
 from alpenglow_analysis.metrics import Metrics
 from alpenglow_analysis.segment import RunError, Segment
@@ -174,6 +177,16 @@ class Run:
                 "nothing is known of what was charged"
             )
         return cls(path, facts, own, others, metrics, events)
+
+    def tokens(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """Tokens of each of some steps: a run may have gone on with another global batch."""
+        found = np.full(len(steps), float(self.facts.tokens_per_step))
+        if len(self.metrics):
+            place = np.minimum(np.searchsorted(self.metrics.step, steps), len(self.metrics) - 1)
+            batch = self.metrics["batch"][place]
+            known = (self.metrics.step[place] == steps) & ~np.isnan(batch)
+            found[known] = batch[known] * self.facts.sequence_length
+        return found
 
     def first_step(self, segment: Segment) -> int | None:
         """The first step that a segment trained, by spans and metrics; None if it did not."""

@@ -65,12 +65,13 @@ def rates(run: Run, account: Account) -> list[Rate]:
                 "steps",
                 "Actual, median step",
                 f"measured: tokens of a step / median duration of {len(account.step_s)} steps",
-                facts.tokens_per_step / step,
+                float(np.median(run.tokens(account.step))) / step,
                 True,
             )
         )
     elapsed = sum(segment.elapsed_ns for segment in run.segments) / 1e9
-    tokens = max(len(run.metrics), len(account.step)) * facts.tokens_per_step
+    counted = max(run.metrics.step, account.step, key=len)
+    tokens = float(run.tokens(counted).sum())
     if elapsed > 0 and tokens:
         found.append(
             Rate(
@@ -88,7 +89,7 @@ def rates(run: Run, account: Account) -> list[Rate]:
 def _ideals(run: Run, account: Account, compute: float) -> list[Rate]:
     facts = run.facts
     p, m = facts.layout.pipeline, facts.micro_batches
-    busy = facts.tokens_per_step / compute
+    busy = float(np.median(run.tokens(account.step))) / compute
     found = [
         Rate(
             "compute",

@@ -7,6 +7,7 @@ chosen = parse_id("101[1-3]")         # (101, (1, 2, 3))
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from alpenglow_lsf.options import OptionError
@@ -96,6 +97,32 @@ def parse_id(text: str) -> tuple[int, tuple[int, ...] | None] | None:
         return int(match[1]), None if match[2] is None else parse_indices(match[2], text)
     except OptionError:
         return None
+
+
+def own_id(environ: Mapping[str, str]) -> str | None:
+    """Return the id of the job that this process runs in; None outside jobs.
+
+    Args:
+        environ: with LSB_JOBID and LSB_JOBINDEX, which is 0 outside arrays.
+    """
+    job_id, index = environ.get("LSB_JOBID"), environ.get("LSB_JOBINDEX") or "0"
+    if not job_id or not (job_id.isdigit() and index.isdigit()):
+        return job_id or None
+    return key_of(int(job_id), int(index))
+
+
+def slurm_id(job_id: str) -> str:
+    """Write an id as Slurm does: `101_3` for the element that LSF calls `101[3]`."""
+    number, bracket, indices = job_id.removesuffix("]").partition("[")
+    if not bracket:
+        return job_id
+    return f"{number}_{indices}" if indices.isdigit() else f"{number}_[{indices}]"
+
+
+def lsf_id(job_id: str) -> str:
+    """Write an id of Slurm's as LSF does; the counterpart of `slurm_id`."""
+    number, mark, indices = job_id.partition("_")
+    return f"{number}[{indices.strip('[]').partition('%')[0]}]" if mark else job_id
 
 
 def key_of(job_id: int, index: int) -> str:

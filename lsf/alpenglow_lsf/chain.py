@@ -20,17 +20,28 @@ from alpenglow_lsf.job import JobSpec
 from alpenglow_lsf.options import OptionError
 from alpenglow_lsf.scheduler import Scheduler, SchedulerError, Submission
 from alpenglow_lsf.script import Script
-from alpenglow_lsf.segment import Segment, durable_step, gained, read_segments
+from alpenglow_lsf.segment import (
+    CANCELLED,
+    PREEMPTED,
+    Segment,
+    durable_step,
+    gained,
+    read_segments,
+)
 
 STOP = "STOP"
 """A file of this name in the run directory ends the chain at the next step border."""
 RESTARTS = 10
 GRACE = 1
-BY_OWNER = "signal INT"
-"""Reason of a segment that bkill ended: bkill alone sends INT."""
+BY_OWNER = ("signal INT", CANCELLED)
+"""Reasons of a segment that its owner ended: bkill alone sends INT, scancel is Slurm's."""
+REQUEUED_BY = (*BY_OWNER, "signal TERM")
+"""What brequeue (INT, TERM) and a requeue of Slurm's (TERM) leave as reasons."""
 SAME_JOB_S = 300.0
 """A job was noted within so many seconds of its submission."""
-NO_FAILURE = ("complete", "more to do", "requeued")
+FOR_OTHERS = ("requeued", PREEMPTED)
+"""Reasons of a segment that the scheduler ended for its own: neither failed nor fruitless."""
+NO_FAILURE = ("complete", "more to do", *FOR_OTHERS)
 
 
 class ChainError(RuntimeError):
@@ -81,9 +92,9 @@ def decide(chain: Sequence[Mapping[str, Any]], policy: Policy, *, stop: bool = F
         return Decision(False, "the run is complete")
     if stop:
         return Decision(False, "a file STOP is in the run directory: remove it to go on")
-    if last.get("reason") == BY_OWNER:
-        return Decision(False, "bkill ended the segment")
-    ended = [record for record in chain if record.get("reason") != "requeued"]
+    if last.get("reason") in BY_OWNER:
+        return Decision(False, owner_ended(last["reason"]))
+    ended = [record for record in chain if record.get("reason") not in FOR_OTHERS]
     fruitless = 0
     while fruitless < len(ended) and gained(ended[-1 - fruitless]) == 0:
         fruitless += 1
@@ -97,6 +108,11 @@ def decide(chain: Sequence[Mapping[str, Any]], policy: Policy, *, stop: bool = F
     if fruitless:
         return Decision(True, f"no checkpoint gained, {fruitless} of {policy.grace} forgiven")
     return Decision(True, "there is more to do")
+
+
+def owner_ended(reason: str) -> str:
+    """Say which command of the owner's ended a segment, from one of BY_OWNER."""
+    return f"{'scancel' if reason == CANCELLED else 'bkill'} ended the segment"
 
 
 def complete(records: Sequence[Mapping[str, Any]], run: Path) -> Mapping[str, Any] | None:
@@ -200,10 +216,10 @@ class Chain:
             return Decision(False, f"the run is complete since segment {_name(done)}")
         own = self._segment.name
         job_id = str(self._segment.fields["job_id"])
-        # Who requeues this job wants it to go on, though the attempt before was ended by bkill.
+        # Who requeues this job wants it to go on, though a signal ended the attempt before.
         former = [
             {**r, "reason": "requeued"}
-            if r["job_id"] == job_id and r.get("reason") == BY_OWNER
+            if r["job_id"] == job_id and r.get("reason") in REQUEUED_BY
             else r
             for r in chain_of(records, job_id)
             if _name(r) != own
@@ -236,17 +252,17 @@ class Chain:
         self._note(job_id, "submitted", "")
         self._say(f"submitted {self._path} as job {job_id}, which goes on when this job has ended")
 
-    def at_end(self, by_owner: bool) -> Decision:
+    def at_end(self, by_owner: str | None) -> Decision:
         """Keep or remove the successor, now that this segment's record is closed.
 
         Args:
-            by_owner: whether bkill's signal came.
+            by_owner: which of BY_OWNER ended it, if one did, whatever the exit code.
         """
         records = read_segments(self._run)
         chain = chain_of(records, str(self._segment.fields["job_id"]))
         decision = decide(chain, self._policy, stop=(self._run / STOP).exists())
-        if decision.goes_on and by_owner:
-            decision = Decision(False, "bkill ended the segment")
+        if decision.goes_on and by_owner is not None:
+            decision = Decision(False, owner_ended(by_owner))
         waiting = self.job_id
         if decision.goes_on and waiting is not None and self._ended(waiting):
             decision = Decision(False, f"job {waiting}, the next segment, was removed by hand")

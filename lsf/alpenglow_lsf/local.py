@@ -29,7 +29,7 @@ from alpenglow_lsf.files import write_text
 from alpenglow_lsf.job import OPTIONS, SIGNALS, JobSpec
 from alpenglow_lsf.machine import Machine, StandIn
 from alpenglow_lsf.options import OptionError
-from alpenglow_lsf.scheduler import JobState, JobStatus, SchedulerError, Submission
+from alpenglow_lsf.scheduler import JobState, JobStatus, SchedulerError, Submission, of_array
 from alpenglow_lsf.script import Script
 from alpenglow_lsf.spool import JobRecord, Spool
 from alpenglow_lsf.validate import check
@@ -81,7 +81,8 @@ class Local:
             return None
         if len(records) == 1:
             return records[0].status
-        return _status_of_array(records)
+        whole = of_array(str(records[0].job_id), [record.status for record in records])
+        return dataclasses.replace(whole, name=records[0].name)
 
     def cancel(self, job_ids: Sequence[str], signal: str | None = None) -> None:
         """End jobs, or send them a signal; see `Scheduler.cancel`."""
@@ -266,22 +267,3 @@ def _check_requeue(codes: str) -> None:
             raise SchedulerError(
                 f'bsub: -Q {codes!r}: {word} should be an exit code; write "85 86" or "all ~1"'
             )
-
-
-def _status_of_array(records: Sequence[JobRecord]) -> JobStatus:
-    statuses = [record.status for record in records]
-    states = {status.state for status in statuses}
-    open_states = (JobState.RUNNING, JobState.PENDING, JobState.FAILED, JobState.DONE)
-    state = next(s for s in open_states if s in states)
-    worst = next((s for s in statuses if s.state is state), statuses[0])
-    ended = [s.ended for s in statuses if s.ended is not None]
-    started = [s.started for s in statuses if s.started is not None]
-    return dataclasses.replace(
-        worst,
-        job_id=str(records[0].job_id),
-        name=records[0].name,
-        started=min(started, default=None),
-        ended=max(ended) if len(ended) == len(statuses) else None,
-        exit_code=worst.exit_code if state.ended else None,
-        reason=f"{worst.job_id}: {worst.reason}" if worst.reason else "",
-    )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from alpenglow_lsf.arrays import own_id
 from alpenglow_lsf.chain import GRACE, RESTARTS, Policy, check_script
 from alpenglow_lsf.script import Script
 
@@ -83,6 +84,12 @@ def _count(text: str) -> int:
 
 def _own_script(given: Path, run: str) -> tuple[Path, Script]:
     """Read the script of this job: the scheduler names it, or else the command line."""
+    element = own_id(os.environ) or ""
+    if "[" in element:
+        raise RunError(
+            f"--chain: {element} is an element of an array, and its next segment would be the "
+            f"whole array again: submit a job of its own for each run"
+        )
     told = os.environ.get("ALPENGLOW_SCRIPT")
     if not told and given == Path():
         raise RunError("--chain: nobody says which script this job is: write --chain SCRIPT")

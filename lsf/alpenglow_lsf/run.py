@@ -21,7 +21,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from alpenglow_lsf.chain import Chain, ChainError, complete, whole_minutes
+from alpenglow_lsf.arrays import own_id
+from alpenglow_lsf.chain import Chain, ChainError, complete, owner_ended, whole_minutes
 from alpenglow_lsf.flight import MORE_TO_DO, Flight
 from alpenglow_lsf.geometry import GeometryError
 from alpenglow_lsf.job import JobSpec
@@ -31,13 +32,22 @@ from alpenglow_lsf.options import OptionError
 from alpenglow_lsf.order import Order, RunError, parse
 from alpenglow_lsf.orphans import dies_with_parent
 from alpenglow_lsf.ranks import RESERVED_VARIABLE
-from alpenglow_lsf.scheduler import JobState, JobStatus, Scheduler, SchedulerError, Submission
+from alpenglow_lsf.scheduler import (
+    ENDING,
+    JobState,
+    JobStatus,
+    Scheduler,
+    SchedulerError,
+    Submission,
+)
 from alpenglow_lsf.scheduler import current as current_scheduler
 from alpenglow_lsf.segment import (
+    CANCELLED,
     Ending,
     RunLock,
     Segment,
     SegmentError,
+    cause_of,
     close_lost,
     read_segments,
 )
@@ -54,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         order = parse(sys.argv[1:] if argv is None else argv)
         machine = current()
-        job_id = os.environ.get("LSB_JOBID")
-        if not job_id:
+        job_id = own_id(os.environ)
+        if job_id is None:
             raise RunError(
                 "LSB_JOBID is not set: this runs inside a job, submit the script by bsub"
             )
@@ -94,6 +104,7 @@ class Parent:
         self._scheduler = scheduler
         self._environ = environ
         self._received: list[int] = []
+        self._told: str | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._flight: Flight | None = None
         now = time.time()
@@ -153,7 +164,7 @@ class Parent:
                 self._chain.submit()
             code = self._run(lock)
             if self._chain is not None:
-                self._chain.at_end(signal.SIGINT in self._received)
+                self._chain.at_end(self._by_owner())
         return code
 
     @contextmanager
@@ -284,9 +295,9 @@ class Parent:
                 self._look_at_nodes()
                 if self._flight is not None and (told := self._flight.over()) is not None:
                     return self._outlast(child, told)
-                if self._chain is not None and signal.SIGINT in self._received:
-                    # bkill's KILL comes 20 s after its INT: there may be no later.
-                    self._chain.remove("bkill ended the segment")
+                if self._chain is not None and (owner := self._by_owner()) is not None:
+                    # KILL comes 20 s after bkill's INT, KillWait after scancel's TERM.
+                    self._chain.remove(owner_ended(owner))
                 if time.monotonic() - beaten >= HEARTBEAT_S:
                     beaten = time.monotonic()
                     lock.beat()
@@ -314,6 +325,19 @@ class Parent:
         _say(f"all ranks in use have ended; those of {silent}, which never reported, were ended")
         return code
 
+    def _by_owner(self) -> str | None:
+        """Which of BY_OWNER ends this job, if one does."""
+        if signal.SIGINT in self._received:
+            return "signal INT"
+        termed = signal.SIGTERM in self._received
+        return CANCELLED if termed and self._why() == ENDING else None
+
+    def _why(self) -> str:
+        """Ask once why this job ends: Slurm's TERM may be a time limit, a requeue or scancel."""
+        if self._told is None:
+            self._told = self._ask(str(self.segment.fields["job_id"])).reason
+        return self._told
+
     def _reason(self, code: int) -> tuple[str, str]:
         name = Path(self._order.command[0]).name
         words = f"{name} exited with code {code}"
@@ -326,9 +350,12 @@ class Parent:
         deadline = self.segment.fields["deadline"]
         if signal.SIGUSR2 in self._received or (deadline and time.time() >= deadline):
             return "walltime", f"{words} at the walltime limit"
+        if self._by_owner() == CANCELLED:
+            return CANCELLED, f"{words} after scancel"
+        if (cause := cause_of(self._why())) is not None:
+            return cause, f"{words}: {self._why()}"
         fatal = [n for n in self._received if n in (signal.SIGTERM, signal.SIGINT)]
         if fatal:
-            # SIGUSR1 and SIGURG only tell the ranks something; they are no reason to end.
             signal_name = signal.Signals(fatal[0]).name
             return f"signal {signal_name.removeprefix('SIG')}", f"{words} after {signal_name}"
         return "failed", words

@@ -11,7 +11,7 @@ import enum
 import importlib
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -26,6 +26,11 @@ BACKENDS = {
 """Backend of each `scheduler` a machine file may name; loaded when asked for."""
 TIMEOUT_S = 120.0
 """A login node's scheduler may be busy; a command that takes longer than this is not waited for."""
+
+
+ENDING = "completing"
+"""Reason of a running job that its scheduler is ending without a reason of its own: Slurm, after
+the last process or after scancel. To a process of that job it can only be scancel."""
 
 
 class SchedulerError(RuntimeError):
@@ -66,7 +71,7 @@ class JobStatus:
     ended: float | None = None
     exit_code: int | None = None
     reason: str = ""
-    """Why it waits or how it ended."""
+    """Why it waits or how it ended; ENDING while it is being ended."""
     output: Path | None = None
     error: Path | None = None
     """Error file, where it is not the output file."""
@@ -100,6 +105,31 @@ class Scheduler(Protocol):
     def cancel(self, job_ids: Sequence[str], signal: str | None = None) -> None:
         """End jobs as bkill does, or send them one signal (a name without SIG)."""
         ...
+
+
+def of_array(job_id: str, statuses: Sequence[JobStatus]) -> JobStatus:
+    """Say how an array stands as a whole, from its elements: it runs while one of them does.
+
+    Args:
+        job_id: the array's id.
+        statuses: its elements, at least one.
+    """
+    states = {status.state for status in statuses}
+    order = (JobState.RUNNING, JobState.PENDING, *(s for s in JobState if not s.ended))
+    state = next(s for s in (*order, JobState.FAILED, JobState.DONE) if s in states)
+    # Of several in that state the first by its index, whatever order they are told in.
+    ordered = sorted(statuses, key=lambda status: (len(status.job_id), status.job_id))
+    worst = next(status for status in ordered if status.state is state)
+    ended = [s.ended for s in statuses if s.ended is not None]
+    started = [s.started for s in statuses if s.started is not None]
+    return replace(
+        worst,
+        job_id=job_id,
+        started=min(started, default=None),
+        ended=max(ended) if len(ended) == len(statuses) else None,
+        exit_code=worst.exit_code if state.ended else None,
+        reason=f"{worst.job_id}: {worst.reason}" if worst.reason else "",
+    )
 
 
 def current(machine: Machine) -> Scheduler:

@@ -8,6 +8,7 @@ else from the last heartbeat, marked estimated.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import socket
@@ -39,6 +40,12 @@ RANK0_FIELDS = (
 
 STALE_S = 120.0
 """A lock without a sign of life for this long is abandoned; parents give one every 10 s."""
+
+
+CANCELLED = "cancelled"
+"""Reason of a segment that its owner ended by scancel; bkill's is `signal INT`."""
+PREEMPTED = "preempted"
+"""Reason of a segment that Slurm ended for another job, and did not requeue."""
 
 
 class SegmentError(RuntimeError):
@@ -156,7 +163,7 @@ def next_attempt(run: Path, job_id: str) -> int:
     """Attempt number of a job: a requeued job keeps its id, so its records are counted."""
     attempts = [
         int(path.stem.rpartition(".")[2])
-        for path in (run / "segments").glob(f"{job_id}.*.json")
+        for path in (run / "segments").glob(f"{glob.escape(job_id)}.*.json")
         if path.stem.rpartition(".")[2].isdigit()
     ]
     return max(attempts, default=0) + 1
@@ -201,7 +208,7 @@ def close_lost(
         if again:
             reason = "requeued"
         elif told is not None:
-            reason = next((word for mark, word in _CAUSES if mark in told.reason), reason)
+            reason = cause_of(told.reason) or reason
             source = f"its scheduler ({told.reason})" if told.reason else "its scheduler"
         record.update(
             ended=end,
@@ -215,8 +222,21 @@ def close_lost(
     return closed
 
 
-_CAUSES = (("TERM_RUNLIMIT", "walltime"), ("TERM_OWNER", "signal INT"))
-"""Why LSF says that it ended a job, and our word for it."""
+_CAUSES = (
+    ("TERM_RUNLIMIT", "walltime"),
+    ("TERM_OWNER", "signal INT"),
+    ("timeout", "walltime"),
+    ("TimeLimit", "walltime"),
+    ("cancelled", CANCELLED),
+    ("preempted", PREEMPTED),
+    ("requeued", "requeued"),
+)
+"""Why LSF (capitals) and Slurm say that they ended a job, and our word for it."""
+
+
+def cause_of(told: str) -> str | None:
+    """Return our word for why a scheduler ended a job; None where it says nothing of its own."""
+    return next((word for mark, word in _CAUSES if mark in told), None)
 
 
 class RunLock:

@@ -1,24 +1,34 @@
 """Slurm, through its own commands sbatch, scontrol, sacct and scancel.
 
 Scripts are written for LSF; `submit` hands sbatch a translation on standard input, of which Slurm
-keeps a copy (`scontrol write batch_script ID -`).
+keeps a copy (`scontrol write batch_script ID -`). An array's element is 101[3] here, as in LSF,
+and 101_3 to Slurm.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from alpenglow_lsf.arrays import lsf_id, slurm_id
 from alpenglow_lsf.job import SIGNALS
 from alpenglow_lsf.machine import Machine
 from alpenglow_lsf.options import OptionError
-from alpenglow_lsf.scheduler import JobState, JobStatus, SchedulerError, Submission, call_command
+from alpenglow_lsf.scheduler import (
+    ENDING,
+    JobState,
+    JobStatus,
+    SchedulerError,
+    Submission,
+    call_command,
+    of_array,
+)
 from alpenglow_lsf.script import Script
 from alpenglow_lsf.slurm_script import translate
-
-"""A busy controller answers late; after this long it counts as not reachable."""
 
 STATES: Mapping[str, JobState] = {
     "PENDING": JobState.PENDING,
@@ -50,10 +60,11 @@ STATES: Mapping[str, JobState] = {
 being cleaned up has not ended: only then may its successor start."""
 
 SACCT = (
-    "JobIDRaw", "State", "ExitCode", "Submit", "Start", "End", "TimelimitRaw", "Partition",
-    "Account", "JobName",
+    "JobID", "State", "ExitCode", "Submit", "Start", "End", "TimelimitRaw", "Partition",
+    "Account", "NodeList", "JobName",
 )  # fmt: skip
 
+_OF_ARRAY = r"ArrayJobId=(\d+) ArrayTaskId=([\d,:-]+)"
 _OURS = re.compile(r"(SLURM_(?!CONF$)|LSB_|LS_SUBCWD$)")
 _OF_THE_JOB = frozenset(
     f"ALPENGLOW_{name}"
@@ -90,22 +101,31 @@ class Slurm:
 
     def status(self, job_id: str) -> JobStatus | None:
         """Ask scontrol about a job, and sacct about one that it has forgotten."""
+        found = self._elements(job_id)
+        if not found:
+            return None
+        # What still waits of an array is one entry for many elements.
+        one = found[0] if len(found) == 1 else of_array(job_id, found)
+        return replace(one, job_id=job_id)
+
+    def _elements(self, job_id: str) -> list[JobStatus]:
+        """Return how a job stands, or the elements of an array that there are so far."""
         environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
+        number = slurm_id(job_id)
         try:
-            text = call_command(["scontrol", "show", "job", job_id], environment)
+            text = call_command(["scontrol", "show", "job", number], environment)
         except SchedulerError as error:
-            if "Invalid job id" not in str(error):
+            if not re.search(r"Invalid job id|Job \S+ not found", str(error)):
                 raise
         else:
-            return parse_scontrol(text)
-        words = ["sacct", "-X", "-n", "-P", "-j", job_id, "-o", ",".join(SACCT)]
+            return [parse_scontrol(block) for block in text.strip().split("\n\n")]
+        words = ["sacct", "-X", "-n", "-P", "-j", number, "-o", ",".join(SACCT)]
         try:
-            lines = call_command(words, environment).splitlines()
+            return [parse_sacct(line) for line in call_command(words, environment).splitlines()]
         except SchedulerError as error:
             if "storage is disabled" in str(error):
-                return None
+                return []
             raise
-        return parse_sacct(lines[-1]) if lines else None
 
     def cancel(self, job_ids: Sequence[str], signal: str | None = None) -> None:
         """Call scancel; see `Scheduler.cancel`.
@@ -123,9 +143,10 @@ class Slurm:
                 raise SchedulerError(f"scancel: job {job_id} has already finished")
         if signal is None:
             # TERM to the ranks and to the batch shell, KILL after the site's KillWait.
-            call_command(["scancel", *job_ids], os.environ)
+            call_command(["scancel", *map(slurm_id, job_ids)], os.environ)
             return
-        running = [j for j in job_ids if (s := self.status(j)) and s.state is JobState.RUNNING]
+        elements = [element for job_id in job_ids for element in self._elements(job_id)]
+        running = [slurm_id(e.job_id) for e in elements if e.state is JobState.RUNNING]
         if running:
             # --full reaches the batch shell and its children, without it the ranks: srun hands
             # on USR1, USR2 and TERM, but not URG.
@@ -141,9 +162,10 @@ def parse_scontrol(text: str) -> JobStatus:
         if whole:
             values[whole[1]] = whole[2]
         elif line.startswith("JobId="):
-            first = re.match(r"JobId=(\d+)(?: .*?)?(?:JobName=(.*))?$", line)
+            first = re.match(rf"JobId=(\d+)(?: {_OF_ARRAY})?(?: .*?)?(?:JobName=(.*))?$", line)
             if first:
-                values |= {"JobId": first[1], "JobName": first[2] or ""}
+                element = lsf_id(f"{first[2]}_{first[3]}") if first[2] else first[1]
+                values |= {"JobId": element, "JobName": first[4] or ""}
         else:
             for key, value in re.findall(r"(\S+?)=(\S*)", line):
                 values.setdefault(key, value)
@@ -153,6 +175,13 @@ def parse_scontrol(text: str) -> JobStatus:
     state = STATES.get(word, JobState.UNKNOWN)
     if state is JobState.PENDING and reason.startswith("JobHeld"):
         state = JobState.HELD
+    if state is JobState.RUNNING and reason == "None":
+        started = _moment(values.get("StartTime")) or 0.0
+        if (_moment(values.get("PreemptTime")) or 0.0) >= started > 0.0:
+            reason = "preempted"  # also in its time of grace, in which the ranks end first
+        elif word == "COMPLETING" and (_moment(values.get("EndTime")) or 0.0) > time.time():
+            # A requeued job is given its next end at once, one that really ends is not.
+            reason = "requeued"
     wait = values.get("Dependency", "(null)")
     return JobStatus(
         job_id=values["JobId"],
@@ -161,7 +190,8 @@ def parse_scontrol(text: str) -> JobStatus:
         queue=values.get("Partition", ""),
         project=_text(values.get("Account")),
         submitted=_moment(values.get("SubmitTime")),
-        started=None if state is JobState.PENDING else _moment(values.get("StartTime")),
+        # One that was cancelled while it waited is told to have started when it ended.
+        started=_moment(values.get("StartTime")) if _text(values.get("NodeList")) else None,
         ended=_moment(values.get("EndTime")) if state.ended else None,
         exit_code=_code(values.get("ExitCode", "0:0"), state),
         reason=_reason(word, reason, state),
@@ -179,13 +209,13 @@ def parse_sacct(line: str) -> JobStatus:
     state = STATES.get(word, JobState.UNKNOWN)
     minutes = cells["TimelimitRaw"]
     return JobStatus(
-        job_id=cells["JobIDRaw"],
+        job_id=lsf_id(cells["JobID"]),
         state=state,
         name=cells["JobName"],
         queue=cells["Partition"],
         project=cells["Account"],
         submitted=_moment(cells["Submit"]),
-        started=_moment(cells["Start"]),
+        started=None if cells["NodeList"] == "None assigned" else _moment(cells["Start"]),
         ended=_moment(cells["End"]) if state.ended else None,
         exit_code=_code(cells["ExitCode"], state),
         reason=_reason(word, "None", state),
@@ -205,6 +235,8 @@ def _code(text: str, state: JobState) -> int | None:
 
 
 def _reason(word: str, reason: str, state: JobState) -> str:
+    if word == "COMPLETING" and reason == "None":
+        return ENDING
     if state is JobState.DONE or (state is JobState.RUNNING and reason == "None"):
         return ""
     said = word.lower().replace("_", " ")

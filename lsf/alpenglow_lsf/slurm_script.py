@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 
+from alpenglow_lsf.arrays import lsf_id, slurm_id
 from alpenglow_lsf.dependency import Both, Condition, Expression, parse
 from alpenglow_lsf.job import JobSpec
 from alpenglow_lsf.machine import Machine
@@ -30,7 +31,8 @@ WITHOUT_EFFECT = ("-N", "-B", "-jsm", "-step_cgroup", "-core_isolation")
 """Options about mail, JSM and IBM's cgroups: left out."""
 
 PREAMBLE = r"""
-export LSB_JOBID="$SLURM_JOB_ID" LSB_JOBNAME="$SLURM_JOB_NAME" LSB_QUEUE="$SLURM_JOB_PARTITION"
+export LSB_JOBID="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}" LSB_QUEUE="$SLURM_JOB_PARTITION"
+export LSB_JOBNAME="$SLURM_JOB_NAME${SLURM_ARRAY_TASK_ID:+[$SLURM_ARRAY_TASK_ID]}"
 export LSB_PROJECT_NAME="${SLURM_JOB_ACCOUNT:-}" LS_SUBCWD="$SLURM_SUBMIT_DIR"
 export LSB_JOBINDEX="${SLURM_ARRAY_TASK_ID:-0}" ALPENGLOW_NODES_ASKED="$SLURM_JOB_NUM_NODES"
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then export LSB_RESTART=Y; fi
@@ -85,6 +87,11 @@ def options(spec: JobSpec, machine: Machine) -> list[tuple[str, str]]:
             found.append(("--reservation", value))
         elif flag == "-u":
             found.append(("--mail-user", value))
+        elif flag == "-Q":
+            raise SlurmError(
+                f"sbatch: -Q {value}: which exit codes requeue a job is the site's setting in "
+                f"Slurm (RequeueExit); leave it out, and let --chain go on"
+            )
         elif flag not in (*WITHOUT_EFFECT, *files):
             raise SlurmError(f"sbatch: bsub's {flag} has no counterpart in Slurm: leave it out")
     for option, text in found:
@@ -275,16 +282,16 @@ def dependency(text: str) -> str:
 def _condition(condition: Condition, text: str) -> str:
     if condition.code is not None:
         raise SlurmError(f"sbatch: -w {text!r} asks for an exit code, which Slurm cannot")
-    if not condition.job.isdigit():
+    if not re.fullmatch(r"\d+(\[\d+\])?", condition.job):
         raise SlurmError(f"sbatch: -w {text!r} names a job; Slurm takes job numbers only")
-    return f"{DEPENDENCIES[condition.kind]}:{condition.job}"
+    return f"{DEPENDENCIES[condition.kind]}:{slurm_id(condition.job)}"
 
 
 def _lsf_dependency(text: str) -> str:
     kinds = {slurm: lsf for lsf, slurm in DEPENDENCIES.items()}
     pairs = [item.split(":") for item in re.split(r"[,?]", text)]
     sign = " || " if "?" in text else " && "
-    return sign.join(f"{kinds[kind]}({job})" for kind, job in pairs)
+    return sign.join(f"{kinds[kind]}({lsf_id(job)})" for kind, job in pairs)
 
 
 def _queue(asked: str | None, machine: Machine) -> list[tuple[str, str | None]]:
@@ -325,11 +332,11 @@ def _lsf_name(name: str | None, array: str | None) -> str | None:
 
 
 def _file(name: str | None, array: str | None) -> str | None:
-    """Write a file name: %J and %I are LSF's, any other percent sign is itself."""
+    """Write a file name: %J and %I (0 outside arrays) are LSF's, any other % is itself."""
     if name is None:
         return None
     job = "%A" if array else "%j"
-    words = {"%J": job, "%I": "%a"}
+    words = {"%J": job, "%I": "%a" if array else "0"}
     return re.sub(r"%[JI]|%", lambda match: words.get(match[0], "%%"), name)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alpenglow_lsf.chain import FOR_OTHERS
 from alpenglow_lsf.files import read_json
 from alpenglow_lsf.machine import MachineError, current
 from alpenglow_lsf.scheduler import JobStatus, SchedulerError
@@ -137,7 +138,7 @@ def forecast(
         total: steps of the whole run.
         now: unix seconds.
     """
-    recent = [s for s in segments if s["reason"] != "requeued"][-RECENT:]
+    recent = [s for s in segments if s["reason"] not in FOR_OTHERS][-RECENT:]
     steps = sum(_advanced(s) for s in recent)
     seconds = sum(s["seconds"] for s in recent)
     if total is None or steps <= 0 or seconds <= 0:

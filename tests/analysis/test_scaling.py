@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from alpenglow.parallel.layout import Layout
+from alpenglow_analysis.contents import contents
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import idle_equivalents, model_flops_utilisation, rates
 from alpenglow_analysis.synthetic import Segment, Synthetic
+from alpenglow_analysis.units import billions
 from alpenglow_analysis.utilisation import account
 
 
@@ -29,6 +33,31 @@ def test_rates_are_exact(tmp_path: Path) -> None:
     elapsed = spec.elapsed(spec.segments[0]) / 1e9
     assert found["charged"].tokens_per_s == pytest.approx(5 * tokens / elapsed)
     assert [rate.measured for rate in found.values()] == [False] * 3 + [True] * 2
+
+
+def test_a_step_has_the_tokens_of_its_own_batch(tmp_path: Path) -> None:
+    """From step 4 on a smaller global batch: rates and totals follow the lines of the metrics."""
+    spec = Synthetic(Layout(4, 1, 2), 6, (Segment(1, 5),), peak_flops_per_rank=125e12)
+    path = spec.write(tmp_path / "run")
+    whole = 2 * 2048 * 6 * 2
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["batch"] = 24 if line["step"] < 4 else 12
+    lines[1]["val_loss"] = 3.5
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = Run.load(path)
+    assert run.tokens(np.array([1, 3, 4, 5, 9])).tolist() == [
+        *[whole] * 2,
+        *[whole / 2] * 2,
+        whole,  # not in the metrics: what run.toml says
+    ]
+    found = {rate.key: rate for rate in rates(run, account(run))}
+    elapsed = spec.elapsed(spec.segments[0]) / 1e9
+    assert found["charged"].tokens_per_s == pytest.approx(4 * whole / elapsed)
+    assert found["steps"].tokens_per_s == pytest.approx(whole / (spec.step / 1e9))
+    page = contents(run, account(run), list(found.values()), {}, None)
+    assert ("Tokens", billions(5 * whole)) in page.facts
+    assert "3.500 at step 2, on text" in dict(page.facts)["Validation loss"]
 
 
 def test_utilisation_names_both_formulas_and_admits_an_unknown_peak(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import slurm_cluster
+from slurm_jobs import Jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB_VARIABLES = ("LSB_", "LS_", "JSM_", "OMPI_", "PMIX_", "PRTE_", "SLURM_", "ALPENGLOW_")
@@ -137,3 +139,26 @@ def alive(process: int) -> bool:
 @pytest.fixture
 def is_alive() -> Callable[[int], bool]:
     return alive
+
+
+@pytest.fixture(scope="session")
+def slurm_jobs(
+    slurm_running: slurm_cluster.Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Jobs:
+    """What has been submitted to the Slurm of this session."""
+    return Jobs(slurm_running, tmp_path_factory.mktemp("a slurm"))
+
+
+@pytest.fixture
+def slurm(slurm_jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    """The same, with the variables and the folder of somebody who works there."""
+    for name in os.environ:
+        if name.startswith(JOB_VARIABLES):
+            monkeypatch.delenv(name)
+    for name, value in slurm_jobs.cluster.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ALPENGLOW_MACHINE", str(slurm_jobs.machine))
+    monkeypatch.setenv("ALPENGLOW_ROOT", str(ROOT))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "lsf"))
+    monkeypatch.chdir(slurm_jobs.folder)
+    return slurm_jobs

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import slurm_cluster
+from slurm_jobs import RANK, Jobs, parent
 
 from alpenglow_lsf.job import JobSpec
-from alpenglow_lsf.machine import load
 from alpenglow_lsf.ranks import expand_hosts
 from alpenglow_lsf.scheduler import (
     JobState,
     JobStatus,
-    Scheduler,
     SchedulerError,
-    Submission,
-    current,
 )  # fmt: skip
 from alpenglow_lsf.slurm import parse_sacct, parse_scontrol
 
@@ -37,6 +29,7 @@ JobId={id} JobName=a name
    RunTime=00:00:00 TimeLimit=1-02:03:00 TimeMin=N/A
    SubmitTime=1795460000 EligibleTime=1795460000
    StartTime=1795460010 EndTime=1795460070 Deadline=N/A
+   NodeList={nodes}
    Partition=batch AllocNode:Sid=localhost:31947
    StdErr=/a folder/x=1.err
    StdOut=/a folder/out
@@ -49,7 +42,7 @@ JobId={id} JobName=a name
         ("PENDING", "Dependency", "0:0", JobState.PENDING, None, "pending: Dependency"),
         ("PENDING", "JobHeldUser", "0:0", JobState.HELD, None, "pending: JobHeldUser"),
         ("RUNNING", "None", "0:0", JobState.RUNNING, None, ""),
-        ("COMPLETING", "None", "85:0", JobState.RUNNING, None, ""),
+        ("COMPLETING", "TimeLimit", "0:0", JobState.RUNNING, None, "completing: TimeLimit"),
         ("COMPLETED", "None", "0:0", JobState.DONE, 0, ""),
         ("FAILED", "NonZeroExitCode", "85:0", JobState.FAILED, 85, "failed: NonZeroExitCode"),
         ("TIMEOUT", "TimeLimit", "0:15", JobState.FAILED, 143, "timeout: TimeLimit"),
@@ -61,7 +54,9 @@ JobId={id} JobName=a name
 def test_states(
     state: str, reason: str, code: str, is_state: JobState, is_code: int | None, says: str
 ) -> None:
-    status = parse_scontrol(SCONTROL.format(id=7, state=state, reason=reason, code=code))
+    status = parse_scontrol(
+        SCONTROL.format(id=7, state=state, reason=reason, code=code, nodes="n1")
+    )
     assert (status.state, status.exit_code, status.reason) == (is_state, is_code, says)
     assert (status.job_id, status.name, status.project) == ("7", "a name", "geo123")
     assert (status.submitted, status.walltime_s) == (1795460000.0, 93780.0)
@@ -69,101 +64,43 @@ def test_states(
     assert (status.output, status.error) == (Path("/a folder/out"), Path("/a folder/x=1.err"))
 
 
+@pytest.mark.parametrize(
+    ("word", "started", "ends", "preempted", "says"),
+    [
+        ("COMPLETING", -60, -1, "None", "completing"),
+        ("COMPLETING", 0, 600, "None", "completing: requeued"),
+        ("COMPLETING", -60, -1, -5, "completing: preempted"),
+        ("RUNNING", -60, 600, -5, "running: preempted"),
+        ("RUNNING", -60, 600, "None", ""),
+        # Of the attempt before.
+        ("COMPLETING", -60, -1, -90, "completing"),
+    ],
+)
+def test_why_a_running_job_ends(
+    word: str, started: int, ends: int, preempted: int | str, says: str
+) -> None:
+    now = int(time.time())
+    told = preempted if isinstance(preempted, str) else now + preempted
+    text = (
+        f"JobId=7 JobName=a\n   JobState={word} Reason=None Dependency=(null)\n"
+        f"   StartTime={now + started} EndTime={now + ends} Deadline=N/A\n"
+        f"   PreemptEligibleTime={now + started} PreemptTime={told}\n   NodeList=n1\n"
+    )
+    status = parse_scontrol(text)
+    assert (status.state, status.reason) == (JobState.RUNNING, says)
+
+
 def test_a_line_of_sacct() -> None:
-    line = "7|CANCELLED by 0|0:15|1795460000|1795460010|1795460070|120|batch|geo123|a|b"
+    line = "7|CANCELLED by 0|0:15|1795460000|1795460010|1795460070|120|batch|geo123|n1|a|b"
     assert parse_sacct(line) == JobStatus(
         "7", JobState.FAILED, "a|b", "batch", "geo123", 1795460000.0, 1795460010.0, 1795460070.0,
         143, "cancelled", walltime_s=7200.0,
     )  # fmt: skip
 
 
-MACHINE = """
-name = "cluster"
-description = "two nodes of this computer"
-scheduler = "slurm"
-[node]
-nodes = 2
-cores = 8
-sockets = 1
-smt = 1
-gpus = 0
-memory_bytes = 1e9
-gpu_memory_bytes = 0.0
-gpu_memory_bandwidth = 0.0
-[links]
-nvlink = 1e9
-socket = 1e9
-network = 1e9
-[signals]
-kill_after_minutes = 1
-bkill_interval_seconds = 30
-[[queues]]
-name = "batch"
-chains = true
-bins = [{ nodes = [1, 2], hours = 1 }]
-"""
-
-
-@dataclass
-class Cluster:
-    folder: Path
-    scheduler: Scheduler
-
-    def submit(self, name: str, body: str, *options: str, over: JobSpec | None = None) -> str:
-        lines = ["#!/bin/bash", "#BSUB -W 10", f"#BSUB -o '{self.folder}/{name} $(x) %J.out'"]
-        lines += [f"#BSUB {option}" for option in options]
-        path = self.folder / f"{name}.lsf"
-        path.write_text("\n".join([*lines, body, ""]))
-        environment = {"PATH": f"{Path(sys.executable).parent}:{slurm_cluster.search_path()}"}
-        return self.scheduler.submit(
-            Submission(path, over or JobSpec(), ("a b", "$(c)"), environment)
-        )
-
-    def status(self, job: str) -> JobStatus:
-        status = self.scheduler.status(job)
-        assert status is not None
-        return status
-
-    def output(self, job: str) -> str:
-        path = self.status(job).output
-        assert path is not None
-        return path.read_text() if path.exists() else ""
-
-    def wait(self, job: str, seconds: float = 60) -> JobStatus:
-        end = time.monotonic() + seconds
-        while not (status := self.status(job)).state.ended:
-            assert time.monotonic() < end, status
-            time.sleep(0.2)
-        return status
-
-    def until(self, job: str, text: str, seconds: float = 30) -> None:
-        end = time.monotonic() + seconds
-        while text not in self.output(job):
-            assert time.monotonic() < end, (self.status(job), self.output(job))
-            time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    reason = slurm_cluster.absent()
-    if reason is not None:
-        pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("a slurm")
-    short = tmp_path_factory.mktemp("s")
-    machine = folder / "cluster.toml"
-    machine.write_text(MACHINE)
-    with pytest.MonkeyPatch.context() as patch, slurm_cluster.running(short) as variables:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        patch.setenv("ALPENGLOW_MACHINE", str(machine))
-        patch.setenv("ALPENGLOW_ROOT", str(ROOT))
-        patch.setenv("PYTHONPATH", str(ROOT / "lsf"))
-        patch.chdir(folder)
-        yield Cluster(folder, current(load(machine)))
-
-
 @pytest.mark.scheduler
-def test_a_job_its_arguments_and_its_exit_code(slurm: Cluster) -> None:
+def test_a_job_its_arguments_and_its_exit_code(slurm: Jobs) -> None:
+    slurm.begin_timed()  # looked at by test_slurm_chain, the last to need them
     body = 'echo "$1|$2|$LSB_JOBID|$LSB_JOBNAME|$ALPENGLOW_NODES_ASKED|$PWD"; exit 85'
     job = slurm.submit("x", body, "-nnodes 2", "-J name", "-P geo123")
     status = slurm.wait(job)
@@ -172,14 +109,14 @@ def test_a_job_its_arguments_and_its_exit_code(slurm: Cluster) -> None:
     assert (status.queue, status.walltime_s) == ("batch", 600.0)
     assert status.submitted and status.started and status.ended
     assert status.submitted <= status.started <= status.ended <= time.time() + 1
-    assert status.output == slurm.folder / f"x $(x) {job}.out"
+    assert status.output == slurm.folder / f"x $(x) {job}.0.out"
     assert slurm.scheduler.status("999999") is None
     with pytest.raises(SchedulerError, match=f"job {job} has already finished"):
         slurm.scheduler.cancel([job])
 
 
 @pytest.mark.scheduler
-def test_a_successor_starts_after_a_failed_job(slurm: Cluster) -> None:
+def test_a_successor_starts_after_a_failed_job(slurm: Jobs) -> None:
     first = slurm.submit("first", "sleep 2; exit 7", "-nnodes 1")
     second = slurm.submit("second", "true", "-nnodes 1", f"-w 'ended({first})'")
     third = slurm.submit("third", "true", "-nnodes 1", f"-w 'done({first})'")
@@ -197,23 +134,16 @@ def test_a_successor_starts_after_a_failed_job(slurm: Cluster) -> None:
 
 
 @pytest.mark.scheduler
-def test_lists_of_nodes_expand_as_slurm_expands_them(slurm: Cluster) -> None:
+def test_lists_of_nodes_expand_as_slurm_expands_them(slurm: Jobs) -> None:
     for listing in ("n1", "n[1-2]", "frontier[00009-00011,00100],login1", "a[08-10],b"):
         words = ["scontrol", "show", "hostnames", listing]
         said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
         assert expand_hosts(listing) == said.split()
 
 
-RANK = (
-    "from alpenglow_lsf.ranks import Ranks; r = Ranks.from_environment(); "
-    "print('rank', r.rank, r.world_size, r.local_rank, r.local_size, r.host, r.master_address, "
-    "r.job_id)"
-)
-
-
 @pytest.mark.scheduler
 @pytest.mark.parametrize(("order", "hosts"), [("packed", "1122"), ("cyclic", "1212")])
-def test_ranks_of_srun(slurm: Cluster, order: str, hosts: str) -> None:
+def test_ranks_of_srun(slurm: Jobs, order: str, hosts: str) -> None:
     body = f'jsrun -r1 -a2 -c4 -d {order} python -c "{RANK}"'
     job = slurm.submit("ranks", body, "-nnodes 2")
     assert slurm.wait(job).state is JobState.DONE, slurm.output(job)
@@ -234,25 +164,13 @@ while True: time.sleep(0.05)
 """
 
 
-def parent(command: str) -> str:
-    words = ["exec", "python", "-m alpenglow_lsf.run --run runs/x --activity pretrain --"]
-    return f"{' '.join(words)} {command}"
-
-
-def record(slurm: Cluster, job: str) -> dict[str, object]:
-    path = slurm.folder / "runs" / "x" / "segments" / f"{job}.1.json"
-    found = json.loads(path.read_text())
-    assert isinstance(found, dict)
-    return found
-
-
 @pytest.mark.scheduler
-def test_a_segment_is_recorded(slurm: Cluster) -> None:
+def test_a_segment_is_recorded(slurm: Jobs) -> None:
     over = JobSpec(project="geo123", nodes=2)
     job = slurm.submit("seg", parent(f'jsrun -r1 -a2 -c2 python -c "{RANK}"'), over=over)
     status = slurm.wait(job)
     assert status.state is JobState.DONE, slurm.output(job)
-    found = record(slurm, job)
+    found = slurm.record(job)
     expected = {
         "job_id": job, "job_name": "seg.lsf", "machine": "cluster", "queue": "batch",
         "nodes_asked": 2, "nodes_used": 2, "nodes_charged": 2, "ranks": 4, "hosts": ["n1", "n2"],
@@ -270,29 +188,13 @@ def test_a_segment_is_recorded(slurm: Cluster) -> None:
     [("URG", "got SIGURG", "more to do"), (None, "got SIGTERM", "more to do")],
 )
 def test_signals_reach_the_ranks_and_the_record_is_closed(
-    slurm: Cluster, signal: str | None, says: str, reason: str
+    slurm: Jobs, signal: str | None, says: str, reason: str
 ) -> None:
     (slurm.folder / "s.py").write_text(SAVES)
     job = slurm.submit("sig", parent("jsrun -n1 -a2 -c2 python s.py"), "-nnodes 1")
-    slurm.until(job, "ready\nready")
+    slurm.until_says(job, "ready\nready")
     slurm.scheduler.cancel([job], signal)
     status = slurm.wait(job)
     assert slurm.output(job).count(says) >= 2
-    assert (record(slurm, job)["exit_code"], record(slurm, job)["reason"]) == (85, reason)
+    assert (slurm.record(job)["exit_code"], slurm.record(job)["reason"]) == (85, reason)
     assert status.state is JobState.FAILED
-
-
-@pytest.mark.scheduler
-@pytest.mark.slow
-def test_the_warning_comes_before_the_time_limit(slurm: Cluster) -> None:
-    (slurm.folder / "s.py").write_text(SAVES)
-    body = parent("jsrun -n1 -a2 -c2 python s.py")
-    over = JobSpec(nodes=1, walltime=2, warning_action="URG", warning_time=1)
-    job = slurm.submit("warn", body, over=over)
-    status = slurm.wait(job, 150)
-    assert slurm.output(job).count("got SIGURG") == 2
-    assert (status.state, status.exit_code) == (JobState.FAILED, 85)
-    assert status.started and status.ended
-    # Slurm keeps time to the minute: the warning may come up to 60 s early, never after the limit.
-    assert 0 <= status.ended - status.started < 120
-    assert record(slurm, job)["reason"] == "more to do"

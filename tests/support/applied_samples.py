@@ -39,6 +39,5 @@ def applied_samples(run: Path) -> tuple[list[int], list[int]]:
     assert [line["step"] for line in kept] == [*range(1, len(kept) + 1)]
     split: dict[bool, list[int]] = {True: [], False: []}
     for line in kept:
-        first, last = line["samples"]
-        split[line["applied"]] += range(first, last + 1)
+        split[line["applied"]] += range(line["samples"] - line["batch"], line["samples"])
     return split[True], split[False]

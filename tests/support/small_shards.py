@@ -12,8 +12,17 @@ from alpenglow.data.shards import ShardWriter
 VOCABULARY = 120
 
 
-def write_small_shards(folder: Path) -> None:
-    """Write 4,000 drawn tokens each of the slices github and wikipedia."""
+def write_small_shards(
+    folder: Path, *, longest: int | None = None, size: int = 4000, tokenizer: str = "t"
+) -> Catalogue:
+    """Write drawn tokens of the slices github and wikipedia.
+
+    Args:
+        folder: to make.
+        size: tokens of each slice.
+        tokenizer: hash of the tokenizer that is said to have made them.
+        longest: documents have drawn lengths up to this; None makes one of each slice.
+    """
     folder.mkdir()
     infos = []
     for number, name in enumerate(("github", "wikipedia")):
@@ -21,17 +30,22 @@ def write_small_shards(folder: Path) -> None:
             folder / f"{name}-00000.h5",
             slice=name,
             dtype="uint16",
-            tokenizer_hash="t",
+            tokenizer_hash=tokenizer,
             recipe_hash="r",
         )
-        tokens = np.random.default_rng(number).integers(0, VOCABULARY, 4000)
-        writer.add(tokens, bytes([number] * 16), "drawn")
+        rng = np.random.default_rng(number)
+        tokens = rng.integers(0, VOCABULARY, size)
+        borders = np.cumsum(rng.integers(1, (longest or 0) + 1, size)) if longest else np.array([])
+        for part in np.split(tokens, borders[borders < size].astype(np.int64)):
+            writer.add(part, bytes([number] * 16), "drawn")
         infos.append(writer.close())
-    Catalogue.build(
+    catalogue = Catalogue.build(
         folder,
         infos,
         tokenizer="tokenizer.json",
-        tokenizer_hash="t",
+        tokenizer_hash=tokenizer,
         vocab_size=VOCABULARY,
         recipe_hash="r",
-    ).write()
+    )
+    catalogue.write()
+    return catalogue

@@ -1,7 +1,7 @@
 """A tiny training run on forked gloo ranks: the worker behind the tests of alpenglow.train.
 
 Everything is the real thing (engine, trainer, checkpoints, recorder) but the tokens, which are
-drawn from a seed per step: the order of real data is the business of the data room's tests.
+drawn from a seed per step, unless the recipe names a catalogue by its absolute path.
 """
 
 from __future__ import annotations
@@ -96,14 +96,17 @@ def worker(
     """One rank of `train`."""
     import torch
 
+    from alpenglow.data.catalogue import Catalogue
+    from alpenglow.train.batches import Batches, ValidationBatches
     from alpenglow.train.checkpoint import CheckpointError, DistributedGroup
     from alpenglow.train.deadline import Deadline
     from alpenglow.train.engine import Engine, start
     from alpenglow.train.guard import Guard, open_skips
-    from alpenglow.train.restart import resume
+    from alpenglow.train.restart import Position, resume
     from alpenglow.train.run_directory import RunDirectory
     from alpenglow.train.stop import StopRequest
     from alpenglow.train.trainer import Segment, Trainer
+    from alpenglow.train.validation import evaluate
     from alpenglow.train.whereabouts import WatchedRecorder, Whereabouts
     from alpenglow_lsf.ranks import Ranks
     from alpenglow_profiling.events import Recorder
@@ -137,13 +140,21 @@ def worker(
     stop = StopRequest(Deadline(None), 0.0)
     stop.install()
     count = recipe.micro_batches(layout)
+    batches = held_out = None
+    if recipe.data.catalogue.is_absolute():
+        catalogue = Catalogue.load(recipe.data.catalogue, look=False)
+        batches = Batches.open(recipe, layout, rank, catalogue)
+        held_out = ValidationBatches.open(recipe, layout, rank, catalogue)
 
-    def micro_batches(step: int) -> Iterator[Any]:
+    def micro_batches(position: Position) -> Iterator[Any]:
+        step = position.step
         if stop_after == step + 1 and rank == size - 1:
             signal.raise_signal(signal.SIGTERM)
         if step + 1 in largest_file and rank == size - 1:
             trainer.saver._drain.wait(60)  # whose end the limit would change
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file[step + 1], -1))
+        if batches is not None:
+            return batches.step(position)
         batch, length = recipe.batch.global_batch_size, recipe.batch.sequence_length
         generator = torch.Generator().manual_seed(1000 + step)
         tokens = torch.randint(recipe.model.vocab_size, (batch, length + 1), generator=generator)
@@ -158,6 +169,8 @@ def worker(
     trainer = Trainer(
         guard, recipe, micro_batches, position, run, group, recorder, stop, segment, {}
     )
+    if held_out is not None:
+        trainer.validate = lambda: evaluate(engine, held_out.read(), held_out.micro_batches)
     said: list[str] = []
     trainer.console.say = trainer.saver._say = said.append  # type: ignore[method-assign, assignment]
     failure = None

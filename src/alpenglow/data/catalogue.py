@@ -142,7 +142,8 @@ class Catalogue:
         """Map a shard, by its place in `shards`.
 
         Raises:
-            ShardError: missing, cut, or of another length than listed here.
+            ShardError: missing, cut, of another length than listed here, or made by another
+                tokenizer.
         """
         info = self.shards[index]
         shard = Shard(self.folder / info.file)
@@ -150,6 +151,12 @@ class Catalogue:
             raise ShardError(
                 f"{shard.path}: {shard.tokens.size} tokens of {shard.slice}, the catalogue lists "
                 f"{info.tokens} of {info.slice}; run `bsub jobs/prepare_data.lsf` again"
+            )
+        made_by = str(shard.attributes.get("tokenizer_hash"))
+        if made_by != self.tokenizer_hash:
+            raise ShardError(
+                f"{shard.path}: made by tokenizer {made_by[:12]}, the catalogue is of tokenizer "
+                f"{self.tokenizer_hash[:12]}; run `bsub jobs/prepare_data.lsf` again"
             )
         return shard
 

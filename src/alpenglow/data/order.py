@@ -14,13 +14,17 @@ less, a difference of floors could be negative. **Which window**: the j-th sampl
 window permutation(j mod n) of epoch j div n, with a new key each epoch, so every window comes once
 before any comes twice. A window has S + 1 tokens (inputs and labels overlap by S), starts at a
 multiple of S and never crosses a shard.
+
+With a validation fraction some windows are held out (see `alpenglow.data.windows`): `order` is then
+over the others, in every epoch, and `order.validation()` over them. Without one the stream is that
+of before there was such a choice.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -29,15 +33,14 @@ from numpy.typing import NDArray
 
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.feistel import permute, round_keys
+from alpenglow.data.windows import OrderError, Part, Validation, Windows
+
+__all__ = ["BLOCK", "Order", "OrderError", "Sample", "natural", "tail_tokens"]
 
 BLOCK = 256
 """Least samples in a block; a constant of the format: another value is another stream."""
 SMALLEST_SHARE = Fraction(1, 1_000_000)
 """A slice's share of the mixture; a smaller one would need blocks of over a million samples."""
-
-
-class OrderError(ValueError):
-    """A mixture that the catalogue cannot serve; the message is one sentence for the user."""
 
 
 class Sample(NamedTuple):
@@ -50,21 +53,6 @@ class Sample(NamedTuple):
     """First token in the shard."""
 
 
-@dataclass(frozen=True)
-class _Slice:
-    """The windows of one slice."""
-
-    name: str
-    shards: NDArray[np.int64]
-    """Places in the catalogue, of the shards that hold a window."""
-    first: NDArray[np.int64]
-    """[shards + 1] number of windows before each shard; the last is all of them."""
-
-    @property
-    def windows(self) -> int:
-        return int(self.first[-1])
-
-
 class Order:
     """See the module.
 
@@ -74,10 +62,11 @@ class Order:
         sequence_length: S, tokens a sample trains on.
         seed: any integer.
         fingerprint: of the catalogue's geometry.
+        validation_fraction: share of every slice's windows to keep from training, below 1.
 
     Raises:
-        OrderError: a weight that is negative or not finite, no positive weight, or a slice of the
-            mixture without a single window.
+        OrderError: a weight that is negative or not finite, no positive weight, a slice of the
+            mixture without a single window, or a fraction that leaves none on either side.
     """
 
     def __init__(
@@ -87,13 +76,26 @@ class Order:
         sequence_length: int,
         seed: int,
         fingerprint: str = "",
+        *,
+        validation_fraction: float = 0.0,
     ) -> None:
         if sequence_length < 1:
             raise OrderError(f"sequence_length = {sequence_length}; it must be at least 1")
+        if not 0 <= validation_fraction < 1:
+            raise OrderError(
+                f"data.validation_fraction = {validation_fraction}; it lies from 0 to below 1"
+            )
         self.sequence_length = sequence_length
-        self._key = (seed, fingerprint)
+        self._key: tuple[object, ...] = (seed, fingerprint)
         weights = _weights(mixture)
-        self._slices = [_windows(name, shards, sequence_length) for name in weights]
+        every = [Windows.of(name, shards, sequence_length) for name in weights]
+        self._slices: list[Part] = list(every)
+        self._held_out: list[Validation] = []
+        if validation_fraction:
+            parts = [windows.split(validation_fraction, *self._key) for windows in every]
+            self._slices = [training for training, _ in parts]
+            self._held_out = [validation for _, validation in parts]
+        self._is_validation = False
         edges, total = [Fraction(0)], sum(weights.values(), Fraction(0))
         for weight in weights.values():
             edges.append(edges[-1] + weight / total)
@@ -103,11 +105,39 @@ class Order:
 
     @classmethod
     def of(
-        cls, catalogue: Catalogue, mixture: Mapping[str, float], *, sequence_length: int, seed: int
+        cls,
+        catalogue: Catalogue,
+        mixture: Mapping[str, float],
+        *,
+        sequence_length: int,
+        seed: int,
+        validation_fraction: float = 0.0,
     ) -> Order:
         """The order over a catalogue."""
         shards = [(shard.slice, shard.tokens) for shard in catalogue.shards]
-        return cls(shards, mixture, sequence_length, seed, catalogue.fingerprint)
+        return cls(
+            shards,
+            mixture,
+            sequence_length,
+            seed,
+            catalogue.fingerprint,
+            validation_fraction=validation_fraction,
+        )
+
+    def validation(self) -> Order:
+        """The order over what is held out, in the same mixture.
+
+        Raises:
+            OrderError: nothing is held out.
+        """
+        if not self._held_out:
+            raise OrderError("data.validation_fraction = 0: no window is held out to validate on")
+        other = copy.copy(self)
+        other._slices = list(self._held_out)
+        other._key = (*self._key, "validation")
+        other._is_validation = True
+        other._assigned = None
+        return other
 
     @property
     def slices(self) -> list[str]:
@@ -117,7 +147,7 @@ class Order:
     @property
     def windows(self) -> dict[str, int]:
         """Windows of each slice: what one epoch of it holds."""
-        return {part.name: part.windows for part in self._slices}
+        return {part.name: part.count for part in self._slices}
 
     def sample(self, index: int) -> Sample:
         """Sample `index` of the stream, 0-based."""
@@ -143,11 +173,28 @@ class Order:
         for place, part in enumerate(self._slices):
             mine = np.flatnonzero(which == place)
             if mine.size:
-                window = self._shuffled(part, ordinal[mine])
-                file = np.searchsorted(part.first, window, side="right") - 1
-                shard[mine] = part.shards[file]
-                start[mine] = (window - part.first[file]) * self.sequence_length
+                shard[mine], start[mine] = part.locate(self._shuffled(part, ordinal[mine]))
         return which, shard, start
+
+    def borders(
+        self, which: NDArray[np.int64], start: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """The stretch of tokens [begin, end) around windows that only this stream reads.
+
+        Args:
+            which: slices of the windows, int64 [n], as `samples` gave them.
+            start: their first tokens, int64 [n].
+
+        Returns:
+            int64 [n] each; None for the training stream, which has all the rest.
+        """
+        if not self._is_validation:
+            return None
+        begin, end = np.empty_like(start), np.empty_like(start)
+        for place, part in enumerate(self._held_out):
+            mine = np.flatnonzero(which == place)
+            begin[mine], end[mine] = part.borders(start[mine])
+        return begin, end
 
     def taken(self, samples: int) -> dict[str, int]:
         """How many of the first `samples` come from each slice; exact for whole blocks.
@@ -204,13 +251,13 @@ class Order:
         self._assigned = (block, chosen, count)
         return chosen, count
 
-    def _shuffled(self, part: _Slice, ordinal: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _shuffled(self, part: Part, ordinal: NDArray[np.int64]) -> NDArray[np.int64]:
         window = np.empty_like(ordinal)
-        epochs = ordinal // part.windows
+        epochs = ordinal // part.count
         for epoch in np.unique(epochs):
             here = np.flatnonzero(epochs == epoch)
             keys = round_keys(*self._key, part.name, int(epoch))
-            window[here] = permute(ordinal[here] - epoch * part.windows, part.windows, keys)
+            window[here] = permute(ordinal[here] - epoch * part.count, part.count, keys)
         return window
 
 
@@ -245,19 +292,3 @@ def _block(weights: Mapping[str, Fraction], total: Fraction) -> int:
             f"million, or leave it out"
         )
     return max(BLOCK, 1 << (math.ceil(total / least) - 1).bit_length())
-
-
-def _windows(name: str, shards: Sequence[tuple[str, int]], sequence_length: int) -> _Slice:
-    counts = [
-        (place, (tokens - 1) // sequence_length)
-        for place, (of, tokens) in enumerate(shards)
-        if of == name and tokens > sequence_length
-    ]
-    if not counts:
-        known = ", ".join(sorted({of for of, _ in shards})) or "none"
-        raise OrderError(
-            f"mixture: slice {name} has no window of {sequence_length} + 1 tokens in the "
-            f"catalogue; slices there: {known}"
-        )
-    first = np.concatenate([[0], np.cumsum([n for _, n in counts])]).astype(np.int64)
-    return _Slice(name, np.array([place for place, _ in counts], np.int64), first)

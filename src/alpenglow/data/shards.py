@@ -19,6 +19,7 @@ from __future__ import annotations
 import mmap
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -181,6 +182,7 @@ class Shard:
                 self.attributes = {str(name): value for name, value in file.attrs.items()}
                 dataset = file["tokens"]
                 offset, count, dtype = dataset.id.get_offset(), int(dataset.shape[0]), dataset.dtype
+                self._starts = _place(file["documents/offset"])
         except FileNotFoundError:
             raise ShardError(f"{path}: the shard is missing{_CURE}") from None
         except (OSError, KeyError) as error:
@@ -236,6 +238,22 @@ class Shard:
                 )
             del self._unchecked[block]
 
+    @cached_property
+    def document_starts(self) -> NDArray[np.uint64]:
+        """As `offsets`, but mapped: a look-up touches a few pages, whatever the shard's size.
+
+        Raises:
+            ShardError: cut.
+        """
+        offset, count = self._starts
+        if offset is None:  # laid out otherwise than `ShardWriter` does
+            return self.offsets()
+        if self.path.stat().st_size < offset + count * 8:
+            raise ShardError(f"{self.path}: cut within its list of documents{_CURE}")
+        with self.path.open("rb") as file:
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapping, "<u8", count, offset)
+
     def offsets(self) -> NDArray[np.uint64]:
         """Where documents begin, [documents + 1]."""
         with h5py.File(self.path, "r") as file:
@@ -267,6 +285,12 @@ class Shard:
                 f"the first is block {wrong[0]}{_CURE}"
             )
         return content_hash(found)
+
+
+def _place(dataset: h5py.Dataset) -> tuple[int | None, int]:
+    """Offset in the file and length of a contiguous dataset of 64-bit numbers."""
+    mappable = dataset.dtype == np.dtype("<u8")
+    return dataset.id.get_offset() if mappable else None, int(dataset.shape[0])
 
 
 _CURE = "; remove it and run `bsub jobs/prepare_data.lsf`"

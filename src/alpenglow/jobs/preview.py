@@ -20,6 +20,7 @@ from pathlib import Path
 from alpenglow.jobs import CLEAN, FINDINGS, USAGE
 from alpenglow.jobs.check import findings, machine_of, say
 from alpenglow.jobs.plan import GIGABYTE, Plan, plans
+from alpenglow.train.batch_history import BatchHistory
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow_lsf.body import commands, literal
 from alpenglow_lsf.geometry import GeometryError
@@ -118,7 +119,10 @@ def lines(
             rate = None if tokens_per_second is None else Rate(tokens_per_second, source="given")
             if rate is None and run is not None:
                 rate = measured(base / run, machine.target.name)
-            found.append(_chain_line(plan.recipe, spec, rate))
+            history = None
+            if run is not None and _machine(base / run) == machine.target.name:
+                history = BatchHistory.read(base / run)
+            found.append(_chain_line(plan.recipe, spec, rate, history))
         found += step_lines(plan.step, spec, machine, tensor)
     return found
 
@@ -152,9 +156,16 @@ def _recipe_lines(plan: Plan, recipe: PretrainRecipe, machine: Machine) -> list[
     return found
 
 
-def _chain_line(recipe: PretrainRecipe, spec: JobSpec, rate: Rate | None) -> str:
-    total = recipe.total_steps * recipe.batch.tokens_per_step
-    head = f"chain      {recipe.total_steps:,} steps, {total:,} tokens: "
+def _chain_line(
+    recipe: PretrainRecipe, spec: JobSpec, rate: Rate | None, history: BatchHistory | None
+) -> str:
+    if history is None:  # a run to be begun: its length is rounded up to whole steps
+        steps, samples = recipe.total_steps, recipe.total_steps * recipe.batch.global_batch_size
+    else:
+        samples = recipe.samples_of(history.first)
+        steps = history.total_steps(samples)
+    total = samples * recipe.batch.sequence_length
+    head = f"chain      {steps:,} steps, {total:,} tokens: "
     if rate is None or spec.nodes is None or spec.walltime is None:
         return head + "segments unknown without a rate (--tokens-per-second, or a run's metrics)"
     margin = 60.0 * (spec.warning_time or 0)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from alpenglow.model import neox
 from alpenglow.model.config import ModelConfig
+from alpenglow.model.documents import Documents
 from alpenglow.parallel.tensor import (
     ColumnParallelLinear,
     RowParallelLinear,
@@ -72,15 +73,25 @@ def _at_once(function: Callable[..., Any], *inputs: Any) -> Any:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions; each rank holds whole heads."""
+    """Causal self-attention with rotary positions; each rank holds whole heads.
 
-    def __init__(self, config: ModelConfig, group: TensorGroup, kind: AttentionKind) -> None:
+    With `documents`, positions begin anew at every document and no token attends to another one's.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        group: TensorGroup,
+        kind: AttentionKind,
+        documents: Documents | None = None,
+    ) -> None:
         super().__init__()
         if kind not in ("plain", "sdpa"):
             raise ValueError(f"attention = {kind!r}; choose plain or sdpa")
         group.share(config.num_attention_heads, "num_attention_heads")
         self.config = config
         self.kind = kind
+        self.documents = documents
         width = config.hidden_size
         self.query_key_value = ColumnParallelLinear(width, 3 * width, group)
         self.dense = RowParallelLinear(width, width, group)
@@ -89,11 +100,18 @@ class Attention(nn.Module):
 
     def core(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """[micro-batch, heads, length, head_dim], thrice -> the heads' weighted sums."""
+        packing = None if self.documents is None else self.documents.packing
         if self.kind == "sdpa":
-            return functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+            # With a mask torch takes its memory-efficient kernel, not the flash one.
+            allowed = None if packing is None else packing.allowed()
+            return functional.scaled_dot_product_attention(
+                query, key, value, attn_mask=allowed, is_causal=packing is None
+            )
         # Scaling the query rather than the scores keeps fp16 products within range.
         scores = (query * self.config.head_dim**-0.5) @ key.transpose(2, 3)
-        scores = scores.masked_fill(_future(query.shape[2], query.device), float("-inf"))
+        length, device = query.shape[2], query.device
+        masked = _future(length, device) if packing is None else packing.forbidden()
+        scores = scores.masked_fill(masked, float("-inf"))
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
         return weights @ value
 
@@ -102,9 +120,11 @@ class Attention(nn.Module):
         batch, length, _ = x.shape
         fused = self.query_key_value(x).view(batch, length, -1, 3 * self.config.head_dim)
         query, key, value = fused.transpose(1, 2).chunk(3, dim=-1)
-        cosine, sine = rotary_table(
+        cosine, sine = rotary = rotary_table(
             length, self.config.rotary_ndims, self.config.rotary_emb_base, x.dtype, x.device
         )
+        if self.documents is not None:
+            cosine, sine = self.documents.packing.rotary(x.dtype, lambda: rotary)
         query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
         mixed: Tensor = self.run_core(self.core, query, key, value)
         return mixed.transpose(1, 2).reshape(batch, length, -1)
@@ -162,6 +182,7 @@ class TransformerLayer(nn.Module, GlobalNames):
         group: TensorGroup,
         seed: int | None,
         attention: AttentionKind = "plain",
+        documents: Documents | None = None,
     ) -> None:
         super().__init__()
         self.prefix = f"layers.{index}"
@@ -169,7 +190,7 @@ class TransformerLayer(nn.Module, GlobalNames):
         self.use_parallel_residual = config.use_parallel_residual
         self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = Attention(config, group, attention)
+        self.attention = Attention(config, group, attention, documents)
         self.mlp = MLP(config, group)
         neox.fill(self, self.prefix, config, group, seed)
 

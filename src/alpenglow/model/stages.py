@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from alpenglow.model.config import ModelConfig, Slice, local_slice, slice_numel, split_axis
+from alpenglow.model.documents import Documents
 from alpenglow.model.layers import (
     AttentionKind,
     Embedding,
@@ -63,14 +64,20 @@ class LocalModel(nn.Module):
     """The whole model in one process (or one tensor group), without DeepSpeed."""
 
     def __init__(
-        self, config: ModelConfig, group: TensorGroup, seed: int | None, attention: AttentionKind
+        self,
+        config: ModelConfig,
+        group: TensorGroup,
+        seed: int | None,
+        attention: AttentionKind,
+        documents: Documents | None = None,
     ) -> None:
         super().__init__()
+        self.documents = documents
         self.config = config
         self.group = group
         self.embedding = Embedding(config, group, seed)
         self.layers = nn.ModuleList(
-            TransformerLayer(config, index, group, seed, attention)
+            TransformerLayer(config, index, group, seed, attention, documents)
             for index in range(config.num_layers)
         )
         self.norm = FinalLayerNorm(config, group, seed)
@@ -96,6 +103,7 @@ def layer_specs(
     *,
     seed: int | None,
     attention: AttentionKind = "plain",
+    documents: Documents | None = None,
 ) -> list[Any]:
     """List the slots for `deepspeed.pipe.PipelineModule`.
 
@@ -105,6 +113,8 @@ def layer_specs(
         seed: of the initial weights (alpenglow.model.neox); None leaves them uninitialised, for a
             caller that loads them all.
         attention: "plain" or "sdpa".
+        documents: keep attention and positions inside documents; whoever runs the stage selects
+            each micro-batch in it.
 
     Raises:
         ValueError: the model does not divide by the tensor degree.
@@ -113,7 +123,7 @@ def layer_specs(
 
     config.check_parallel(1, group.size)
     layers = [
-        LayerSpec(TransformerLayer, config, index, group, seed, attention)
+        LayerSpec(TransformerLayer, config, index, group, seed, attention, documents)
         for index in range(config.num_layers)
     ]
     norm = LayerSpec(FinalLayerNorm, config, group, seed)
@@ -151,6 +161,23 @@ def loss_function(config: ModelConfig, group: TensorGroup) -> Callable[[Tensor, 
         return losses.sum() / (labels != IGNORED_LABEL).sum().clamp(min=1)
 
     return cross_entropy
+
+
+def loss_sum(config: ModelConfig, group: TensorGroup) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the function by which an evaluation adds up losses over micro-batches of any shape.
+
+    It takes what `loss_function`'s does and gives fp64 [2]: the sum over the labels that count, and
+    their number, equal on all tensor ranks.
+    """
+    columns = group.share(config.vocab_size, "vocab_size")
+
+    def total(logits: Tensor, labels: Tensor) -> Tensor:
+        if logits.shape[-1] != columns:
+            raise ValueError(f"logits have {logits.shape[-1]} columns, not {columns} a rank")
+        losses = vocabulary_parallel_cross_entropy(logits, labels, group)
+        return torch.stack([losses.double().sum(), (labels != IGNORED_LABEL).double().sum()])
+
+    return total
 
 
 def global_tensors(
@@ -209,6 +236,7 @@ def build_local(
     *,
     seed: int | None = None,
     attention: AttentionKind = "plain",
+    documents: Documents | None = None,
 ) -> LocalModel:
     """Build the whole model in this process, without DeepSpeed.
 
@@ -217,10 +245,11 @@ def build_local(
         group: a tensor group to share the matrices with; default: none.
         seed: of the initial weights; None leaves them uninitialised, for `LocalModel.load_global`.
         attention: "plain" or "sdpa".
+        documents: as in `layer_specs`.
     """
     group = TensorGroup() if group is None else group
     config.check_parallel(1, group.size)
-    return LocalModel(config, group, seed, attention)
+    return LocalModel(config, group, seed, attention, documents)
 
 
 def _tied_logits(embedding: Embedding, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from alpenglow.model.config import ModelConfig
 from alpenglow.release.record import RunRecord
 from alpenglow.release.verify import Verification
+from alpenglow.train.batch_history import BatchHistory
 from alpenglow.train.checkpoint import Checkpoint
 
 UNKNOWN = "unknown"
@@ -193,7 +194,7 @@ def _training(record: RunRecord, checkpoint: Checkpoint) -> Rows:
     return [
         ("steps", f"{checkpoint.step:,}" + (f" of {total:,}" if total else "")),
         ("tokens", _count(state.get("tokens"))),
-        ("tokens a step", _count(fact("batch", "tokens_per_step"))),
+        ("tokens a step", _tokens_a_step(record, state)),
         ("sequence length", _count(fact("batch", "sequence_length"))),
         ("optimizer", _known(fact("recipe", "optimizer", "name"))),
         ("betas", _known(", ".join(f"{b:g}" for b in betas) if betas else None)),
@@ -208,6 +209,17 @@ def _training(record: RunRecord, checkpoint: Checkpoint) -> Rows:
         ("code", _known(fact("run", "code_version"))),
         ("began", _known(fact("run", "created"))),
     ]
+
+
+def _tokens_a_step(record: RunRecord, state: Mapping[str, Any]) -> str:
+    """The first global batch in tokens, and what it was changed to."""
+    history = BatchHistory.of_state(state)
+    length = record.fact("batch", "sequence_length")
+    if history is None or len(history.changes) < 2 or length is None:
+        return _count(record.fact("batch", "tokens_per_step"))
+    first, *later = history.changes
+    changed = (f"{c.global_batch_size * length:,} from step {c.step + 1:,}" for c in later)
+    return ", ".join([f"{first.global_batch_size * length:,}", *changed])
 
 
 def _machine(record: RunRecord) -> Rows:

@@ -60,9 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, MachineError, RanksError) as error:
         tell_once(str(error), ranks.rank)
         return FAILED
-    if run.complete(recipe.total_steps):
+    done = run.completed(recipe.samples_of)
+    if done is not None:
         if ranks.rank == 0:
-            say(f"{run.path} is complete: {recipe.total_steps} steps are done")
+            say(f"{run.path} is complete: {done} steps are done")
         return 0
     try:
         divert()

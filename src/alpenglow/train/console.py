@@ -72,7 +72,7 @@ class Console:
         self._recipe = recipe
         self._run = run
         self._stop = stop
-        self._total = recipe.total_steps
+        self._total = position.total_steps(recipe)
         self._peak = peak_flops
         self._flops_per_token = recipe.model.flops_per_token(recipe.batch.sequence_length)
         self._startup_s = startup_s
@@ -96,6 +96,7 @@ class Console:
         result: Result,
         lr: float,
         seconds: float,
+        val_loss: float | None = None,
         more: Mapping[str, Any] | None = None,
     ) -> None:
         """Tell of a step that has just ended; `position` counts it already.
@@ -105,6 +106,7 @@ class Console:
             result: what it gave.
             lr: its learning rate.
             seconds: that it took.
+            val_loss: where it was followed by an evaluation.
             more: fields for metrics.jsonl beside these.
         """
         if not self.speaks:
@@ -124,6 +126,8 @@ class Console:
             "step": step,
             "loss": result.loss if math.isfinite(result.loss) else None,
             "tokens": self._tokens(position),
+            "samples": position.samples,
+            "batch": self._recipe.batch.global_batch_size,
             "lr": lr,
             "grad_norm": result.grad_norm,
             "loss_scale": result.loss_scale,
@@ -134,6 +138,10 @@ class Console:
         }
         if mfu is not None:
             fields["mfu"] = round(mfu, 5)
+        if self._recipe.train.validate_every:
+            fields["val_loss"] = val_loss  # none at most steps, but a column of every table
+            if val_loss is not None:
+                say(f"validation after step {step}: loss {val_loss:.4f}")
         for monitor in self._monitors:
             monitor.append(fields)
         self._show(position, result, (more or {}).get("skipped", "overflow"))
@@ -163,7 +171,7 @@ class Console:
 
     def _tokens(self, position: Position) -> int:
         """Tokens that the run has trained on."""
-        return position.step * self._recipe.batch.tokens_per_step
+        return position.samples * self._recipe.batch.sequence_length
 
     def _mfu(self, rate: float) -> float | None:
         """Share of the peak that the model's own FLOPs are (see FLOPS_FORMULA), from tokens/s."""

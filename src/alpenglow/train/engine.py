@@ -28,12 +28,14 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
 from alpenglow.config import ConfigError
+from alpenglow.model.documents import Documents
 from alpenglow.model.layers import Attention
 from alpenglow.model.stages import (
     checkpointable_layers,
     global_tensors,
     layer_specs,
     loss_function,
+    loss_sum,
 )
 from alpenglow.parallel.layout import PARTITION_METHOD, Layout
 from alpenglow.parallel.tensor import TensorGroup
@@ -235,7 +237,10 @@ class Engine:
     ) -> None:
         self.inner = inner
         self.layout = layout
+        self.group = group
         self.dtype = dtype
+        self.loss_sum = loss_sum(recipe.model, group)
+        """The loss function of an evaluation."""
         self.coordinates = layout.coordinates(torch.distributed.get_rank())
         self.optimizer: torch.optim.Optimizer = inner.optimizer.optimizer
         """The optimizer inside DeepSpeed's, over flat partitions."""
@@ -267,9 +272,14 @@ class Engine:
             rank = torch.distributed.get_rank()
             group = TensorGroup.create(layout, rank, recorder, comm=deepspeed.comm)
             recomputation = Recomputation(recorder)
+            documents = Documents() if recipe.data.documents == "masked" else None
             module = deepspeed.PipelineModule(
                 layers=layer_specs(
-                    recipe.model, group, seed=recipe.train.seed, attention=recipe.train.attention
+                    recipe.model,
+                    group,
+                    seed=recipe.train.seed,
+                    attention=recipe.train.attention,
+                    documents=documents,
                 ),
                 loss_fn=loss_function(recipe.model, group),
                 topology=PipeModelDataParallelTopology(
@@ -294,6 +304,7 @@ class Engine:
             inner = split(record(inner, recorder, ZeroBubbleEngine), group)
         else:
             inner = record(inner, recorder)
+        inner.documents = documents
         inner.reduction = _reduction(inner, recipe)
         engine = cls(inner, recipe, layout, group, dtype)
         create_moments(engine.optimizer, 0)
@@ -305,11 +316,6 @@ class Engine:
         return self.coordinates[0]
 
     @property
-    def needs_data(self) -> bool:
-        """Whether this rank's stage reads tokens (the first) or labels (the last)."""
-        return self.stage in (0, self.layout.pipeline - 1)
-
-    @property
     def scaler(self) -> Any:
         """DeepSpeed's loss scaler; None where its optimizer has none."""
         return getattr(self.inner.optimizer, "loss_scaler", None)
@@ -318,9 +324,11 @@ class Engine:
         """Train on one global batch.
 
         Args:
-            micro_batches: this replica's (tokens, labels), as many as a step has.
+            micro_batches: this replica's (tokens, labels), as many as a step has; with documents
+                masked also `positions`, see `alpenglow.train.batches.MicroBatches`.
             lr: learning rate of this update.
         """
+        self.load_documents(micro_batches)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         scale = float(getattr(self.scaler, "cur_scale", 1.0))
@@ -335,3 +343,10 @@ class Engine:
             loss_scale=scale,
             applied=applied,
         )
+
+    def load_documents(self, micro_batches: Iterator[Any]) -> None:
+        """Tell the layers where documents begin in what follows, if they keep to documents."""
+        documents = self.inner.documents
+        if documents is not None:
+            positions = getattr(micro_batches, "positions", None)
+            documents.load(None if positions is None else positions.to(self.inner.device))

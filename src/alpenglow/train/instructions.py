@@ -19,6 +19,7 @@ import torch.utils.checkpoint
 from deepspeed.runtime.pipe import schedule
 from deepspeed.runtime.pipe.engine import PipelineEngine
 
+from alpenglow.model.documents import Documents
 from alpenglow.train.reduction import GradientReduction
 from alpenglow_profiling.kind import Kind
 from alpenglow_profiling.recorder import NullRecorder, SpanRecorder
@@ -40,6 +41,8 @@ def compute(kind: Kind, method: Method) -> Method:
 
     def run(engine: RecordedEngine, **arguments: Any) -> None:
         micro_batch = engine.next_micro_batch(method.__name__)
+        if engine.documents is not None and kind in (Kind.FORWARD, Kind.BACKWARD):
+            engine.documents.select(micro_batch)  # backward too: recomputation runs the layers
         if kind in (Kind.BACKWARD, Kind.WEIGHT_GRAD) and engine.reduction is not None:
             engine.reduction.last = micro_batch == engine.micro_batches - 1
         with engine.recorder.span(kind, micro_batch=micro_batch):
@@ -123,6 +126,8 @@ class RecordedEngine(PipelineEngine):
     gradient_bytes: int
     """Of one gradient of every parameter, as the optimizer gets it."""
     counts: Counter[str]
+    documents: Documents | None
+    """Shared by the layers, which keep to documents then; told which micro-batch they work on."""
 
     def next_micro_batch(self, name: str) -> int:
         """Number, within this step, of the micro-batch that instruction `name` works on now."""
@@ -182,6 +187,7 @@ def record(
     recorded.recorder = recorder
     recorded.reduction = None
     recorded.counts = Counter()
+    recorded.documents = None
     recorded.gradient_bytes = sum(
         parameter.numel() * parameter.element_size()
         for parameter in engine.module.parameters()

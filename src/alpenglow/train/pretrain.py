@@ -17,7 +17,8 @@ from alpenglow.config import to_tables
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.model.config import FLOPS_FORMULA
 from alpenglow.parallel.layout import Layout
-from alpenglow.train.batches import Batches
+from alpenglow.train.batch_history import BatchHistory
+from alpenglow.train.batches import Batches, ValidationBatches
 from alpenglow.train.checkpoint import DistributedGroup, Group
 from alpenglow.train.deadline import Deadline
 from alpenglow.train.engine import Engine, resolve_dtype, start
@@ -31,6 +32,7 @@ from alpenglow.train.restart import resume
 from alpenglow.train.run_directory import RunDirectory, code_version, utc_now
 from alpenglow.train.stop import StopRequest
 from alpenglow.train.trainer import Segment, Trainer
+from alpenglow.train.validation import evaluate
 from alpenglow.train.watchdog import NotingGroup, Watchdog
 from alpenglow.train.whereabouts import Activity, Board, WatchedRecorder, Whereabouts
 from alpenglow_lsf.machine import Machine
@@ -96,7 +98,7 @@ def _segment(
     stop: StopRequest,
     watchdog: Watchdog,
 ) -> int:
-    catalogue, batches = together(group, lambda: _open_data(recipe, layout, ranks.rank))
+    catalogue, batches, held_out = together(group, lambda: _open_data(recipe, layout, ranks.rank))
     local = together(group, lambda: local_file(recipe.checkpoint, machine, run.path, ranks.rank))
     tables = _tables(recipe, layout, ranks, machine, run, group, catalogue, device)
     together(group, lambda: run.describe(tables) if ranks.rank == 0 else None)
@@ -113,6 +115,10 @@ def _segment(
     skips = open_skips(recipe.guard, run.path, group)
     with where.at(Activity.RESUME):
         position = resume(engine, recipe, run.checkpoints, group, say, skips.refusal)
+    if position.batches is None:
+        # A run that lost all of its checkpoints is still as long as it was meant to be.
+        begun_with = group.all_gather_object(run.first_batch() if group.rank == 0 else None)[0]
+        position.batches = BatchHistory(begun_with or recipe.batch.global_batch_size)
     guard = Guard(
         engine,
         recipe.guard,
@@ -144,7 +150,7 @@ def _segment(
     trainer = Trainer(
         guard,
         recipe,
-        batches.step if engine.needs_data else batches.nothing,
+        batches.step,
         position,
         run,
         group,
@@ -153,6 +159,8 @@ def _segment(
         segment,
         about={key: tables[key] for key in ("run", "recipe", "data", "model")},
     )
+    if held_out is not None:
+        trainer.validate = lambda: evaluate(engine, held_out.read(), held_out.micro_batches)
     code = trainer.train()
     watchdog.close()
     trained = monotonic_ns()
@@ -217,9 +225,15 @@ def together(group: Group, act: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def _open_data(recipe: PretrainRecipe, layout: Layout, rank: int) -> tuple[Catalogue, Batches]:
+def _open_data(
+    recipe: PretrainRecipe, layout: Layout, rank: int
+) -> tuple[Catalogue, Batches, ValidationBatches | None]:
     catalogue = Catalogue.load(recipe.data.catalogue, look=rank == 0)
-    return catalogue, Batches.open(recipe, layout, rank, catalogue)
+    return (
+        catalogue,
+        Batches.open(recipe, layout, rank, catalogue),
+        ValidationBatches.open(recipe, layout, rank, catalogue),
+    )
 
 
 def _stop_request(
@@ -287,6 +301,7 @@ def _tables(
             "catalogue": str(recipe.data.catalogue),
             "fingerprint": catalogue.fingerprint,
             "tokenizer": str(catalogue.tokenizer_path),
+            "tokenizer_hash": catalogue.tokenizer_hash,
         },
         "model": {
             "parameters": recipe.model.parameters(),

@@ -172,8 +172,20 @@ class DataRecipe:
     """Slices of the mixture that may be absent from the catalogue; the rest share by weight."""
     seed: int = 1234
     """Seed of the order of the windows."""
+    documents: Literal["joined", "masked"] = "joined"
+    """`joined`: a window is one text, and attention crosses the borders of documents (as Pythia);
+    `masked`: positions begin anew at each document, and no token attends to another one's."""
+    validation_fraction: float = 0.0
+    """Share of every slice that training never reads."""
+    validation_samples: int = 1024
+    """Sequences of an evaluation, the first of the validation stream: always the same ones."""
 
     def __post_init__(self) -> None:
+        _positive("data", validation_samples=self.validation_samples)
+        if not 0 <= self.validation_fraction < 1:
+            raise ConfigError(
+                f"data.validation_fraction = {self.validation_fraction} must lie from 0 to below 1"
+            )
         if any(weight < 0 for weight in self.mixture.values()):
             raise ConfigError(f"data.mixture = {dict(self.mixture)}: no weight may be negative")
         if not any(self.mixture.values()):
@@ -229,6 +241,8 @@ class TrainRecipe:
     """Newest checkpoints that stay on disk."""
     keep_every: int = 0
     """Checkpoints at multiples of this step stay for good; 0 keeps none."""
+    validate_every: int = 0
+    """Steps between evaluations on the validation stream; one more is made at the end; 0: none."""
     log_every: int = 1
     """Steps between printed lines; metrics.jsonl has every step."""
     recompute: Literal["none", "selective", "full"] = "none"
@@ -257,6 +271,8 @@ class TrainRecipe:
             log_every=self.log_every,
             collective_timeout_s=self.collective_timeout_s,
         )
+        if self.validate_every < 0:
+            raise ConfigError(f"train.validate_every = {self.validate_every}: 0 or more steps")
 
     @property
     def save_steps(self) -> int | None:
@@ -299,6 +315,11 @@ class PretrainRecipe:
             model.check_parallel(parallel.pipeline, parallel.tensor)
         except ValueError as error:
             raise ConfigError(f"model and parallel: {error}") from None
+        if self.train.validate_every and not self.data.validation_fraction:
+            raise ConfigError(
+                f"train.validate_every = {self.train.validate_every} needs a part of the data that "
+                "is held out: set data.validation_fraction above 0"
+            )
         if self.warmup_steps > self.total_steps:
             raise ConfigError(
                 f"optimizer.warmup_steps = {self.warmup_steps} is more than the run's "
@@ -307,17 +328,33 @@ class PretrainRecipe:
 
     @property
     def total_steps(self) -> int:
-        """Length of the run in steps."""
-        if self.train.steps is not None:
-            return self.train.steps
-        return math.ceil((self.train.tokens or 0) / self.batch.tokens_per_step)
+        """Length of the run in steps, if the global batch stays what it is here."""
+        return self.steps_of(self.batch.global_batch_size)
 
     @property
     def warmup_steps(self) -> int:
-        """Steps with a rising learning rate."""
+        """Steps with a rising learning rate, if the global batch stays what it is here."""
+        return self.warmup_of(self.batch.global_batch_size)
+
+    def samples_of(self, first_batch: int) -> int:
+        """Length of the run in samples, whatever batches follow the first one.
+
+        Args:
+            first_batch: global batch that the run was begun with.
+        """
+        if self.train.steps is not None:
+            return self.train.steps * first_batch
+        return math.ceil((self.train.tokens or 0) / self.batch.sequence_length)
+
+    def steps_of(self, first_batch: int) -> int:
+        """The same in whole steps of the first batch: the length of the learning-rate schedule."""
+        return math.ceil(self.samples_of(first_batch) / first_batch)
+
+    def warmup_of(self, first_batch: int) -> int:
+        """Steps of the first batch with a rising learning rate."""
         if self.optimizer.warmup_steps is not None:
             return self.optimizer.warmup_steps
-        return round(self.optimizer.warmup_fraction * self.total_steps)
+        return round(self.optimizer.warmup_fraction * self.steps_of(first_batch))
 
     def layout(self, world_size: int) -> Layout:
         """The layout on `world_size` ranks.

@@ -2,9 +2,9 @@
 
 The newest whole checkpoint counts; a damaged one is named and passed over, also when the damage
 shows only as a rank reads its part. What was saved names global tensors, so the layout may be
-another one than before. The state beside the tensors is a few numbers: steps done, updates applied
-(a step whose gradients overflowed spends its samples but is no update) and the loss scale. The
-position in the data is no state: it is the step times the global batch.
+another one than before. The state beside the tensors is a few numbers: steps done, samples consumed
+(the position in the data), updates applied (a step whose gradients overflowed spends its samples
+but is no update), the global batches so far and the loss scale.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alpenglow.train.batch_history import BatchHistory
 from alpenglow.train.checkpoint import Checkpoint, CheckpointError, Group
 from alpenglow.train.engine import Engine
 from alpenglow.train.recipe import PretrainRecipe
@@ -38,7 +39,37 @@ class Position:
     step: int = 0
     """Steps done."""
     updates: int = 0
-    """Steps that changed the weights: Adam's count, and the place in the learning-rate schedule."""
+    """Steps that changed the weights: Adam's count."""
+    samples: int = 0
+    """Samples consumed: where the stream goes on."""
+    applied: int = 0
+    """Samples of the steps that changed the weights: the place in the learning-rate schedule."""
+    batches: BatchHistory | None = None
+    """The global batches so far; None before the first step of a run."""
+
+    def advance(self, samples: int, *, applied: bool) -> None:
+        """Count a step.
+
+        Args:
+            samples: its global batch.
+            applied: whether it changed the weights.
+        """
+        self.step += 1
+        self.samples += samples
+        self.updates += applied
+        self.applied += samples * applied
+
+    def go_on(self, global_batch_size: int) -> BatchHistory:
+        """Note the global batch of the steps that follow."""
+        history = self.batches or BatchHistory(global_batch_size)
+        self.batches = history.then(self.step, self.samples, global_batch_size)
+        return self.batches
+
+    def total_steps(self, recipe: PretrainRecipe) -> int:
+        """Steps of the whole run, at the recipe's global batch from here on."""
+        batch = recipe.batch.global_batch_size
+        samples = recipe.samples_of(batch if self.batches is None else self.batches.first)
+        return self.step + max(0, -(-(samples - self.samples) // batch))
 
     @property
     def skipped(self) -> int:
@@ -78,11 +109,18 @@ def resume(
         errors = [text for text in group.all_gather_object(error) if text is not None]
         if not errors:
             load_scaler(engine.scaler, checkpoint.state.get("loss_scale"))
-            return Position(checkpoint.step, updates)
+            return _position(checkpoint.step, checkpoint.state)
         if group.rank == 0:
             log(f"checkpoint {checkpoint.directory.name} is passed over: {errors[0]}")
         below = checkpoint.step
     return Position()
+
+
+def _position(step: int, state: Mapping[str, Any]) -> Position:
+    updates, samples = int(state["updates"]), int(state["samples"])
+    # A checkpoint of before batches could change does not say what one batch makes plain.
+    applied = state.get("applied", updates * samples // max(1, step))
+    return Position(step, updates, samples, int(applied), BatchHistory.of_state(state))
 
 
 def rank_fragments(engine: Engine, rank: int) -> Fragments:
@@ -106,8 +144,10 @@ def position_state(
         **about,
         "step": position.step,
         "updates": position.updates,
-        "samples": position.step * recipe.batch.global_batch_size,
-        "tokens": position.step * recipe.batch.tokens_per_step,
+        "samples": position.samples,
+        "applied": position.applied,
+        "tokens": position.samples * recipe.batch.sequence_length,
+        "batches": None if position.batches is None else position.batches.tables(),
         "dtype": engine.dtype,
         "loss_scale": scaler_state(engine.scaler),
         "layout": {

@@ -2,6 +2,7 @@
 
     runs/NAME/run.toml                       what the run is; written once, checked by each segment
     runs/NAME/metrics.jsonl                  a line a step
+    runs/NAME/batches.jsonl                  a line for the first global batch and each change of it
     runs/NAME/progress.json                  how far, for `follow`
     runs/NAME/segments/JOB.ATTEMPT.rank0.json   what the launch node's record takes from rank 0
     runs/NAME/checkpoints/  events/  errors/  logs/
@@ -19,7 +20,7 @@ import re
 import subprocess
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from typing import Any
 import tomli_w
 
 from alpenglow.config import ConfigError
+from alpenglow.train.batch_history import BatchHistory
 from alpenglow_lsf.chain import STOP
 from alpenglow_lsf.files import write_text
 
@@ -35,17 +37,23 @@ RECENT = 5
 """Segments whose saves tell how long the next one takes."""
 
 # Tables and keys of a recipe that may change between the segments of one run: they do not change
-# what is learnt from which tokens in which order, up to rounding. (What `guard.skip` leaves out is
-# left out of the whole run: a checkpoint that has learnt of it is not gone on from.)
+# what is learnt from which tokens in which order, up to rounding. The global batch changes how many
+# tokens make an update: it is free so that a run may go on without a lost node, and its changes are
+# recorded (see batch_history). What
+# `guard.skip` leaves out is left out of the whole run: a checkpoint that has learnt of it is not
+# gone on from.
 FREE = frozenset(
     {
         "parallel",
         "precision",
         "reduction",
         "guard",
+        "batch.global_batch_size",
         "batch.micro_batch_size",
         "data.catalogue",
         "data.optional",
+        "data.validation_samples",
+        "train.validate_every",
         "train.checkpoint_every",
         "checkpoint",
         "train.keep_last",
@@ -57,6 +65,10 @@ FREE = frozenset(
         "train.collective_timeout_s",
     }
 )
+
+
+# Keys that came later, with what runs of before them did.
+YOUNGER: Mapping[str, Any] = {"data.documents": "joined", "data.validation_fraction": 0.0}
 
 
 @dataclass(frozen=True)
@@ -113,16 +125,36 @@ class RunDirectory:
                     longest[key] = max(most, float(told.get(key) or 0.0))
         return (*longest.values(),) if longest["save_s"] else None  # type: ignore[return-value]
 
-    def complete(self, total_steps: int) -> bool:
-        """Whether the run's last checkpoint is there (its manifest is written last of all)."""
-        return (self.checkpoints / f"step-{total_steps:08d}" / "manifest.json").is_file()
+    def completed(self, samples_of: Callable[[int], int]) -> int | None:
+        """Steps of the whole run if its last checkpoint is there; None where there is more to do.
+
+        Args:
+            samples_of: length of the run in samples, from the batch that it was begun with.
+        """
+        # The manifest is written last of all, and in it stands how far training was.
+        for manifest in sorted(self.checkpoints.glob("step-*/manifest.json"), reverse=True):
+            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                state = json.loads(manifest.read_text(encoding="utf-8"))["state"]
+                history = BatchHistory.of_state(state)
+                if history is not None and state["samples"] >= samples_of(history.first):
+                    return int(state["step"])
+            return None
+        return None
+
+    def first_batch(self) -> int | None:
+        """Global batch that the run was begun with; None where run.toml does not say. Rank 0."""
+        try:
+            tables = tomllib.loads((self.path / "run.toml").read_text(encoding="utf-8"))
+            return int(tables["recipe"]["batch"]["global_batch_size"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def describe(self, tables: Mapping[str, Any]) -> None:
         """Write run.toml, or check that the run that is here is this one. Rank 0 only.
 
         Args:
-            tables: what the file holds; `recipe` and `data.fingerprint` must agree with a former
-                segment's.
+            tables: what the file holds; `recipe`, `data.fingerprint` and `data.tokenizer_hash` must
+                agree with a former segment's.
 
         Raises:
             ConfigError: the recipe or the data differs in what a run may not change.
@@ -139,6 +171,12 @@ class RunDirectory:
             raise ConfigError(f"{path} cannot be read ({error}): name another run") from None
         if difference is not None:
             key, then, now = difference
+            if key in _OTHER_DATA:
+                raise ConfigError(
+                    f"{self.path} is a run on {_OTHER_DATA[key]} {then}, and "
+                    f"{tables['data'].get('catalogue')} is of {now}: name the run's own catalogue "
+                    "(data.catalogue), or another run directory (--run)"
+                )
             raise ConfigError(
                 f"{self.path} holds a run with {key} = {then!r}, this recipe says {now!r}: give it "
                 "back its value, or name another run directory (--run)"
@@ -175,14 +213,24 @@ def first_difference(
     former: Mapping[str, Any], now: Mapping[str, Any]
 ) -> tuple[str, Any, Any] | None:
     """First key, with both values, in which two run.toml tables describe different runs."""
-    if former["data"]["fingerprint"] != now["data"]["fingerprint"]:
-        return "data.fingerprint", former["data"]["fingerprint"], now["data"]["fingerprint"]
-    then, here = dict(_flat(former["recipe"])), dict(_flat(now["recipe"]))
+    for key in _OTHER_DATA:
+        name = key.removeprefix("data.")
+        old, new = former["data"].get(name), now["data"].get(name)
+        if old is not None and old != new:
+            return key, old, new
+    then = {**YOUNGER, **dict(_flat(former["recipe"]))}
+    here = {**YOUNGER, **dict(_flat(now["recipe"]))}
     for key in [*then, *(key for key in here if key not in then)]:
         free = key in FREE or key.partition(".")[0] in FREE
         if not free and then.get(key) != here.get(key):
             return key, then.get(key), here.get(key)
     return None
+
+
+_OTHER_DATA = {
+    "data.tokenizer_hash": "shards of tokenizer",
+    "data.fingerprint": "a catalogue of fingerprint",
+}
 
 
 def _flat(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -24,8 +24,11 @@ from alpenglow.train.whereabouts import Activity
 from alpenglow_lsf.chain import STOP
 from alpenglow_profiling.events import Kind, SpanRecorder
 
-MicroBatches = Callable[[int], Iterator[Any]]
-"""Step (0-based) -> this replica's (tokens, labels) micro-batches."""
+MicroBatches = Callable[[Position], Iterator[Any]]
+"""Position -> this replica's (tokens, labels) micro-batches of the step that begins there."""
+
+Validate = Callable[[], float]
+"""Mean loss over the validation samples; collective, the same on every rank."""
 
 
 @dataclass
@@ -92,9 +95,15 @@ class Trainer:
         self.stop = stop
         self.segment = segment
         self.about = about
-        self.total = recipe.total_steps
+        self.validate: Validate | None = None
+        """Evaluates between two steps; None: never."""
+        self.batch = recipe.batch.global_batch_size
+        self.batches = position.go_on(self.batch)
         self.schedule = CosineSchedule(
-            recipe.optimizer.lr, recipe.optimizer.min_lr, recipe.warmup_steps, self.total
+            recipe.optimizer.lr,
+            recipe.optimizer.min_lr,
+            recipe.warmup_of(self.batches.first),
+            recipe.steps_of(self.batches.first),
         )
         self.device = next(self.engine.inner.module.parameters()).device
         self.console = Console(
@@ -122,27 +131,38 @@ class Trainer:
         self._saved = position.step
         self._reported = 0.0
 
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return self.position.total_steps(self.recipe)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run's last sample has been consumed."""
+        return self.position.step == self.total
+
     def train(self) -> int:
         """Run; returns 0 when the recipe is complete, 85 when there is more to do."""
+        if self.group.rank == 0:
+            self.batches.write(self.run.path, self.run.segment)
         self._report(force=True)
         self.saver.prepare(rank_fragments(self.engine, self.group.rank))
         self.interval.measured(self.stop.save_s, self.stop.drain_s)
         self.console.say(self.interval.explain(self.stop.save_s, self.stop.drain_s))
         self.guard.whereabouts.stand(Activity.BETWEEN)
         reason, _ = self._border(first=True)
-        while self.position.step < self.total and reason is None:
+        while not self.complete and reason is None:
             if not self._step():
                 reason = "a loss spike before the first checkpoint"
                 break
             reason, due = self._border()
             self.guard.whereabouts.settled = True
-            if due and reason is None and self.position.step < self.total:
+            if due and reason is None and not self.complete:
                 self._save_meanwhile()
         self._save_at_last()
-        complete = self.position.step == self.total
         self._report(force=True)
         self._close()
-        if complete:
+        if self.complete:
             self.console.say(f"complete: {self.total} steps; jobs/convert.lsf releases the model")
             return 0
         how = "remove it to go on" if reason == STOP else "submit again"
@@ -160,21 +180,19 @@ class Trainer:
     def _step(self) -> bool:
         """Do one step; False where there is no state to go on from in this process."""
         position, recorder = self.position, self.recorder
-        lr = self.schedule.at(position.updates)
+        lr = self.schedule.at(position.applied / self.batches.first)
         recorder.step = position.step + 1
         begin = monotonic()
-        batch = self.recipe.batch.global_batch_size
-        first_sample, step = position.step * batch, position.step
+        first_sample = position.samples
         with recorder.span(Kind.STEP):
             outcome = self.guard.step(
-                step + 1,
-                (first_sample, first_sample + batch - 1),
-                lambda: self.micro_batches(step),
+                position.step + 1,
+                (first_sample, first_sample + self.batch - 1),
+                lambda: self.micro_batches(position),
                 lr,
             )
         seconds = monotonic() - begin
-        position.step += 1
-        position.updates += outcome.result.applied
+        position.advance(self.batch, applied=outcome.result.applied)
         self.segment.last_step = position.step
         if position.step == self.segment.resumed_from_step + 1:
             # What the first step left behind lives as long as the run: the collector need not
@@ -183,10 +201,25 @@ class Trainer:
             gc.freeze()
         else:
             self.stop.step_s = max(self.stop.step_s, seconds)
-        self.console.step(position, outcome.result, lr, seconds, self._more(outcome, first_sample))
+        val_loss = self._validate()
+        self.console.step(position, outcome.result, lr, seconds, val_loss, more(outcome))
         self._report()
-        spike = self.guard.after(position.step, first_sample, outcome, batch)
+        spike = self.guard.after(position.step, first_sample, outcome, self.batch)
         return spike is None or self._rewind()
+
+    def _validate(self) -> float | None:
+        """Evaluate where this step is one for it."""
+        every = self.recipe.train.validate_every
+        if self.validate is None or not every:
+            return None
+        if self.position.step % every and not self.complete:
+            return None
+        begin = monotonic()
+        with self.recorder.span(Kind.EVALUATE):
+            loss = self.validate()
+        # Before the walltime there must be time for a step with its evaluation.
+        self.stop.step_s = max(self.stop.step_s, monotonic() - begin)
+        return loss
 
     def _rewind(self) -> bool:
         """Go back to the newest checkpoint that holds none of the skipped samples."""
@@ -205,22 +238,11 @@ class Trainer:
             return False
         # The position is shared with whoever made this trainer.
         vars(self.position).update(vars(back))
+        self.batches = self.position.go_on(self.batch)
         self.segment.last_step = back.step
         self.console.say(f"back at step {back.step}")
         self.guard.rewound(back.step)
         return True
-
-    def _more(self, outcome: StepOutcome, first_sample: int) -> dict[str, Any]:
-        """What metrics.jsonl has of a step beyond its result."""
-        found: dict[str, Any] = {
-            "samples": [first_sample, first_sample + self.recipe.batch.global_batch_size - 1],
-            "applied": outcome.result.applied,
-        }
-        if outcome.skipped is not None:
-            found["skipped"] = outcome.skipped
-        if outcome.reruns:
-            found["reruns"] = outcome.reruns
-        return found
 
     def _border(self, *, first: bool = False) -> tuple[str | None, bool]:
         """Agree with all ranks: why to stop, whether to save; and carry the save under way on."""
@@ -312,3 +334,13 @@ class Trainer:
             drain_s=segment.drain_s,
             leave_s=segment.leave_s,
         )
+
+
+def more(outcome: StepOutcome) -> dict[str, Any]:
+    """What metrics.jsonl has of a step beyond its result."""
+    found: dict[str, Any] = {"applied": outcome.result.applied}
+    if outcome.skipped is not None:
+        found["skipped"] = outcome.skipped
+    if outcome.reruns:
+        found["reruns"] = outcome.reruns
+    return found

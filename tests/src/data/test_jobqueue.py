@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster
+from slurm_jobs import MACHINE
 
 from alpenglow.data.cluster import connect
 from alpenglow.data.jobqueue import WorkerJob, cluster, job_script
@@ -98,32 +99,18 @@ def test_a_recipe_s_jobs_are_met_over_tls(
     assert not list(environment.glob("tls-*"))
 
 
-MACHINE = """
-name = "cluster"
-description = "two nodes of this computer"
-scheduler = "slurm"
-node = { nodes = 2, cores = 8, sockets = 1, smt = 1, gpus = 0, memory_bytes = 1e9, \
-gpu_memory_bytes = 0.0, gpu_memory_bandwidth = 0.0 }
-links = { nvlink = 1e9, socket = 1e9, network = 1e9 }
-signals = { kill_after_minutes = 1, bkill_interval_seconds = 30 }
-queues = [{ name = "batch", chains = true, bins = [{ nodes = [1, 2], hours = 1 }] }]
-"""
-
-
 @pytest.mark.scheduler
 def test_workers_come_through_slurm(
-    environment: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    environment: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    slurm_running: slurm_cluster.Cluster,
 ) -> None:
-    reason = slurm_cluster.absent()
-    if reason is not None:
-        pytest.skip(reason)
-    short = tmp_path_factory.mktemp("s")
-    machine = short / "cluster.toml"
+    machine = tmp_path / "cluster.toml"
     machine.write_text(MACHINE)
-    with slurm_cluster.running(short) as variables:
-        monkeypatch.setenv("SLURM_CONF", variables["SLURM_CONF"])
-        job = WorkerJob(nodes=2, walltime_minutes=10, workers_per_node=1, queue="batch")
-        assert run_tasks(machine, job, environment, "SLURM_NODEID") == {"0", "1"}
-        (script,) = environment.glob("*.lsf")
-        text = translate(Script.read(script), Script.read(script).spec, load(machine))
-        assert "--ntasks=2" in shlex.split(text)
+    monkeypatch.setenv("SLURM_CONF", slurm_running.variables["SLURM_CONF"])
+    job = WorkerJob(nodes=2, walltime_minutes=10, workers_per_node=1, queue="batch")
+    assert run_tasks(machine, job, environment, "SLURM_NODEID") == {"0", "1"}
+    (script,) = environment.glob("*.lsf")
+    text = translate(Script.read(script), Script.read(script).spec, load(machine))
+    assert "--ntasks=2" in shlex.split(text)

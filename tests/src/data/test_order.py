@@ -97,7 +97,7 @@ def test_the_quota_holds_after_a_trillion_tokens() -> None:
 
 
 @given(
-    weights=st.lists(st.floats(0.001, 1e3), min_size=1, max_size=5),
+    weights=st.lists(st.floats(0.01, 1e3), min_size=1, max_size=5),
     begin=st.integers(0, 10**9),
     seed=st.integers(0, 2**40),
 )
@@ -215,3 +215,42 @@ def test_a_mixture_that_cannot_be_served_is_one_sentence() -> None:
         order({"github": [5], "books": [5]}, {"github": 1.0, "books": 1e-7})
     with pytest.raises(IndexError, match="numbered from 0"):
         order({"github": [5]}, {"github": 1.0}).sample(-1)
+
+
+# Epochs of LLaMA's slices after 1.4 T tokens (arXiv 2302.13971, table 1).
+LLAMA_EPOCHS = {
+    "commoncrawl": 1.10,
+    "c4": 1.06,
+    "github": 0.64,
+    "wikipedia": 2.45,
+    "books": 2.23,
+    "arxiv": 1.06,
+    "stackexchange": 1.03,
+}
+
+
+def test_every_window_is_seen_as_often_as_the_llama_table_says() -> None:
+    """Slices so large that each comes to its epochs: Wikipedia's windows are seen 2 or 3 times,
+    GitHub's once or never, and how many of each is exact."""
+    samples = 390 * BLOCK  # 99,840
+    sizes = {
+        name: round(samples * weight / 100 / LLAMA_EPOCHS[name]) for name, weight in LLAMA.items()
+    }
+    stream = order({name: [size // 3, size - size // 3] for name, size in sizes.items()}, LLAMA)
+    which, shard, start = stream.samples(np.arange(samples))
+    for place, name in enumerate(stream.slices):
+        mine = which == place
+        taken = int(mine.sum())
+        quota = samples * Fraction(str(LLAMA[name])) / 100
+        assert abs(taken - quota) < 1
+        assert taken / sizes[name] == pytest.approx(LLAMA_EPOCHS[name], rel=2e-3)
+        window = (shard[mine] - shard[mine].min()) * (sizes[name] // 3) + start[mine] // 16
+        times = np.bincount(window, minlength=sizes[name])
+        assert times.size == sizes[name]
+        whole, more = divmod(taken, sizes[name])
+        assert np.count_nonzero(times == whole + 1) == more
+        assert np.count_nonzero(times == whole) == sizes[name] - more
+    assert (int(stream.epochs(samples)["wikipedia"]), int(stream.epochs(samples)["github"])) == (
+        2,
+        0,
+    )

@@ -159,3 +159,20 @@ def test_content_is_apart_from_geometry(make_catalogue: Make, tmp_path: Path) ->
         )
     assert other.fingerprint == catalogue.fingerprint
     assert other.content != catalogue.content
+
+
+def test_the_documents_borders_are_mapped(make_catalogue: Make) -> None:
+    shard = make_catalogue({"github": [5000]}).open(0)
+    assert np.array_equal(shard.document_starts, shard.offsets())
+    assert not shard.document_starts.flags.owndata
+    assert not shard.document_starts.flags.writeable
+
+
+def test_a_shard_of_another_tokenizer_is_one_sentence(make_catalogue: Make, tmp_path: Path) -> None:
+    catalogue = make_catalogue({"github": [5000]})
+    with h5py.File(tmp_path / "github-00000.h5", "r+") as file:
+        file.attrs["tokenizer_hash"] = "u"
+    with pytest.raises(
+        ShardError, match="made by tokenizer u, the catalogue is of tokenizer t; run"
+    ):
+        catalogue.open(0)

@@ -57,6 +57,13 @@ def test_a_slice_is_accounted_for(run: Path) -> None:
     assert row in card_of(run).splitlines()
 
 
+def test_a_changed_batch_is_told(run: Path) -> None:
+    checkpoint = Checkpoint.open(write_checkpoint(run, 20, CONFIG))
+    checkpoint.state["batches"] = {"first": 16, "changes": [[0, 0, 16], [8, 128, 12]]}
+    card = model_card(RunRecord.load(run), checkpoint, CONFIG, torch.float32, None)
+    assert "| tokens a step | 1,024, 768 from step 9 |" in card.splitlines()
+
+
 def test_the_verification_is_told(run: Path) -> None:
     card = card_of(run, Verification(28, 512, 1.234e-6, 1e-4, "x"))
     assert "largest difference 1.2e-06 over 512 positions" in card

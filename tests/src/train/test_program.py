@@ -138,8 +138,20 @@ def test_a_run_its_repetition_and_another_one(place: Path) -> None:
     assert error.count("\n") == 1
     assert "train.steps = 6, this recipe says 8" in error
 
+    write_small_shards(place / "longer", size=4100)
+    write_small_shards(place / "other words", tokenizer="u")
+    for folder, sentence in (
+        ("longer", "run is a run on a catalogue of fingerprint "),
+        ("other words", "run is a run on shards of tokenizer t, and other words/catalogue.json is"),
+    ):
+        catalogue = f"data.catalogue={folder}/catalogue.json"
+        ((code, _, error),) = end(begin(place, [catalogue, "train.steps=8"]))
+        assert code == 1
+        assert error.count("\n") == 1
+        assert sentence in error
 
-@pytest.mark.parametrize("how", ["key", "catalogue", "cut", "slice", "words"])
+
+@pytest.mark.parametrize("how", ["key", "catalogue", "cut", "slice", "words", "held"])
 def test_bad_input_is_one_sentence(place: Path, how: str) -> None:
     shard = place / "shards/wikipedia-00000.h5"
     arguments: list[str] = []
@@ -151,6 +163,10 @@ def test_bad_input_is_one_sentence(place: Path, how: str) -> None:
     elif how == "cut":
         shard.write_bytes(shard.read_bytes()[:-100])
         sentence = "wikipedia-00000.h5"
+    elif how == "held":
+        arguments = ["model.max_position_embeddings=2048", "batch.sequence_length=1500"]
+        arguments += ["data.validation_fraction=0.1"]
+        sentence = "slice github has no shard of 4 windows, so none can be held out"
     elif how == "slice":
         arguments, sentence = ["data.mixture.books=1"], "gives a weight to books"
     else:

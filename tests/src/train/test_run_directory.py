@@ -15,12 +15,13 @@ from alpenglow.train.run_directory import Metrics, RunDirectory, code_version
 
 TABLES: dict[str, Any] = {
     "run": {"name": "r"},
-    "data": {"fingerprint": "aa"},
+    "data": {"catalogue": "c.json", "fingerprint": "aa", "tokenizer_hash": "t1"},
     "layout": {"data": 2},
     "recipe": {
         "model": {"num_layers": 2},
         "batch": {"global_batch_size": 8, "micro_batch_size": 2},
         "parallel": {"pipeline": 2},
+        "data": {"seed": 1},
         "train": {"steps": 10, "log_every": 1},
     },
 }
@@ -49,7 +50,13 @@ def test_a_run_is_described_once(run: RunDirectory) -> None:
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [("recipe.batch.micro_batch_size", 4), ("recipe.parallel.pipeline", 1)],
+    [
+        ("recipe.batch.micro_batch_size", 4),
+        ("recipe.batch.global_batch_size", 7),
+        ("recipe.parallel.pipeline", 1),
+        ("recipe.data.documents", "joined"),  # what a run of before the key did
+        ("recipe.data.validation_samples", 5),
+    ],
 )
 def test_the_layout_may_change(run: RunDirectory, path: str, value: int) -> None:
     run.describe(TABLES)
@@ -59,7 +66,10 @@ def test_the_layout_may_change(run: RunDirectory, path: str, value: int) -> None
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
-        ("data.fingerprint", "bb", r"data.fingerprint = 'aa', this recipe says 'bb'"),
+        ("data.fingerprint", "bb", r"on a catalogue of fingerprint aa, and c\.json is of bb: name"),
+        ("data.tokenizer_hash", "t2", r"on shards of tokenizer t1, and c\.json is of t2: name the"),
+        ("recipe.data.documents", "masked", r"documents = 'joined', this recipe says 'masked'"),
+        ("recipe.data.validation_fraction", 0.1, r"fraction = 0.0, this recipe says 0.1"),
         ("recipe.model.num_layers", 3, r"model.num_layers = 2, this recipe says 3"),
         ("recipe.train.steps", 20, r"train.steps = 10, this recipe says 20"),
         ("recipe.train.tokens", 99, r"train.tokens = None, this recipe says 99"),
