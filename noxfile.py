@@ -7,6 +7,8 @@ are beside the default ones: `./env/laptop nox -s bench`.
 import contextlib
 import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import nox
 import nox.command
@@ -94,6 +96,25 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "alpenglow.data.bench", "windows")
     session.run("python", "-m", "alpenglow.data.bench", "order")
     session.run("python", "-m", "alpenglow_profiling.bench")
+
+
+@nox.session
+def rehearsal(session: nox.Session) -> None:
+    """Schedules on the real engine with passes that only wait: the table of src/README, pictures.
+
+    Wants a quiet computer: it refuses where messages are slow beside the passes.
+    `nox -s rehearsal -- --forward 100` hands options on.
+    """
+    with tempfile.TemporaryDirectory(dir=".", prefix="rehearsal-") as folder:
+        runs = f"{folder}/runs"
+        session.run("python", "-m", "alpenglow.train.rehearsal", runs, *session.posargs)
+        Path("runs").mkdir(exist_ok=True)
+        pairs: dict[str, list[str]] = {}
+        for path in sorted(Path(runs).glob("pp*-m*-*")):
+            pairs.setdefault("-".join(path.name.split("-")[:2]), []).append(str(path))
+        for case, pair in pairs.items():
+            output = f"runs/rehearsal-{case}.png"
+            session.run("python", "-m", "alpenglow_analysis.comparison", *pair, "--output", output)
 
 
 @nox.session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from alpenglow_analysis.bubble import ideal_bubble, in_words, schedule_name
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate, idle_equivalents
 from alpenglow_analysis.units import count, percent, work
@@ -70,12 +71,13 @@ def _meaning(run: Run, account: Account, key: str) -> str:
     p, m = run.facts.layout.pipeline, run.facts.micro_batches
     if p == 1:
         return "There is one stage only, so this is not a bubble."
-    twice = (p - 1) / (2 * m + p - 1)
+    twice = ideal_bubble(run, 2 * m)
     return (
-        "Stages wait for their neighbours, or move activations and gradients. By theory 1F1B with "
-        f"{p} stages and {m} micro-batches idles (p - 1) / (m + p - 1) = {percent(account.bubble)} "
-        f"of a step; {2 * m} micro-batches would make it {percent(twice)}. Part of that wait can "
-        "lie in other rows: a stage that is done early waits at the end of the step."
+        f"Stages wait for their neighbours, or move activations and gradients. By theory "
+        f"{schedule_name(run).upper()} with {p} stages and {m} micro-batches idles "
+        f"{in_words(run, m)} of a step; {2 * m} micro-batches would make it {percent(twice)}. Part "
+        "of that wait can lie in other rows: a stage that is done early waits at the end of the "
+        "step."
     )
 
 

@@ -82,8 +82,15 @@ class Facts:
         run, machine, batch = (_table(tables, name) for name in ("run", "machine", "batch"))
         layout, model = _table(tables, "layout"), tables.get("model", {})
         ranks = int(machine["ranks"])
-        degrees = [int(layout[name]) for name in ("pipeline", "tensor", "data")]
-        shape = Layout(*degrees)
+        pipeline, tensor, data = (int(layout[name]) for name in ("pipeline", "tensor", "data"))
+        shape = Layout(
+            pipeline,
+            tensor,
+            data,
+            order=layout.get("order", "pipe-major"),
+            seats=tuple(layout.get("seats", ())),
+            layers=tuple(layout.get("layers", ())),
+        )
         if shape.world != ranks:
             raise ValueError(
                 f"layout {shape.pipeline} x {shape.tensor} x {shape.data} has {shape.world} ranks, "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from alpenglow_analysis.bubble import in_words, schedule_name
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.utilisation import Account
 
@@ -89,6 +90,7 @@ def rates(run: Run, account: Account) -> list[Rate]:
 def _ideals(run: Run, account: Account, compute: float) -> list[Rate]:
     facts = run.facts
     p, m = facts.layout.pipeline, facts.micro_batches
+    name = schedule_name(run).upper()
     busy = float(np.median(run.tokens(account.step))) / compute
     found = [
         Rate(
@@ -104,9 +106,9 @@ def _ideals(run: Run, account: Account, compute: float) -> list[Rate]:
         found.append(
             Rate(
                 "schedule",
-                "Ideal, 1F1B schedule",
-                f"the same with the bubble of 1F1B, (p - 1) / (m + p - 1) = {p - 1}/{m + p - 1} = "
-                f"{100 * account.bubble:.1f} % of the time (p = {p} stages, m = {m} micro-batches)",
+                f"Ideal, {name} schedule",
+                f"the same with the bubble of {name}, {in_words(run, m)} of the time "
+                f"(p = {p} stages, m = {m} micro-batches)",
                 busy * (1 - account.bubble),
                 False,
             )

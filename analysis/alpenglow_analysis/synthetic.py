@@ -22,12 +22,20 @@ import numpy.typing as npt
 import tomli_w
 
 from alpenglow.parallel.layout import Layout
-from alpenglow.parallel.schedule import Action, one_forward_one_backward
+from alpenglow.parallel.schedule import COMPUTE, SCHEDULES, Action
+from alpenglow.parallel.timeline import Durations, timeline
 from alpenglow_profiling.events import ROW, Kind, Rows, log_path
 from alpenglow_profiling.log import ROWS, encode, encode_about
 
 CREATED = 1_700_000_000
 """Unix seconds at which the first segment starts: 14 November 2023, 22:13:20 UTC."""
+_PASSES = {
+    Action.forward: (Kind.FORWARD, 0, -1),
+    Action.backward: (Kind.BACKWARD, 1, 1),
+    Action.backward_input: (Kind.BACKWARD, 1, 1),
+    Action.backward_weight: (Kind.WEIGHT_GRAD, 2, 0),
+}
+"""Kind of a pass, its place in the table of durations, how far off the stage is that it needs."""
 MONOTONIC_OFFSET_NS = 1_699_000_000 * 10**9
 """Wall clock minus CLOCK_MONOTONIC on every node."""
 
@@ -60,8 +68,12 @@ class Synthetic:
     launch: int = 4_000_000_000
     startup: int = 9_000_000_000
     shutdown: int = 2_000_000_000
+    schedule: str = "1f1b"
     forward: int = 30_000_000
     backward: int = 60_000_000
+    """Of the input alone where the schedule is zb-h1."""
+    weight_grad: int = 30_000_000
+    """Counts where the schedule is zb-h1."""
     tensor_reduce: int = 4_000_000
     """Inside each forward and each backward."""
     data_wait: int = 1_000_000
@@ -90,8 +102,14 @@ class Synthetic:
 
     @property
     def makespan(self) -> int:
-        """Time in ns from the first forward to the last backward, without jitter."""
-        return (self.micro_batches + self.layout.pipeline - 1) * (self.forward + self.backward)
+        """Time in ns from the first pass to the last, without jitter."""
+        took = Durations(self.forward, self.backward, self.weight_grad)
+        if self.schedule != "zb-h1":
+            took = Durations(self.forward, self.backward, 0)
+        slots = timeline(
+            self.schedule, self.layout.pipeline, self.micro_batches, took, rendezvous=False
+        )
+        return round(max(slot.end for slot in slots))
 
     @property
     def step(self) -> int:
@@ -148,7 +166,7 @@ class Synthetic:
                 "tokens_per_step": self._tokens,
             },
             "data": {"catalogue": "none", "fingerprint": "none", "tokenizer": "none"},
-            "recipe": {},
+            "recipe": {"parallel": {"schedule": self.schedule}},
             "model": {
                 "parameters": 6_857_302_016,
                 "flops_per_token": 4.31e10,
@@ -215,8 +233,8 @@ class Synthetic:
     def _step(self, dice: np.random.Generator) -> list[list[tuple[Kind, int, int, int]]]:
         """Spans (kind, micro-batch, begin, end) of every rank in one step that begins at 0."""
         shape, m = self.layout, self.micro_batches
-        size = (shape.world, 2, m)
-        base = np.array([self.forward, self.backward]).reshape(1, 2, 1)
+        size = (shape.world, 3, m)
+        base = np.array([self.forward, self.backward, self.weight_grad]).reshape(1, 3, 1)
         took = np.broadcast_to(base, size) * (1 + self.jitter * dice.standard_normal(size))
         took = np.maximum(took, base * 0.5)
         if self.slow_rank >= 0:
@@ -237,16 +255,12 @@ class Synthetic:
         took: npt.NDArray[np.int64],
         spans: list[list[tuple[Kind, int, int, int]]],
     ) -> None:
-        """Play 1F1B for one replica; a stage moves at the pace of its slowest tensor rank."""
+        """Play one replica's schedule; a stage moves at the pace of its slowest tensor rank."""
         shape, m = self.layout, self.micro_batches
         stages = range(shape.pipeline)
         groups = [[shape.rank(s, data, t) for t in range(shape.tensor)] for s in stages]
         queues = [
-            [
-                i
-                for i in one_forward_one_backward(shape.pipeline, m, s)
-                if i.action in (Action.forward, Action.backward)
-            ]
+            [i for i in SCHEDULES[self.schedule](shape.pipeline, m, s) if i.action in COMPUTE]
             for s in stages
         ]
         ends: dict[tuple[int, Action, int], int] = {}
@@ -258,22 +272,21 @@ class Synthetic:
             for s in stages:
                 while queues[s]:
                     item = queues[s][0]
-                    back = item.action is Action.backward
-                    needed = (s + (1 if back else -1), item.action, item.micro_batch)
-                    if 0 <= needed[0] < shape.pipeline and needed not in ends:
+                    kind, place, ahead = _PASSES[item.action]
+                    needed = (s + ahead, item.action, item.micro_batch)
+                    if ahead and 0 <= needed[0] < shape.pipeline and needed not in ends:
                         break
                     queues[s].pop(0)
                     ready = max(free[s], ends.get(needed, 0))
-                    end = ready + int(took[groups[s], int(back), item.micro_batch].max())
-                    kind = Kind.BACKWARD if back else Kind.FORWARD
+                    end = ready + int(took[groups[s], place, item.micro_batch].max())
                     for rank in groups[s]:
                         own = spans[rank]
                         if ready > free[s]:
                             own.append((Kind.P2P, item.micro_batch, free[s], ready))
                         # The faster ranks of a tensor group wait in its collective.
-                        slack = end - ready - int(took[rank, int(back), item.micro_batch])
+                        slack = end - ready - int(took[rank, place, item.micro_batch])
                         inner = self.tensor_reduce + slack
-                        if inner and shape.tensor > 1:
+                        if inner and shape.tensor > 1 and ahead:
                             own.append((Kind.TENSOR_REDUCE, item.micro_batch, end - inner, end))
                         own.append((kind, item.micro_batch, ready, end))
                     free[s] = ends[s, item.action, item.micro_batch] = end
@@ -346,6 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in (("pipeline", 2), ("tensor", 2), ("data", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--micro-batches", type=int, default=8)
+    parser.add_argument("--schedule", choices=list(SCHEDULES), default="1f1b")
     parser.add_argument("--ranks-per-node", type=int, default=4)
     parser.add_argument("--gpus-per-node", type=int, default=0)
     parser.add_argument("--peak-flops", type=float, default=None, help="FLOP/s of a rank")
@@ -361,6 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Synthetic(
         layout=layout,
         micro_batches=options.micro_batches,
+        schedule=options.schedule,
         segments=(
             Segment(1, first, reason="more to do"),
             Segment(first + 1, second, killed=True),

@@ -20,6 +20,12 @@ MOST_ROWS = 16
 """With more ranks than this a row is one rank of each stage: data rank 0, tensor rank 0."""
 _OWN_COLOUR = {Kind.FORWARD: "forward", Kind.BACKWARD: "backward", Kind.WEIGHT_GRAD: "weight_grad"}
 _NAMES = {"forward": "Forward", "backward": "Backward", "weight_grad": "Weight gradient"}
+_INPUT_ONLY = "Backward (of the input)"
+"""What a backward pass is called where weight gradients are passes of their own."""
+SMALLEST_TEXT = 4.0
+"""Points; a box too narrow for its number at this size has none."""
+_DIGIT = 0.636
+"""Width of a digit of DejaVu Sans, in its size."""
 _LIGHT_TEXT = ("backward", "weight_grad")
 
 
@@ -52,24 +58,49 @@ def shown_ranks(layout: Layout) -> list[int]:
 
 def timeline(run: Run, step: int) -> Figure | None:
     """Draw a step; None where no span of it is known."""
+    layout = run.facts.layout
+    shown = shown_ranks(layout)
+    drawn = spans_of_step(run, step, shown)
+    if drawn is None:
+        return None
+    rows, begin, end = drawn
+    made = figure(1.7 + 0.36 * len(shown))
+    axes = made.add_subplot()
+    used: dict[str, Any] = {}
+    draw(axes, layout, shown, rows, begin, (end - begin) / 1e6, used)
+    axes.set_xlabel("time since the step began (ms)")
+    which = "" if len(shown) == layout.world else ", one rank of each stage"
+    axes.set_title(f"Step {step}{which}; the number in a box is the micro-batch")
+    legend(made, used)
+    return made
+
+
+def spans_of_step(run: Run, step: int, shown: list[int]) -> tuple[Rows, int, int] | None:
+    """Spans inside a step of some ranks, and its begin and end in ns; None where there are none."""
     rows = rows_of_step(run, step)
     if rows is None:
         return None
-    layout = run.facts.layout
-    shown = shown_ranks(layout)
     whole = rows[(rows["kind"] == Kind.STEP) & np.isin(rows["rank"], shown)]
     rows = rows[np.isin(rows["rank"], shown) & (rows["kind"] != Kind.STEP)]
     if not len(whole):
         return None
     begin, end = int(whole["begin_ns"].min()), int(whole["end_ns"].max())
     # A checkpoint after the step carries its number, and is no part of it.
-    rows = rows[(rows["begin_ns"] >= begin) & (rows["begin_ns"] < end)]
-    made = figure(1.7 + 0.36 * len(shown))
-    axes = made.add_subplot()
-    span_ms = (end - begin) / 1e6
+    return rows[(rows["begin_ns"] >= begin) & (rows["begin_ns"] < end)], begin, end
+
+
+def draw(
+    axes: Axes,
+    layout: Layout,
+    shown: list[int],
+    rows: Rows,
+    begin: int,
+    span_ms: float,
+    used: dict[str, Any],
+) -> None:
+    """Draw the rows of ranks from `begin` (ns) on; `used` gets what the legend must name."""
     axes.set_xlim(0, 1.005 * span_ms)
     points_per_ms = 0.86 * WIDTH * 72 / span_ms
-    used: dict[str, Any] = {}
     for y, rank in enumerate(shown):
         _draw_rank(axes, y, rows[rows["rank"] == rank], begin, points_per_ms, used)
     labels = []
@@ -83,15 +114,16 @@ def timeline(run: Run, step: int) -> Figure | None:
             axes.axhline(y - 0.5, color="#999999", lw=0.6)
     axes.set_ylim(len(shown) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("time since the step began (ms)")
-    which = "" if len(shown) == layout.world else ", one rank of each stage"
-    axes.set_title(f"Step {step}{which}; the number in a box is the micro-batch")
+
+
+def legend(made: Figure, used: dict[str, Any], backward: str = _INPUT_ONLY) -> None:
+    """Name what was drawn; `backward` is the name beside weight gradients."""
     order = [name for name in (*_NAMES, *PIECES) if name in used]
+    names = _NAMES | ({"backward": backward} if "weight_grad" in used else {})
     made.legend(
-        [used[name] for name in order], [_NAMES.get(name) or PIECES[name] for name in order],
+        [used[name] for name in order], [names.get(name) or PIECES[name] for name in order],
         loc="outside lower center", ncols=4, fontsize=9, handlelength=1.6,
     )  # fmt: skip
-    return made
 
 
 def _draw_rank(
@@ -116,8 +148,10 @@ def _draw_rank(
         text = str(number)
         if nested or name not in _OWN_COLOUR.values() or number < 0:
             continue
-        if width * points_per_ms > 6.0 * len(text) + 2:
+        size = min(8.0, (width * points_per_ms - 1.5) / (_DIGIT * len(text)))
+        if size >= SMALLEST_TEXT:
             colour = "white" if name in _LIGHT_TEXT else INK
             axes.text(
-                left + width / 2, y - 0.04, text, ha="center", va="center", fontsize=8, color=colour
-            )
+                left + width / 2, y - 0.04, text, ha="center", va="center", fontsize=size,
+                color=colour,
+            )  # fmt: skip

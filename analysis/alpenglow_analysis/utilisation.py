@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from alpenglow.parallel.schedule import bubble_fraction
+from alpenglow_analysis.bubble import ideal_bubble
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.segment import Segment
 from alpenglow_analysis.spans import covered, self_times
@@ -91,7 +91,7 @@ class Account:
     compute_s: npt.NDArray[np.float64]
     """[kept steps]: forward and backward compute, mean over ranks."""
     bubble: float
-    """Share of a step that 1F1B idles with equal stages and free communication."""
+    """Share of a step that the schedule idles with equal stages and free communication."""
     lost_steps: int
     """Steps that were trained and given up at a restart."""
 
@@ -139,7 +139,7 @@ def account(run: Run) -> Account:
         step=np.array(order, dtype=np.int64),
         step_s=np.array([np.mean(steps.duration[step]) for step in order]) / 1e9,
         compute_s=np.array([np.mean(steps.compute[step]) for step in order]) / 1e9,
-        bubble=bubble_fraction(run.facts.layout.pipeline, run.facts.micro_batches),
+        bubble=ideal_bubble(run, run.facts.micro_batches),
         lost_steps=lost_steps,
     )
 

@@ -114,6 +114,9 @@ class Links:
     socket: float | None = None
     """Between the sockets of a node; absent where there is one socket."""
     network_port: float | None = None
+    """What one port, and so one message, reaches."""
+    fabric: float | None = None
+    """A node's share when all nodes send at once; absent means all of its injection."""
 
 
 @dataclass(frozen=True)

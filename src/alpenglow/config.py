@@ -2,8 +2,10 @@
 
 A recipe is one TOML file beside the batch script of the same name. A top-level table named after a
 machine (`[laptop]`) is an overlay: on that machine it is laid over the rest, on any other it is
-ignored. Dotted overrides (`train.steps=20`) come last. Every key must belong to the dataclass;
-an unknown one is refused with the nearest name that exists.
+ignored. Named layouts lie between: `layout = "published"` lays the tables of `[layouts.published]`
+over the rest, under the machine's. Dotted overrides (`train.steps=20`, `layout=published`) come
+last. Every key must belong to the dataclass; an unknown one is refused with the nearest name that
+exists.
 
     recipe = load(Path("jobs/pretrain_7b.toml"), PretrainRecipe, machine="laptop", machines=names)
 """
@@ -22,6 +24,7 @@ from typing import Any, TypeVar
 import tomli_w
 
 T = TypeVar("T")
+_LAYOUT_KEYS = ("layout", "layouts")
 
 
 class ConfigError(ValueError):
@@ -56,11 +59,35 @@ def load(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
     overlays = {name: tables.pop(name) for name in [*tables] if name in machines}
-    if machine is not None and machine in overlays:
-        tables = _merge(tables, overlays[machine])
-    for override in overrides:
-        tables = _merge(tables, _parse_override(override))
+    above = [overlays[machine]] if machine is not None and machine in overlays else []
+    above += [_parse_override(override) for override in overrides]
+    if any(key in table for table in (tables, *above) for key in _LAYOUT_KEYS):
+        tables, above = _lay_out(tables, above, str(path))
+    for table in above:
+        tables = _merge(tables, table)
     return parse(schema, tables, str(path))
+
+
+def _lay_out(
+    tables: dict[str, Any], above: Sequence[Mapping[str, Any]], where: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Lay the named layout over `tables`; what is returned speaks of layouts no more."""
+    asked: dict[str, Any] = {}
+    rest = []
+    for table in (tables, *above):
+        asked = _merge(asked, {key: table[key] for key in _LAYOUT_KEYS if key in table})
+        rest.append({key: item for key, item in table.items() if key not in _LAYOUT_KEYS})
+    name, layouts = asked.get("layout"), asked.get("layouts")
+    if not isinstance(layouts, Mapping) or not layouts:
+        raise ConfigError(f"{where}: layout = {name!r}, but there is no table [layouts.{name}]")
+    if name not in layouts:
+        near = difflib.get_close_matches(str(name), layouts, n=1, cutoff=0.4)
+        cure = f"did you mean {near[0]}?" if near else f"choose from {', '.join(layouts)}"
+        given = "layout is missing" if name is None else f"layout = {name!r} is not in [layouts]"
+        raise ConfigError(f"{where}: {given}; {cure}")
+    if not isinstance(layouts[name], Mapping):
+        raise ConfigError(f"{where}: layouts.{name} must be a table")
+    return _merge(rest[0], layouts[name]), rest[1:]
 
 
 def parse(schema: type[T], tables: Mapping[str, Any], where: str) -> T:

@@ -13,6 +13,7 @@ import pytest
 
 from alpenglow.parallel.layout import Layout
 from alpenglow_analysis import figures, style
+from alpenglow_analysis.bubble import schedule_name
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import rates
 from alpenglow_analysis.synthetic import Segment, Synthetic
@@ -30,6 +31,9 @@ SHAPES = {
     ),
     "96 ranks": Synthetic(
         Layout(12, 2, 4), 8, (Segment(1, 4),), ranks_per_node=6, gpus_per_node=6, jitter=0.05
+    ),
+    "zero bubble": Synthetic(
+        Layout(12, 1, 1), 8, (Segment(1, 4),), schedule="zb-h1", backward=30_000_000, jitter=0.02
     ),
     "192 ranks": Synthetic(Layout(12, 2, 8), 4, (Segment(1, 3),), ranks_per_node=6),
 }
@@ -104,7 +108,8 @@ def test_the_timeline_shows_every_pass_of_the_shown_ranks(run: Run, drawn: dict[
     shown, m = shown_ranks(run.facts.layout), run.facts.micro_batches
     assert len(axes.get_yticks()) == len(shown)
     numbers = [text.get_text() for text in axes.texts]
-    assert sorted(numbers) == sorted(str(i) for i in range(m) for _ in range(2 * len(shown)))
+    passes = 3 if schedule_name(run) == "zb-h1" else 2
+    assert sorted(numbers) == sorted(str(i) for i in range(m) for _ in range(passes * len(shown)))
 
 
 def test_a_bar_of_a_rank_is_as_high_as_its_step(run: Run, drawn: dict[str, Any]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.metrics import Metrics
@@ -49,6 +52,18 @@ def test_a_run_is_read_whole(run_dir: Path) -> None:
     assert [run.lost_from(s) for s in run.segments] == [7, 7, None]
     assert list(run.metrics.step) == list(range(1, 13))
     assert run.metrics.segment == ("1001.0",) * 6 + ("1003.0",) * 6
+
+
+def test_the_map_of_the_ranks_is_read(run_dir: Path) -> None:
+    """As the trainer writes it; a run of before has neither order, seats nor layers."""
+    toml = run_dir / "run.toml"
+    tables = tomllib.loads(toml.read_text())
+    layout = Layout(2, 1, 2, "data-major", seats=(1, 0), layers=(3, 2))
+    toml.write_text(tomli_w.dumps(tables | {"layout": dataclasses.asdict(layout)}))
+    assert Run.load(run_dir).facts.layout == layout
+    degrees = {name: tables["layout"][name] for name in ("pipeline", "tensor", "data")}
+    toml.write_text(tomli_w.dumps(tables | {"layout": degrees}))
+    assert Run.load(run_dir).facts.layout == Layout(2, 1, 2)
 
 
 def test_a_later_line_replaces_what_was_given_up(tmp_path: Path) -> None:

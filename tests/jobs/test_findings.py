@@ -86,12 +86,17 @@ WRONG = [
     (
         "memory",
         17,
-        [("pretrain_7b.toml", "pretrain_7b.toml train.recompute=none")],
+        [("pretrain_7b.toml", "pretrain_7b.toml train.attention=plain")],
     ),
     (
         "memory",
         17,
         [("train jobs/pretrain_7b.toml", "train jobs/pretrain_7b.toml batch.micro_batch_size=16")],
+    ),
+    (
+        "memory",
+        17,
+        [("pretrain_7b.toml", "pretrain_7b.toml layout=published train.recompute=none")],
     ),
     # spare nodes
     ("preflight", 17, [(TRAIN, FLIGHT.format("--spare 512"))]),
@@ -103,6 +108,7 @@ WRONG = [
         [("-nnodes 512", "-nnodes 514"), (TRAIN, FLIGHT.format("--spare 2 --shrink 508,256"))],
     ),
     ("recipe", 17, [("pretrain_7b.toml", "pretrain_7b.toml train.stpes=3")]),
+    ("recipe", 17, [("pretrain_7b.toml", "pretrain_7b.toml layout=publisht")]),
     ("recipe", 17, [("pretrain_7b.toml", "pretrain_7b.toml parallel.tensor=3")]),
 ]
 
@@ -155,7 +161,7 @@ def test_514_nodes_of_which_two_are_spare_train_as_512(checkout: Path) -> None:
     assert [f for f in findings(path, summit, base=checkout) if f.refuses] == []
     shown = preview.lines(Script.read(path), Script.read(path).spec, summit, checkout)
     assert "preflight  512 nodes train, 2 spare: the slowest" in shown
-    assert "layout     pipeline 12 x tensor 2 x data 128" in shown
+    assert "layout     pipeline 12 x tensor 2 x data 128, data-major" in shown
     assert "nodes      514 of 4,608" in shown
 
 

@@ -36,9 +36,10 @@ def schema(name: str) -> type[Any]:
     return ConvertRecipe
 
 
-def recipe(name: str, on: str) -> Any:
+def recipe(name: str, on: str, *overrides: str) -> Any:
     path = JOBS / f"{name}.toml"
-    return config.load(path, schema(name), machine=on, machines=machine.names())
+    known = machine.names()
+    return config.load(path, schema(name), machine=on, machines=known, overrides=overrides)
 
 
 def test_the_shipped_jobs_are_these() -> None:
@@ -85,7 +86,7 @@ PUBLISHED = [
 def test_recipe_and_script_carry_the_published_layout(
     name: str, nodes: int, layers: int, hidden: int, heads: int, pipeline: int, rate: float
 ) -> None:
-    loaded = recipe(name, "summit")
+    loaded = recipe(name, "summit", "layout=published")
     model, batch = loaded.model, loaded.batch
     assert (model.num_layers, model.hidden_size, model.num_attention_heads) == (
         layers,

@@ -129,3 +129,51 @@ def test_an_unknown_machine_table_is_an_unknown_key(path: Path) -> None:
     path.write_text(TEXT + "\n[labtop]\nrate = 1.0\n")
     with pytest.raises(config.ConfigError, match="unknown key labtop"):
         load(path)
+
+
+LAYOUTS = (
+    TEXT.replace("[batch]", 'layout = "wide"\n[batch]')
+    + """
+[layouts.wide]
+rate = 0.25
+[layouts.wide.batch]
+micro_batch_size = 4
+[layouts.narrow.batch]
+micro_batch_size = 1
+"""
+)
+
+
+def test_a_named_layout_lies_under_the_machine_and_the_command_line(path: Path) -> None:
+    path.write_text(LAYOUTS)
+    wide, narrow = load(path), load(path, None, "layout=narrow")
+    assert (wide.rate, wide.batch.micro_batch_size, wide.batch.global_batch_size) == (0.25, 4, 2048)
+    assert (narrow.rate, narrow.batch.micro_batch_size) == (1.0, 1)
+    assert load(path, "laptop").rate == 0.5
+    assert load(path, "laptop").batch == Batch(16, 4)
+    assert load(path, None, "batch.micro_batch_size=8").batch.micro_batch_size == 8
+    path.write_text(LAYOUTS.replace("[laptop]", '[laptop]\nlayout = "narrow"'))
+    assert load(path, "laptop").batch.micro_batch_size == 1
+    assert load(path, "laptop", "layout=wide").batch.micro_batch_size == 4
+    assert load(path).batch.micro_batch_size == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "sentence"),
+    [
+        (LAYOUTS, "layout=narow", "layout = 'narow' is not in [layouts]; did you mean narrow?"),
+        (LAYOUTS, "layout=x", "choose from wide, narrow"),
+        (LAYOUTS.replace('layout = "wide"', ""), None, "layout is missing; choose from"),
+        (TEXT, "layout=wide", "layout = 'wide', but there is no table [layouts.wide]"),
+        (LAYOUTS, "layouts.wide=3", "layouts.wide must be a table"),
+        (LAYOUTS.replace("[layouts.wide]\nrate", "[layouts.wide]\nrat"), None, "unknown key rat"),
+    ],
+)
+def test_a_wrong_layout_is_one_sentence(
+    path: Path, text: str, override: str | None, sentence: str
+) -> None:
+    path.write_text(text)
+    with pytest.raises(config.ConfigError) as error:
+        load(path, None, *([] if override is None else [override]))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)

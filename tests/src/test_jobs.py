@@ -87,10 +87,14 @@ def test_preview_of_512_nodes(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for text in (
         "layout     pipeline 12 x tensor 2 x data 128",
-        "2,048 sequences = 4,194,304 tokens a step; 8 micro-batches of 2",
+        "2,048 sequences = 4,194,304 tokens a step; 16 micro-batches of 1",
         "segments unknown without a rate",
         "tensor group 2-3: ACROSS the sockets' bus",
-        "of 16 GB a GPU",
+        "GB of 16 a GPU",
+        "8.5% idle for the largest stage",
+        "replica 0 lies on 4 of 512 nodes",
+        "data-major",
+        "seats      stages in rank order: 0 1 2 3 4 5 6 7 8 9 11 10",
     ):
         assert text in shown
     assert jobs.main([*words, "--tokens-per-second", "900000"]) == 0
@@ -180,7 +184,7 @@ def test_the_nodes_of_a_queue_count(tmp_path: Path) -> None:
     text = (ROOT / "jobs" / "pretrain_7b.lsf").read_text().replace("-W 12:00", "-W 2:00")
     text = text.replace("512", "32").replace(
         "train jobs/pretrain_7b.toml",
-        "train jobs/pretrain_7b.toml train.recompute=none batch.micro_batch_size=1",
+        "train jobs/pretrain_7b.toml train.attention=plain",
     )
     path = tmp_path / "job.lsf"
     summit = machine.load("summit")

@@ -6,7 +6,9 @@ drawn from a seed per step, unless the recipe names a catalogue by its absolute 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import resource
 import signal
@@ -18,6 +20,7 @@ from typing import Any
 from distributed_ranks import run_ranks
 
 from alpenglow.model.config import ModelConfig
+from alpenglow.parallel.layout import Layout
 from alpenglow.train.recipe import (
     BatchRecipe,
     DataRecipe,
@@ -94,8 +97,6 @@ def worker(
     disturb: Callable[..., None] | None,
 ) -> dict[str, Any]:
     """One rank of `train`."""
-    import torch
-
     from alpenglow.data.catalogue import Catalogue
     from alpenglow.train.batches import Batches, ValidationBatches
     from alpenglow.train.checkpoint import CheckpointError, DistributedGroup
@@ -139,7 +140,7 @@ def worker(
         disturb(rank, engine)
     stop = StopRequest(Deadline(None), 0.0)
     stop.install()
-    count = recipe.micro_batches(layout)
+    drawn = token_batches(recipe, layout, rank)
     batches = held_out = None
     if recipe.data.catalogue.is_absolute():
         catalogue = Catalogue.load(recipe.data.catalogue, look=False)
@@ -151,18 +152,9 @@ def worker(
         if stop_after == step + 1 and rank == size - 1:
             signal.raise_signal(signal.SIGTERM)
         if step + 1 in largest_file and rank == size - 1:
-            trainer.saver._drain.wait(60)  # whose end the limit would change
+            trainer.saving.saver._drain.wait(60)  # whose end the limit would change
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file[step + 1], -1))
-        if batches is not None:
-            return batches.step(position)
-        batch, length = recipe.batch.global_batch_size, recipe.batch.sequence_length
-        generator = torch.Generator().manual_seed(1000 + step)
-        tokens = torch.randint(recipe.model.vocab_size, (batch, length + 1), generator=generator)
-        tokens[:, 1::2] = tokens[:, 0:-1:2]  # something to learn: every second token repeats
-        data_rank = layout.coordinates(rank)[1]
-        parts = tokens.view(layout.data * count, -1, length + 1)
-        mine = parts[data_rank * count : (data_rank + 1) * count]
-        return iter([(part[:, :-1], part[:, 1:]) for part in mine])
+        return drawn(step) if batches is None else batches.step(position)
 
     file = None if local is None else local / f"rank-{rank}.section"
     segment = Segment(time.time(), position.step, local=file, mean_time_s=mean_time_s)
@@ -171,11 +163,11 @@ def worker(
     )
     if held_out is not None:
         trainer.validate = lambda: evaluate(engine, held_out.read(), held_out.micro_batches)
-    said: list[str] = []
-    trainer.console.say = trainer.saver._say = said.append  # type: ignore[method-assign, assignment]
+    said = io.StringIO()
     failure = None
     try:
-        code = trainer.train()
+        with contextlib.redirect_stdout(said):
+            code = trainer.train()
     except CheckpointError as error:
         code, failure = 1, str(error)
     recorder.close()
@@ -186,10 +178,31 @@ def worker(
         "updates": position.updates,
         "messages": messages,
         "counts": dict(guard.counts),
-        "said": said if rank == 0 else [],
+        "said": said.getvalue().splitlines(),
         "failure": failure,
         "segment": run.segment,
     }
+
+
+def token_batches(
+    recipe: PretrainRecipe, layout: Layout, rank: int
+) -> Callable[[int], Iterator[Any]]:
+    """This rank's micro-batches of a step (0-based), the same tokens in every layout."""
+    import torch
+
+    count = recipe.micro_batches(layout)
+
+    def micro_batches(step: int) -> Iterator[Any]:
+        batch, length = recipe.batch.global_batch_size, recipe.batch.sequence_length
+        generator = torch.Generator().manual_seed(1000 + step)
+        tokens = torch.randint(recipe.model.vocab_size, (batch, length + 1), generator=generator)
+        tokens[:, 1::2] = tokens[:, 0:-1:2]  # something to learn: every second token repeats
+        data_rank = layout.coordinates(rank)[1]
+        parts = tokens.view(layout.data * count, -1, length + 1)
+        mine = parts[data_rank * count : (data_rank + 1) * count]
+        return iter([(part[:, :-1], part[:, 1:]) for part in mine])
+
+    return micro_batches
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -209,8 +222,9 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
     from alpenglow.train.checkpoint import Checkpoint
 
     first, second = Checkpoint.open(one), Checkpoint.open(other)
-    assert first.kinds() == second.kinds()
-    for kind in (kind for kind in first.kinds() if kind != "rng"):
+    kinds = [kind for kind in first.kinds() if kind != "rng"]
+    assert kinds == [kind for kind in second.kinds() if kind != "rng"]
+    for kind in kinds:
         assert sorted(first.names(kind)) == sorted(second.names(kind))
         for name in first.names(kind):
             assert torch.equal(first.tensor(kind, name), second.tensor(kind, name)), (kind, name)

@@ -8,13 +8,15 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from alpenglow.config import ConfigError, load
 from alpenglow.parallel.layout import Layout, LayoutError
-from alpenglow.parallel.memory import StageMemory, worst_stage
+from alpenglow.parallel.links import Site
+from alpenglow.parallel.memory import StageMemory, excess, worst_stage
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow_lsf.body import literal
 from alpenglow_lsf.geometry import GeometryError
@@ -38,7 +40,6 @@ RULES = {
 
 TRAIN = "alpenglow.train"
 PREPARE = "alpenglow.data.pipeline"
-GIGABYTE = 1e9
 
 
 @dataclass
@@ -53,6 +54,10 @@ class Plan:
     recipe: PretrainRecipe | None = None
     layout: Layout | None = None
     memory: StageMemory | None = None
+    """Of the stage that needs most."""
+    room: float | None = None
+    """Bytes of a rank's GPU."""
+    site: Site | None = None
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -138,11 +143,14 @@ def _lay_out(
         plan.layout = plan.layout or layout
     if plan.layout is None:
         return
+    ranks, target = plan.layout.world, machine.target
+    plan.layout, plan.site = recipe.layout(ranks, target), recipe.site(target, ranks)
     if request.gpus:
-        plan.memory = _memory(recipe, plan.layout)
-        room = node.gpu_memory_bytes * request.gpus / max(request.gpus, request.tasks)
-        if plan.memory.total > room:
-            plan.findings.append(_too_much(recipe, plan.layout, plan.memory, room, where))
+        plan.room = node.gpu_memory_bytes * request.gpus / max(request.gpus, request.tasks)
+        plan.memory = worst_stage(recipe.model, plan.layout, recipe.work(plan.layout))
+        if (message := excess(plan.memory, plan.room)) is not None:
+            cure = _cure(recipe, plan.layout, plan.room)
+            plan.findings.append(Finding("memory", where, f"recipe: {message}", cure))
         plan.findings += [
             Finding("placement", where, text, "", refuses=False)
             for text in straddles(seats, node, recipe.parallel.tensor)
@@ -171,35 +179,18 @@ def _layout(recipe: PretrainRecipe, ranks: int, why: str, where: str) -> Layout 
     )
 
 
-def _memory(
-    recipe: PretrainRecipe, layout: Layout, *, recompute: bool = False, fused: bool = False
-) -> StageMemory:
-    train, dtype = recipe.train, recipe.precision.dtype
-    return worst_stage(
-        recipe.model,
-        layout,
-        micro_batch_size=recipe.batch.micro_batch_size,
-        micro_batches=recipe.micro_batches(layout),
-        sequence_length=recipe.batch.sequence_length,
-        dtype="fp16" if dtype == "auto" else dtype,
-        attention="sdpa" if fused else train.attention,
-        recompute="full" if recompute else train.recompute,
+def _cure(recipe: PretrainRecipe, layout: Layout, room: float) -> str:
+    """What would make the recipe fit; the first that does."""
+    cures: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"attention": "sdpa"}, 'train.attention = "sdpa" would fit'),
+        ({"recompute": "full"}, 'train.recompute = "full" would fit'),
+        (
+            {"recompute": "full", "attention": "sdpa"},
+            'train.recompute = "full" with train.attention = "sdpa" would fit',
+        ),
     )
-
-
-def _too_much(
-    recipe: PretrainRecipe, layout: Layout, memory: StageMemory, room: float, where: str
-) -> Finding:
-    cures = (
-        ({"fused": True}, 'train.attention = "sdpa" would fit'),
-        ({"recompute": True}, 'train.recompute = "full" would fit'),
-        ({"recompute": True, "fused": True}, "both of them would fit"),
-    )
-    fits = [text for how, text in cures if _memory(recipe, layout, **how).total <= room]
-    message = (
-        f"recipe: a rank of stage {memory.stage} needs at least {memory.total / GIGABYTE:.1f} GB "
-        f"({memory.activations / GIGABYTE:.1f} of them activations of {memory.micro_batches} "
-        f"micro-batches), and has {room / GIGABYTE:.1f} GB"
-    )
-    cure = fits[0] if fits else "more pipeline or tensor parallelism, or a smaller micro-batch"
-    return Finding("memory", where, message, cure)
+    work = recipe.work(layout)
+    for change, text in cures:
+        if worst_stage(recipe.model, layout, replace(work, **change)).total <= room:
+            return text
+    return "more pipeline or tensor parallelism, or a smaller micro-batch"

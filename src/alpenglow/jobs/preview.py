@@ -19,7 +19,8 @@ from pathlib import Path
 
 from alpenglow.jobs import CLEAN, FINDINGS, USAGE
 from alpenglow.jobs.check import findings, machine_of, say
-from alpenglow.jobs.plan import GIGABYTE, Plan, plans
+from alpenglow.jobs.picture import picture
+from alpenglow.jobs.plan import Plan, plans
 from alpenglow.train.batch_history import BatchHistory
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow_lsf.body import commands, literal
@@ -115,7 +116,7 @@ def lines(
     for plan in plans(script, spec, machine, base):
         tensor = 1 if plan.recipe is None else plan.recipe.parallel.tensor
         if plan.recipe is not None:
-            found += _recipe_lines(plan, plan.recipe, machine)
+            found += _recipe_lines(plan, plan.recipe)
             rate = None if tokens_per_second is None else Rate(tokens_per_second, source="given")
             if rate is None and run is not None:
                 rate = measured(base / run, machine.target.name)
@@ -127,32 +128,17 @@ def lines(
     return found
 
 
-def _recipe_lines(plan: Plan, recipe: PretrainRecipe, machine: Machine) -> list[str]:
+def _recipe_lines(plan: Plan, recipe: PretrainRecipe) -> list[str]:
     found = []
-    batch = recipe.batch
     if plan.spare and plan.nodes is not None:
         found.append(f"preflight  {plan.nodes:,} nodes train, {plan.spare} spare: the slowest")
     if plan.layout is not None:
-        one = plan.layout
-        found.append(f"layout     pipeline {one.pipeline} x tensor {one.tensor} x data {one.data}")
-        found.append(
+        batch, count = recipe.batch, recipe.micro_batches(plan.layout)
+        found += [
             f"batch      {batch.global_batch_size:,} sequences = {batch.tokens_per_step:,} tokens "
-            f"a step; {recipe.micro_batches(one)} micro-batches of {batch.micro_batch_size}"
-        )
-    if plan.memory is not None:
-        has, need = machine.compute.gpu_memory_bytes, plan.memory
-        parts = (
-            ("weights", need.weights),
-            ("gradients", need.gradients),
-            ("optimizer", need.optimizer),
-            ("bucket", need.bucket),
-            ("activations", need.activations),
-        )
-        text = ", ".join(f"{name} {size / GIGABYTE:.2f}" for name, size in parts)
-        found.append(
-            f"memory     stage {need.stage} needs at least {need.total / GIGABYTE:.1f} of "
-            f"{has / GIGABYTE:.0f} GB a GPU ({text})"
-        )
+            f"a step; {count} micro-batches of {batch.micro_batch_size}",
+            *picture(recipe, plan.layout, plan.site, plan.room),
+        ]
     return found
 
 

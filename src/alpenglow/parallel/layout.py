@@ -1,13 +1,18 @@
 """How the ranks of a job form pipeline, data and tensor parallel groups.
 
-Torch-free, so that the planner, the report and the script check can use it. The axis order is that
-of DeepSpeed's PipeModelDataParallelTopology (pipe, data, model): the tensor rank runs fastest, so
-that the ranks of one tensor group are neighbours on a node; the pipeline stage runs slowest.
+Torch-free, so that the planner, the report and the script check can use it. The tensor rank always
+runs fastest, so that the ranks of one tensor group are neighbours on a node. Which axis runs
+slowest is the `order`: `pipe-major` (the stage; DeepSpeed's PipeModelDataParallelTopology) puts
+replicas of one stage on a node, `data-major` (the replica) puts neighbouring stages there. What
+each costs on a machine is alpenglow.parallel.placement's business.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
+
+Order = Literal["pipe-major", "data-major"]
 
 PARTITION_METHOD = "type:TransformerLayer"
 """DeepSpeed's `partition_method` that `stage_layers` describes.
@@ -30,19 +35,36 @@ class Layout:
         pipeline: number of pipeline stages.
         tensor: ranks that share each layer's matrices.
         data: replicas of the model.
+        order: which axis runs slowest.
+        seats: stage that sits at each place of a pipeline, the place of lowest rank first; empty
+            means in order. A light stage can be seated where tensor ranks are far apart.
+        layers: transformer layers of each stage; empty means `stage_layers`, spread evenly.
     """
 
     pipeline: int = 1
     tensor: int = 1
     data: int = 1
+    order: Order = "pipe-major"
+    seats: tuple[int, ...] = ()
+    layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("pipeline", "tensor", "data"):
             if getattr(self, name) < 1:
                 raise LayoutError(f"{name} = {getattr(self, name)}: a degree is at least 1")
+        if self.order not in get_args(Order):
+            raise LayoutError(f"order = {self.order!r}; choose from {', '.join(get_args(Order))}")
+        if self.seats and sorted(self.seats) != list(range(self.pipeline)):
+            raise LayoutError(
+                f"seats = {list(self.seats)} do not name each of {self.pipeline} stages once"
+            )
+        if self.layers and (len(self.layers) != self.pipeline or min(self.layers) < 1):
+            raise LayoutError(
+                f"layers = {list(self.layers)} do not give each of {self.pipeline} stages a layer"
+            )
 
     @classmethod
-    def of(cls, world: int, pipeline: int, tensor: int) -> Layout:
+    def of(cls, world: int, pipeline: int, tensor: int, order: Order = "pipe-major") -> Layout:
         """Derive the data-parallel degree from the number of ranks.
 
         Raises:
@@ -54,7 +76,7 @@ class Layout:
                 f"pipeline {pipeline} x tensor {tensor} = {model} ranks a replica does not divide "
                 f"the {world} ranks of the job; change a degree or the number of ranks"
             )
-        return cls(pipeline, tensor, world // model)
+        return cls(pipeline, tensor, world // model, order)
 
     @property
     def world(self) -> int:
@@ -66,8 +88,11 @@ class Layout:
         if not 0 <= rank < self.world:
             raise LayoutError(f"rank {rank} is not one of the {self.world} ranks of the layout")
         rest, tensor = divmod(rank, self.tensor)
-        stage, data = divmod(rest, self.data)
-        return stage, data, tensor
+        if self.order == "pipe-major":
+            place, data = divmod(rest, self.data)
+        else:
+            data, place = divmod(rest, self.pipeline)
+        return (self.seats[place] if self.seats else place), data, tensor
 
     def rank(self, pipeline: int, data: int, tensor: int) -> int:
         """Return the global rank at a place of the layout; `coordinates` undoes it."""
@@ -75,10 +100,25 @@ class Layout:
         for name, place in places:
             if not 0 <= place < getattr(self, name):
                 raise LayoutError(f"{name} rank {place} is outside degree {getattr(self, name)}")
-        return (pipeline * self.data + data) * self.tensor + tensor
+        seat = self.seats.index(pipeline) if self.seats else pipeline
+        if self.order == "pipe-major":
+            return (seat * self.data + data) * self.tensor + tensor
+        return (data * self.pipeline + seat) * self.tensor + tensor
+
+    def layers_of(self, num_layers: int) -> list[int]:
+        """Count the transformer layers of each stage of a model with `num_layers`.
+
+        Raises:
+            LayoutError: a stage would hold no layer, or `layers` are those of another model.
+        """
+        if not self.layers:
+            return stage_layers(num_layers, self.pipeline)
+        if sum(self.layers) != num_layers:
+            raise LayoutError(f"layers = {list(self.layers)} are not num_layers = {num_layers}")
+        return list(self.layers)
 
     def tensor_groups(self) -> list[list[int]]:
-        """Global ranks of every tensor-parallel group, in rank order."""
+        """Global ranks of every tensor-parallel group, by stage and replica."""
         return [
             [self.rank(stage, data, t) for t in range(self.tensor)]
             for stage in range(self.pipeline)

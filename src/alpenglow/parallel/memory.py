@@ -1,60 +1,49 @@
 """Bytes that one rank of a pipeline stage needs on its GPU, from sizes alone.
 
 Torch-free. A lower bound, made to refuse what cannot fit: the CUDA context, NCCL's buffers,
-workspaces and fragmentation come on top. Sources:
+workspaces of kernels and fragmentation come on top. Sources:
 
 - weights, gradients, optimizer state: Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054, sections 3.1
   and 5.1): with mixed precision 2 + 2 bytes a parameter, and 12 of fp32 master weight, momentum
   and variance, of which ZeRO-1 leaves a data-parallel rank its share; in fp32 4 + 4 and 12, since
-  DeepSpeed keeps a master copy there too.
+  DeepSpeed keeps a master copy there too. Where gradients are summed in fp32, DeepSpeed keeps that
+  sum (4 bytes) beside the gradients of the micro-batch at hand.
 - activations of a layer: Korthikanti et al. 2022 (arXiv 2205.05198, sections 4.1 and 4.2.1),
   without the dropout masks, which this model has not: s b h (8 + 24/t) at two bytes an element.
   Their attention term 5 a s^2 b / t counts a dropout mask and two copies at two bytes; `plain`
   attention here keeps the softmax in fp32 and its copy in the working precision (4 + 2 bytes),
   `sdpa` only the logarithm of each row's sum in fp32, and three widths more of the fused product
   and its own output.
-- micro-batches in flight: alpenglow.parallel.schedule.in_flight (Narayanan et al. 2021).
+- the kernel behind `sdpa`: a V100 (sm70) has torch's memory-efficient one, which takes sm50 and up
+  (pytorch, aten/src/ATen/native/transformers/cuda: check_mem_efficient_hardware_support in
+  sdp_utils.cpp; its fp16 kernels for sm70 are listed in mem_eff_attention/kernels/cutlassF.h); the
+  flash kernel wants sm80 (check_flash_attention_hardware_support). It keeps query, key, value,
+  output and an fp32 logarithm for each row, rows padded to 32 (kAlignLSE in
+  mem_eff_attention/kernel_forward.h).
+- micro-batches in flight: the schedule's own list (alpenglow.parallel.schedule). Under zb-h1 a
+  micro-batch counts until its weight pass: until the backward pass with all its activations, then
+  with inputs and output gradients of the linears (Qi et al. 2023, arXiv 2401.10241, section 3.1).
+- what DeepSpeed holds beside autograd: a copy of what each micro-batch in flight received and sent
+  (runtime/pipe/engine.py, pipe_buffers) and, where its own reduction is asked for, the bucket that
+  gradients pass through (runtime/zero/stage_1_and_2.py, ipg_buffer).
 
-    stage_memory(model, layout, stage=0, ...).total
+    stage_memory(model, layout, 0, work).total
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+import math
+from dataclasses import dataclass, replace
 
-from alpenglow.parallel.layout import Layout, stage_layers
-from alpenglow.parallel.schedule import in_flight
-
-Attention = Literal["plain", "sdpa"]
-Recompute = Literal["none", "selective", "full"]
+from alpenglow.parallel.layout import Layout
+from alpenglow.parallel.schedule import Action, find, in_flight
+from alpenglow.parallel.work import Sizes, Work
 
 LARGEST_BUCKET = 500_000_000
-"""Elements of the largest gradient bucket that the trainer asks DeepSpeed for."""
+"""Elements DeepSpeed reduces at once, at most: its own default, and gpt-neox's for these sizes."""
 
-_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-
-
-class Sizes(Protocol):
-    """What is asked of a model; alpenglow.model.config.ModelConfig has it."""
-
-    @property
-    def num_layers(self) -> int: ...  # noqa: D102 - named as in ModelConfig, as the rest
-
-    @property
-    def hidden_size(self) -> int: ...  # noqa: D102
-
-    @property
-    def intermediate_size(self) -> int: ...  # noqa: D102
-
-    @property
-    def num_attention_heads(self) -> int: ...  # noqa: D102
-
-    @property
-    def vocab_size(self) -> int: ...  # noqa: D102
-
-    @property
-    def tie_word_embeddings(self) -> bool: ...  # noqa: D102
+GIGABYTE = 1e9
+_LSE_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -70,14 +59,25 @@ class StageMemory:
     gradients: float
     optimizer: float
     """The rank's shard of the fp32 master weights and moments (ZeRO-1)."""
-    bucket: float
-    """The buffer through which gradients are reduced."""
     activations: float
+    """What autograd keeps of the micro-batches in flight."""
+    buffers: float
+    """For the reduction, the shard's fp32 gradients, what goes between stages, logits."""
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Name -> bytes; they sum to `total`."""
+        names = ("weights", "gradients", "optimizer", "activations", "buffers")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.weights + self.gradients + self.optimizer + self.bucket + self.activations
+        return sum(self.parts.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {size / GIGABYTE:.2f}" for name, size in self.parts.items())
+        return f"{self.total / GIGABYTE:.1f} GB ({parts})"
 
 
 def stage_parameters(model: Sizes, layout: Layout, stage: int) -> int:
@@ -89,7 +89,7 @@ def stage_parameters(model: Sizes, layout: Layout, stage: int) -> int:
     # Shared by the tensor group: the four matrices and the biases of the two that widen. Whole on
     # every rank: the other two biases, and weight and bias of two layer norms.
     layer = (4 * h * h + 2 * h * ffn + 3 * h + ffn) // tensor + 6 * h
-    total = stage_layers(model.num_layers, layout.pipeline)[stage] * layer
+    total = layout.layers_of(model.num_layers)[stage] * layer
     vocabulary = model.vocab_size * h // tensor
     last = stage == layout.pipeline - 1
     if stage == 0:
@@ -100,150 +100,140 @@ def stage_parameters(model: Sizes, layout: Layout, stage: int) -> int:
     return total
 
 
-def core_activations(
-    model: Sizes,
-    *,
-    micro_batch_size: int,
-    sequence_length: int,
-    tensor: int,
-    dtype: str,
-    attention: Attention,
-) -> float:
-    """Bytes that the attention core of one layer keeps beyond query, key and value.
-
-    Plain: the softmax in fp32 and its copy in the working precision. Fused: its output and the
-    logarithm of each row's sum.
-    """
-    size, tokens = _BYTES[dtype], sequence_length * micro_batch_size
+def layer_activations(model: Sizes, work: Work, tensor: int) -> float:
+    """Bytes that one layer keeps for its backward pass, one micro-batch, one rank of `tensor`."""
+    h, tokens, size = model.hidden_size, work.tokens, work.size
+    if work.recompute == "full":
+        return float(tokens * h * size)
+    selective, plain = work.recompute == "selective", work.attention == "plain"
+    # Whole on every rank: inputs of two layer norms (one where both branches start from it) and of
+    # the two matrices behind them. Shared: query, key, value and the projection's input; before and
+    # after the GELU. Fused attention keeps its output as well, and with the value, a view, all
+    # three of the fused product; a core that is computed again keeps that product too, but no
+    # output.
+    wide = (3 if model.use_parallel_residual else 4) * h
+    narrow = (6 if selective else 4 if plain else 7) * h
+    elements = tokens * (wide + (narrow + 2 * model.intermediate_size) / tensor)
     heads = model.num_attention_heads / tensor
-    if attention == "plain":
-        return heads * sequence_length * tokens * (4 + (size if size < 4 else 0))
-    return tokens * (heads * 4 + model.hidden_size / tensor * size)
-
-
-def layer_activations(
-    model: Sizes,
-    *,
-    micro_batch_size: int,
-    sequence_length: int,
-    tensor: int,
-    dtype: str,
-    attention: Attention,
-) -> float:
-    """Bytes that one layer keeps for its backward pass, one micro-batch, one tensor rank."""
-    size, h = _BYTES[dtype], model.hidden_size
-    tokens = sequence_length * micro_batch_size
-    # Whole on every rank: inputs of two layer norms and of the two matrices behind them. Shared:
-    # query, key, value and the projection's input; before and after the GELU. Fused attention keeps
-    # its output as well, and with the value, a view, all three of the fused product.
-    narrow = (4 if attention == "plain" else 7) * h
-    elements = tokens * (4 * h + (narrow + 2 * model.intermediate_size) / tensor)
-    heads = model.num_attention_heads / tensor
-    if attention == "plain":
-        scores = heads * sequence_length * tokens * (4 + (size if size < 4 else 0))
-    else:
-        scores = heads * tokens * 4
+    scores = 0.0
+    if plain and not selective:
+        scores = heads * work.sequence_length * tokens * (4 + (size if size < 4 else 0))
+    elif not selective:
+        rows = math.ceil(work.sequence_length / _LSE_ROWS) * _LSE_ROWS * work.micro_batch_size
+        scores = heads * rows * 4
     return elements * size + scores
 
 
-def stage_memory(
-    model: Sizes,
-    layout: Layout,
-    stage: int,
-    *,
-    micro_batch_size: int,
-    micro_batches: int,
-    sequence_length: int,
-    dtype: str = "fp16",
-    attention: Attention = "plain",
-    recompute: Recompute = "none",
-) -> StageMemory:
+def layer_stash(model: Sizes, work: Work, tensor: int) -> float:
+    """Bytes that one layer keeps between its input and its weight gradients, one micro-batch.
+
+    Inputs of the four linears and gradients of their outputs.
+    """
+    h, ffn = model.hidden_size, model.intermediate_size
+    inputs = 2 * h + (h + ffn) / tensor
+    gradients = 2 * h + (3 * h + ffn) / tensor
+    return (inputs + gradients) * work.tokens * work.size
+
+
+def _most(stages: int, stage: int, work: Work, whole: float, stash: float) -> float:
+    """Largest sum of what micro-batches hold, along the schedule of one stage.
+
+    Args:
+        stages: of the pipeline.
+        stage: whose schedule is followed.
+        work: names it.
+        whole: bytes of a micro-batch from its forward pass to its backward pass.
+        stash: from there to its weight pass, where the schedule has one.
+    """
+    most = now = 0.0
+    change = {
+        Action.forward: whole,
+        Action.backward: -whole,
+        Action.backward_input: stash - whole,
+        Action.backward_weight: -stash,
+    }
+    for instruction in find(work.schedule)(stages, work.micro_batches, stage):
+        now += change.get(instruction.action, 0.0)
+        most = max(most, now)
+    return most
+
+
+def stage_memory(model: Sizes, layout: Layout, stage: int, work: Work) -> StageMemory:
     """Estimate the bytes of one rank of `stage`.
 
     Args:
         model: the architecture.
-        layout: degrees of parallelism.
+        layout: degrees of parallelism, and the layers of each stage.
         stage: pipeline stage, from 0.
-        micro_batch_size: sequences of a micro-batch.
-        micro_batches: micro-batches a replica and step.
-        sequence_length: tokens of a sequence.
-        dtype: fp32, fp16 or bf16; gradients of bf16 are summed in fp32.
-        attention: how scores are computed.
-        recompute: `full` keeps only a layer's input and one layer's activations at a time,
-            `selective` all but the attention core's, and one layer's of that.
+        work: one step of a replica.
 
     Raises:
-        ValueError: a stage that the layout lacks, or a dtype that is none of the three.
+        ValueError: a stage that the layout lacks, or a schedule that is not known.
     """
-    if dtype not in _BYTES:
-        raise ValueError(f"dtype = {dtype!r}; choose from {', '.join(_BYTES)}")
-    size = _BYTES[dtype]
+    alive = in_flight(layout.pipeline, work.micro_batches, stage, work.schedule)
     parameters = stage_parameters(model, layout, stage)
-    alive = in_flight(layout.pipeline, micro_batches, stage)
-    tokens = micro_batch_size * sequence_length
-    layers = stage_layers(model.num_layers, layout.pipeline)[stage]
-    layer = layer_activations(
-        model,
-        micro_batch_size=micro_batch_size,
-        sequence_length=sequence_length,
-        tensor=layout.tensor,
-        dtype=dtype,
-        attention=attention,
-    )
-    border = tokens * model.hidden_size * size
-    kept = alive * layers * layer
-    if recompute == "full":
-        kept = alive * layers * border + layer
-    elif recompute == "selective":
-        core = core_activations(
-            model,
-            micro_batch_size=micro_batch_size,
-            sequence_length=sequence_length,
-            tensor=layout.tensor,
-            dtype=dtype,
-            attention=attention,
-        )
-        kept = alive * layers * (layer - core) + core
-    if stage == layout.pipeline - 1:
-        # Input of the final norm and of the head; logits in working precision and in fp32, for one
+    size, tensor, last = work.size, layout.tensor, stage == layout.pipeline - 1
+    layers = layout.layers_of(model.num_layers)[stage]
+
+    border = float(work.tokens * model.hidden_size * size)
+    logits = work.tokens * model.vocab_size / tensor
+    # Beside the layers the head keeps its input and its output's gradient, the embedding its own.
+    stash = layers * layer_stash(model, work, tensor) + last * (border + logits * size)
+    stash += border if stage == 0 else 0.0
+    held = layer_activations(model, work, tensor)
+    kept = _most(layout.pipeline, stage, work, layers * held, stash)
+    if work.recompute != "none":
+        # One layer at a time is whole again.
+        kept += layer_activations(model, replace(work, recompute="none"), tensor) - held
+    # Copies of what came in (a first stage gets tokens) and of what goes out, for each micro-batch
+    # in flight, and one buffer each to receive activations and gradients.
+    sliced = border / (tensor if work.slice_transfers else 1)
+    copies = 0.0 if stage == 0 or work.slice_transfers else alive * border
+    copies += 0.0 if last else alive * sliced
+    copies += ((stage > 0) + (not last)) * sliced
+    if last:
+        # Input of the final norm and of the head, and the probabilities in fp32, for one
         # micro-batch, since its backward follows at once (Korthikanti et al. 2022, section 4.3).
-        kept += 2 * border + tokens * model.vocab_size / layout.tensor * (size + 4)
+        # Beside autograd the logits, and their gradient in fp32 and in working precision.
+        kept += 2 * border + logits * 4
+        copies += logits * (4 + 2 * size)
+    shard = (4 + (size if size < 4 else 0)) * parameters / layout.data
     return StageMemory(
         stage=stage,
         parameters=parameters,
         micro_batches=alive,
-        weights=size * parameters,
-        gradients=(4 if dtype == "bf16" else size) * parameters,
+        weights=float(size * parameters),
+        gradients=float((size + (4 if work.sums_in_fp32 else 0)) * parameters),
         optimizer=12 * parameters / layout.data,
-        bucket=size * min(LARGEST_BUCKET, parameters),
         activations=kept,
+        buffers=_reduction(parameters, work) + shard + copies,
     )
 
 
-def worst_stage(
-    model: Sizes,
-    layout: Layout,
-    *,
-    micro_batch_size: int,
-    micro_batches: int,
-    sequence_length: int,
-    dtype: str = "fp16",
-    attention: Attention = "plain",
-    recompute: Recompute = "none",
-) -> StageMemory:
+def _reduction(parameters: int, work: Work) -> float:
+    """Bytes that the reduction of gradients takes beside them."""
+    if not work.reduces_early:  # DeepSpeed fills a bucket at a time
+        return float(work.size * min(LARGEST_BUCKET, parameters))
+    # In place, unless what travels is of another dtype: then all of it may be under way at once.
+    narrow = work.travels not in (0, work.gradient_size)
+    return float(work.travels * parameters if narrow else 0)
+
+
+def stages_memory(model: Sizes, layout: Layout, work: Work) -> list[StageMemory]:
+    """Estimate every stage; arguments as `stage_memory`."""
+    return [stage_memory(model, layout, stage, work) for stage in range(layout.pipeline)]
+
+
+def worst_stage(model: Sizes, layout: Layout, work: Work) -> StageMemory:
     """Estimate every stage and return the one that needs most; arguments as `stage_memory`."""
-    stages = (
-        stage_memory(
-            model,
-            layout,
-            stage,
-            micro_batch_size=micro_batch_size,
-            micro_batches=micro_batches,
-            sequence_length=sequence_length,
-            dtype=dtype,
-            attention=attention,
-            recompute=recompute,
-        )
-        for stage in range(layout.pipeline)
+    return max(stages_memory(model, layout, work), key=lambda s: s.total)
+
+
+def excess(memory: StageMemory, room: float) -> str | None:
+    """One sentence where a stage needs more than `room` bytes a GPU, with its parts; else None."""
+    if memory.total <= room:
+        return None
+    return (
+        f"a rank of stage {memory.stage} needs at least {memory}, with {memory.micro_batches} "
+        f"micro-batches in flight, and its GPU has {room / GIGABYTE:.1f} GB"
     )
-    return max(stages, key=lambda s: s.total)

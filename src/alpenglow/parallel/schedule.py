@@ -136,6 +136,24 @@ def in_flight(stages: int, micro_batches: int, stage: int, schedule: str = "1f1b
     return min(micro_batches, most[schedule])
 
 
+def awaiting_weights(stages: int, micro_batches: int, stage: int, schedule: str = "1f1b") -> int:
+    """Count the micro-batches whose input pass is done and whose weight pass is not, at most.
+
+    They are among those of `in_flight`. Of each a stage holds the input and the output gradient of
+    every linear layer, s b h (8 + 24/t) bytes a transformer layer at two bytes a number: as much as
+    its activations without the attention core, whatever was recomputed. 0 where backward passes are
+    whole.
+
+    Raises:
+        ValueError: as `in_flight`.
+    """
+    find(schedule)
+    _check(stages, micro_batches, stage)
+    if schedule != "zb-h1":
+        return 0
+    return min(stage + 1, max(1, micro_batches - (stages - 1 - stage)))
+
+
 def bubble_fraction(stages: int, micro_batches: int) -> float:
     """Share of a step in which a stage idles, with equal stages and free communication.
 
@@ -148,7 +166,7 @@ def bubble_fraction(stages: int, micro_batches: int) -> float:
     return (stages - 1) / (micro_batches + stages - 1)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8)
 def _one_forward_one_backward(stages: int, micro_batches: int) -> _Columns:
     work = [
         item
@@ -162,7 +180,7 @@ def _one_forward_one_backward(stages: int, micro_batches: int) -> _Columns:
     return _columns(stages, work)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8)
 def _gpipe(stages: int, micro_batches: int) -> _Columns:
     turn = micro_batches + stages - 1
     work = [
@@ -181,7 +199,7 @@ def _gpipe(stages: int, micro_batches: int) -> _Columns:
     return _columns(stages, work)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8)
 def _zero_bubble_h1(stages: int, micro_batches: int) -> _Columns:
     """Fill the grid slot by slot: a forward if it may run, else an input pass, else a weight pass.
 

@@ -33,7 +33,7 @@ class WeightGradients:
 
     def __init__(self) -> None:
         self._kept: deque[list[_Work]] = deque()
-        # The head's output requires a gradient by its input; the embedding's has none to do it by.
+        # Makes outputs part of the graph where no input is: the parameters are hidden from it.
         self.anchor = torch.zeros((), requires_grad=True)
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ def linear(
     """Return x A^T + b, x [..., inputs], A [outputs, inputs]; split where `later` is given."""
     if later is None:
         return functional.linear(x, weight, bias)
-    return _Linear.apply(x, _Parameters(weight, bias), later)  # type: ignore[no-any-return]
+    return _Linear.apply(later.anchor, x, _Parameters(weight, bias), later)  # type: ignore[no-any-return]
 
 
 def embedding(tokens: Tensor, weight: nn.Parameter, later: WeightGradients | None) -> Tensor:
@@ -97,14 +97,16 @@ class _Parameters:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parameters: _Parameters, later: WeightGradients) -> Tensor:
+    def forward(
+        ctx: Any, anchor: Tensor, x: Tensor, parameters: _Parameters, later: WeightGradients
+    ) -> Tensor:
         ctx.save_for_backward(x)
         ctx.parameters = parameters
         ctx.later = later
         return functional.linear(x, parameters.weight, parameters.bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor | None, None, None]:
         (x,) = ctx.saved_tensors  # under recompute this computes the layer again
         weight, bias = ctx.parameters.weight, ctx.parameters.bias
         gradient = gradients[0].reshape(-1, weight.shape[0])
@@ -115,7 +117,8 @@ class _Linear(torch.autograd.Function):
             deliver(weight, gradient.t().mm(x.reshape(-1, x.shape[-1])))
 
         ctx.later.keep(work)
-        return gradient.mm(weight).view(x.shape), None, None
+        of_input = gradient.mm(weight).view(x.shape) if ctx.needs_input_grad[1] else None
+        return None, of_input, None, None
 
 
 class _Embedding(torch.autograd.Function):

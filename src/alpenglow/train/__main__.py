@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         machine = current() if os.environ.get("ALPENGLOW_MACHINE") else None
         recipe = read_recipe(options.recipe, machine, options.overrides)
-        layout = recipe.layout(ranks.world_size)
+        layout = recipe.layout(ranks.world_size, machine)
+        if machine is not None and (excess := recipe.refused(layout, machine)) is not None:
+            raise ConfigError(excess)
         if not recipe.data.catalogue.exists():
             raise ConfigError(
                 f"{recipe.data.catalogue}: no catalogue of token shards here: "

@@ -190,7 +190,14 @@ class Console:
         return max(0.0, min(run, left - self._stop.reserve())), run
 
     def saved(self, step: int, nbytes: int, stall_s: float, drain_s: float) -> None:
-        """Tell of a checkpoint that exists, and of what it cost."""
+        """Tell of a checkpoint that exists now.
+
+        Args:
+            step: steps done.
+            nbytes: of all containers.
+            stall_s: seconds that training stood still for it.
+            drain_s: seconds from then until it existed.
+        """
         self._saves.append(stall_s)
         self.say(
             f"checkpoint step {step}: {nbytes / 1e6:,.1f} MB, training stood still for "

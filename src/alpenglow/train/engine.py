@@ -25,7 +25,6 @@ import deepspeed.ops
 import torch
 import torch.distributed
 from deepspeed.accelerator import get_accelerator
-from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
 from alpenglow.config import ConfigError
 from alpenglow.model.documents import Documents
@@ -37,7 +36,8 @@ from alpenglow.model.stages import (
     loss_function,
     loss_sum,
 )
-from alpenglow.parallel.layout import PARTITION_METHOD, Layout
+from alpenglow.parallel.layout import Layout
+from alpenglow.parallel.memory import LARGEST_BUCKET
 from alpenglow.parallel.tensor import TensorGroup
 from alpenglow.train.failure import TrainingError
 from alpenglow.train.instructions import Recomputation, RecordedEngine, record
@@ -46,13 +46,11 @@ from alpenglow.train.optimizer import build_optimizer
 from alpenglow.train.output import diverted
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.reduction import GradientReduction
+from alpenglow.train.topology import SplitPipeline
 from alpenglow.train.training_state import create_moments
 from alpenglow.train.zero_bubble import ZeroBubbleEngine, split
 from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import SpanRecorder
-
-# Elements DeepSpeed reduces at once; its own default, and gpt-neox's for these sizes.
-LARGEST_BUCKET = 500_000_000
 
 
 def start(ranks: Ranks, *, timeout_s: float) -> torch.device:
@@ -185,7 +183,7 @@ def deepspeed_config(
     return config
 
 
-def _reduction(inner: RecordedEngine, recipe: PretrainRecipe) -> GradientReduction | None:
+def own_reduction(inner: RecordedEngine, recipe: PretrainRecipe) -> GradientReduction | None:
     """Our own reduction; None where DeepSpeed's is wanted, or its bf16 optimizer needs it."""
     # That optimizer takes the global norm from sums that every replica has whole.
     if recipe.reduction.method == "deepspeed" or inner.using_bf16_optimizer:
@@ -273,19 +271,17 @@ class Engine:
             group = TensorGroup.create(layout, rank, recorder, comm=deepspeed.comm)
             recomputation = Recomputation(recorder)
             documents = Documents() if recipe.data.documents == "masked" else None
-            module = deepspeed.PipelineModule(
-                layers=layer_specs(
+            module = SplitPipeline(
+                layout,
+                layer_specs(
                     recipe.model,
                     group,
                     seed=recipe.train.seed,
                     attention=recipe.train.attention,
                     documents=documents,
                 ),
+                recipe.model.num_layers,
                 loss_fn=loss_function(recipe.model, group),
-                topology=PipeModelDataParallelTopology(
-                    num_pp=layout.pipeline, num_mp=layout.tensor, num_dp=layout.data
-                ),
-                partition_method=PARTITION_METHOD,
                 activation_checkpoint_interval=1 if recipe.train.recompute == "full" else 0,
                 activation_checkpoint_func=recomputation,
                 checkpointable_layers=checkpointable_layers(),
@@ -305,7 +301,7 @@ class Engine:
         else:
             inner = record(inner, recorder)
         inner.documents = documents
-        inner.reduction = _reduction(inner, recipe)
+        inner.reduction = own_reduction(inner, recipe)
         engine = cls(inner, recipe, layout, group, dtype)
         create_moments(engine.optimizer, 0)
         return engine

@@ -16,34 +16,17 @@ from typing import Literal
 from alpenglow.config import ConfigError
 from alpenglow.model.config import ModelConfig
 from alpenglow.parallel.layout import Layout, LayoutError
+from alpenglow.parallel.links import Site
+from alpenglow.parallel.memory import excess, worst_stage
+from alpenglow.parallel.placement import place
+from alpenglow.parallel.work import Work
 from alpenglow.train.guard_policy import GuardRecipe
+from alpenglow.train.parallel_recipe import ParallelRecipe as ParallelRecipe  # noqa: PLC0414
+from alpenglow.train.parallel_recipe import ReductionRecipe as ReductionRecipe  # noqa: PLC0414
+from alpenglow.train.parallel_recipe import positive
+from alpenglow_lsf.machine import Machine
 
 DType = Literal["auto", "fp32", "fp16", "bf16"]
-
-
-def _positive(where: str, **values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ConfigError(f"{where}.{name} = {value}: it must be greater than 0")
-
-
-@dataclass(frozen=True)
-class ParallelRecipe:
-    """Degrees of parallelism; data parallelism takes the ranks that are left."""
-
-    pipeline: int = 1
-    """Pipeline stages."""
-    tensor: int = 1
-    """Ranks that share one layer's matrices."""
-    schedule: Literal["1f1b", "zb-h1"] = "1f1b"
-    """`1f1b`: DeepSpeed's; `zb-h1`: gradients of weights fill the pipeline's bubble, and each stage
-    holds as many micro-batches as the first (alpenglow.parallel.schedule)."""
-    slice_transfers: bool = True
-    """Each rank of a tensor group sends its share of the activations to the next stage, where they
-    are gathered: 1/tensor of the bytes between nodes for one more collective inside a node."""
-
-    def __post_init__(self) -> None:
-        _positive("parallel", pipeline=self.pipeline, tensor=self.tensor)
 
 
 @dataclass(frozen=True)
@@ -58,7 +41,7 @@ class BatchRecipe:
     """Tokens a sequence that are predicted (a window holds one more)."""
 
     def __post_init__(self) -> None:
-        _positive(
+        positive(
             "batch",
             global_batch_size=self.global_batch_size,
             micro_batch_size=self.micro_batch_size,
@@ -91,7 +74,7 @@ class OptimizerRecipe:
     """Largest global gradient norm; 0 clips nothing."""
 
     def __post_init__(self) -> None:
-        _positive("optimizer", lr=self.lr, eps=self.eps)
+        positive("optimizer", lr=self.lr, eps=self.eps)
         if not 0 <= self.min_lr <= self.lr:
             raise ConfigError(
                 f"optimizer.min_lr = {self.min_lr} must lie between 0 and optimizer.lr = {self.lr}"
@@ -133,31 +116,12 @@ class PrecisionRecipe:
     does."""
 
     def __post_init__(self) -> None:
-        _positive(
+        positive(
             "precision",
             loss_scale_window=self.loss_scale_window,
             hysteresis=self.hysteresis,
             min_loss_scale=self.min_loss_scale,
         )
-
-
-@dataclass(frozen=True)
-class ReductionRecipe:
-    """How gradients are summed over the data-parallel replicas."""
-
-    method: Literal["overlapped", "deepspeed"] = "overlapped"
-    """`overlapped`: each bucket to its owners, within the last backward; `deepspeed`: its
-    all-reduce of buckets after it. In bf16 always DeepSpeed's."""
-    bucket: int = 25_000_000
-    """Elements of a bucket."""
-    predivide: float | None = None
-    """Divide by this before the sum and by replicas / this after it; unset: by the replicas before
-    it. The root of the replicas keeps fp16 sums of many replicas between overflow and underflow."""
-    dtype: Literal["auto", "fp16", "fp32"] = "auto"
-    """What travels; `auto`: what gradients are kept in. fp16 halves the bytes of fp32 sums."""
-
-    def __post_init__(self) -> None:
-        _positive("reduction", bucket=self.bucket, predivide=self.predivide or 1.0)
 
 
 @dataclass(frozen=True)
@@ -181,7 +145,7 @@ class DataRecipe:
     """Sequences of an evaluation, the first of the validation stream: always the same ones."""
 
     def __post_init__(self) -> None:
-        _positive("data", validation_samples=self.validation_samples)
+        positive("data", validation_samples=self.validation_samples)
         if not 0 <= self.validation_fraction < 1:
             raise ConfigError(
                 f"data.validation_fraction = {self.validation_fraction} must lie from 0 to below 1"
@@ -249,7 +213,8 @@ class TrainRecipe:
     """What is computed again in the backward pass instead of being kept: nothing, the attention
     core (scores, softmax, weighted sum), or whole transformer layers."""
     attention: Literal["plain", "sdpa"] = "plain"
-    """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention."""
+    """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention, of which a
+    V100 has the memory-efficient kernel (FlashAttention's wants compute capability 8)."""
     monitor: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
     """Where the curves go beside metrics.jsonl (`alpenglow.train.monitors`); W&B stays offline."""
     seed: int = 1234
@@ -262,7 +227,7 @@ class TrainRecipe:
             raise ConfigError(
                 f"train.steps = {self.steps} and train.tokens = {self.tokens}: give exactly one"
             )
-        _positive(
+        positive(
             "train",
             steps=self.steps or 1,
             tokens=self.tokens or 1,
@@ -300,8 +265,8 @@ class PretrainRecipe:
     train: TrainRecipe
     parallel: ParallelRecipe = field(default_factory=ParallelRecipe)
     precision: PrecisionRecipe = field(default_factory=PrecisionRecipe)
-    reduction: ReductionRecipe = field(default_factory=ReductionRecipe)
     checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
+    reduction: ReductionRecipe = field(default_factory=ReductionRecipe)
     guard: GuardRecipe = field(default_factory=GuardRecipe)
 
     def __post_init__(self) -> None:
@@ -356,8 +321,12 @@ class PretrainRecipe:
             return self.optimizer.warmup_steps
         return round(self.optimizer.warmup_fraction * self.steps_of(first_batch))
 
-    def layout(self, world_size: int) -> Layout:
+    def layout(self, world_size: int, machine: Machine | None = None) -> Layout:
         """The layout on `world_size` ranks.
+
+        Args:
+            world_size: ranks of the job.
+            machine: whose links decide where `parallel.order` leaves it open.
 
         Raises:
             ConfigError: the degrees do not divide the ranks, or the batch does not divide over
@@ -374,7 +343,46 @@ class PretrainRecipe:
                 f"batch.micro_batch_size = {self.batch.micro_batch_size} x data-parallel degree "
                 f"{layout.data} = {share}"
             )
-        return layout
+        return place(
+            self.model,
+            layout,
+            self.work(layout),
+            None if machine is None else self.site(machine, world_size),
+            order=self.parallel.order,
+            how=self.parallel.split,
+        )
+
+    def site(self, machine: Machine, world_size: int) -> Site | None:
+        """The links of a machine; None where its file does not name them."""
+        return Site.of(machine, world_size, self._gpu_dtype)
+
+    @property
+    def _gpu_dtype(self) -> str:
+        return "fp16" if self.precision.dtype == "auto" else self.precision.dtype
+
+    def work(self, layout: Layout) -> Work:
+        """What one step asks of a replica, for memory and placement."""
+        return Work(
+            micro_batch_size=self.batch.micro_batch_size,
+            micro_batches=self.micro_batches(layout),
+            sequence_length=self.batch.sequence_length,
+            dtype=self._gpu_dtype,
+            attention=self.train.attention,
+            recompute=self.train.recompute,
+            schedule=self.parallel.schedule,
+            fp32_gradients=self.precision.fp32_gradients,
+            slice_transfers=self.parallel.slice_transfers,
+            overlapped=self.reduction.method == "overlapped",
+            bucket=self.reduction.bucket,
+            travels={"auto": 0, "fp16": 2, "fp32": 4}[self.reduction.dtype],
+        )
+
+    def refused(self, layout: Layout, machine: Machine) -> str | None:
+        """One sentence where a stage does not fit the machine's GPUs, with its parts; else None."""
+        if machine.node is None or not machine.node.gpus:
+            return None
+        worst = worst_stage(self.model, layout, self.work(layout))
+        return excess(worst, machine.node.gpu_memory_bytes)
 
     def micro_batches(self, layout: Layout) -> int:
         """Micro-batches a replica and step (the gradient accumulation steps)."""

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alpenglow.train.architecture import first_difference
 from alpenglow.train.batch_history import BatchHistory
 from alpenglow.train.checkpoint import Checkpoint, CheckpointError, Group
 from alpenglow.train.engine import Engine
+from alpenglow.train.failure import TrainingError
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.training_state import (
     Fragments,
@@ -94,9 +96,21 @@ def resume(
         group: all ranks.
         log: told, on rank 0, which checkpoint is passed over and why.
         refusal: given a checkpoint's state, why it is not to be gone on from; None where it is.
+
+    Raises:
+        TrainingError: on every rank alike: the checkpoint is of another architecture.
     """
     below: int | None = None
     while (checkpoint := Checkpoint.newest(checkpoints, log, group=group, below=below)) is not None:
+        difference = first_difference(
+            {name: checkpoint.shape("weight", name) for name in checkpoint.names("weight")},
+            recipe.model,
+            checkpoint.state.get("recipe", {}).get("model"),
+        )
+        if difference is not None:  # not damage: an older one would be no better
+            raise TrainingError(
+                f"{checkpoint.directory}: a checkpoint of another architecture: {difference}"
+            )
         error: str | None = refusal(checkpoint.state)
         updates = int(checkpoint.state["updates"])
         try:

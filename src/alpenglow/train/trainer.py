@@ -9,16 +9,15 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from alpenglow.train.checkpoint import CheckpointError, Group
+from alpenglow.train.checkpoint import Group
 from alpenglow.train.console import Console
 from alpenglow.train.engine import Engine
 from alpenglow.train.guard import Guard, StepOutcome
 from alpenglow.train.learning_rate import CosineSchedule
 from alpenglow.train.recipe import PretrainRecipe
-from alpenglow.train.restart import Position, position_state, rank_fragments, resume
+from alpenglow.train.restart import Position, resume
 from alpenglow.train.run_directory import RunDirectory
-from alpenglow.train.save_interval import SaveInterval
-from alpenglow.train.saver import Abandoned, Durable, Outcome, Saver
+from alpenglow.train.saving import Saving
 from alpenglow.train.stop import MORE_TO_DO, StopRequest
 from alpenglow.train.whereabouts import Activity
 from alpenglow_lsf.chain import STOP
@@ -94,7 +93,7 @@ class Trainer:
         self.recorder = recorder
         self.stop = stop
         self.segment = segment
-        self.about = about
+        self.about = {**about, **guard.skips.state()}
         self.validate: Validate | None = None
         """Evaluates between two steps; None: never."""
         self.batch = recipe.batch.global_batch_size
@@ -105,7 +104,6 @@ class Trainer:
             recipe.warmup_of(self.batches.first),
             recipe.steps_of(self.batches.first),
         )
-        self.device = next(self.engine.inner.module.parameters()).device
         self.console = Console(
             recipe,
             run,
@@ -115,20 +113,19 @@ class Trainer:
             peak_flops=segment.peak_flops,
             startup_s=segment.startup_s,
         )
-        self.interval = SaveInterval(
-            recipe.train.save_steps, recipe.train.keep_every, segment.mean_time_s
-        )
-        self.saver = Saver(
+        self.saving = Saving(
+            self.engine,
+            recipe,
+            position,
             run.checkpoints,
             group,
             recorder,
-            keep_last=recipe.train.keep_last,
-            keep_every=recipe.train.keep_every,
-            local=segment.local,
-            say=self.console.say,
-            pinned=self.device.type == "cuda",
+            stop,
+            segment,
+            self.about,
+            self.console,
         )
-        self._saved = position.step
+        self.saving.told = lambda: self._report(force=True)
         self._reported = 0.0
 
     @property
@@ -146,20 +143,20 @@ class Trainer:
         if self.group.rank == 0:
             self.batches.write(self.run.path, self.run.segment)
         self._report(force=True)
-        self.saver.prepare(rank_fragments(self.engine, self.group.rank))
-        self.interval.measured(self.stop.save_s, self.stop.drain_s)
-        self.console.say(self.interval.explain(self.stop.save_s, self.stop.drain_s))
-        self.guard.whereabouts.stand(Activity.BETWEEN)
+        whereabouts = self.guard.whereabouts
+        self.saving.prepare()
+        whereabouts.stand(Activity.BETWEEN)
         reason, _ = self._border(first=True)
         while not self.complete and reason is None:
             if not self._step():
                 reason = "a loss spike before the first checkpoint"
                 break
             reason, due = self._border()
-            self.guard.whereabouts.settled = True
+            whereabouts.settled = True
             if due and reason is None and not self.complete:
-                self._save_meanwhile()
-        self._save_at_last()
+                self.saving.meanwhile()
+        with whereabouts.at(Activity.SAVE):
+            self.saving.at_last()
         self._report(force=True)
         self._close()
         if self.complete:
@@ -176,6 +173,10 @@ class Trainer:
         if self.guard.summary():
             self.console.say(f"guard    {self.guard.summary()}")
         self.console.close()
+
+    def _border(self, *, first: bool = False) -> tuple[str | None, bool]:
+        with self.guard.whereabouts.at(Activity.AGREE):
+            return self.saving.border(first=first)
 
     def _step(self) -> bool:
         """Do one step; False where there is no state to go on from in this process."""
@@ -205,6 +206,7 @@ class Trainer:
         self.console.step(position, outcome.result, lr, seconds, val_loss, more(outcome))
         self._report()
         spike = self.guard.after(position.step, first_sample, outcome, self.batch)
+        self.about |= self.guard.skips.state()
         return spike is None or self._rewind()
 
     def _validate(self) -> float | None:
@@ -223,7 +225,7 @@ class Trainer:
 
     def _rewind(self) -> bool:
         """Go back to the newest checkpoint that holds none of the skipped samples."""
-        self._heard(self.saver.finish())
+        self.saving.finish()
         with self.recorder.span(Kind.RESTART):
             back = resume(
                 self.engine,
@@ -233,7 +235,7 @@ class Trainer:
                 self.console.say,
                 self.guard.skips.refusal,
             )
-        self._saved = back.step or self.position.step  # nothing of what is given up is saved
+        self.saving.back_to(back.step or self.position.step)
         if not back.step:
             return False
         # The position is shared with whoever made this trainer.
@@ -243,76 +245,6 @@ class Trainer:
         self.console.say(f"back at step {back.step}")
         self.guard.rewound(back.step)
         return True
-
-    def _border(self, *, first: bool = False) -> tuple[str | None, bool]:
-        """Agree with all ranks: why to stop, whether to save; and carry the save under way on."""
-        due = not first and self.interval.due(self.position.step)
-        self.stop.drains_ahead = int(due or self.saver.draining)
-        votes = [*self.saver.votes(), int(due and self.group.rank == 0)]
-        with self.guard.whereabouts.at(Activity.AGREE):
-            reason, votes = self.stop.agreed(self.device, votes)
-        self._heard(self.saver.settle(votes[:-1]))
-        return reason, bool(votes[-1])
-
-    def _save(self) -> None:
-        """Take the snapshot; the rest happens in the background.
-
-        Raises:
-            CheckpointError: on every rank alike: it cannot even be begun.
-        """
-        about = {**self.about, **self.guard.skips.state()}
-        state = position_state(self.engine, self.recipe, self.position, about)
-        with self.recorder.span(Kind.CHECKPOINT):
-            fragments = rank_fragments(self.engine, self.group.rank)
-            former = self.saver.begin(self.position.step, fragments, state)
-        self._heard(former)
-        self._saved = self.position.step
-        self.interval.saved()
-
-    def _save_meanwhile(self) -> None:
-        """Save between two steps; a save that fails is told and tried again when one is due."""
-        try:
-            self._save()
-        except CheckpointError as error:
-            self.interval.saved()
-            self._fail(str(error))
-
-    def _save_at_last(self) -> None:
-        """Save what has no checkpoint yet, and wait until it exists.
-
-        Raises:
-            CheckpointError: on every rank alike: it does not.
-        """
-        if self.position.step > self._saved:
-            self._save()
-        with self.guard.whereabouts.at(Activity.SAVE):
-            outcome = self.saver.finish()
-        self._heard(outcome)
-        if isinstance(outcome, Abandoned):
-            raise CheckpointError(f"step {outcome.step}: {outcome.sentence}")
-
-    def _heard(self, outcome: Outcome) -> None:
-        """Take note of how a save ended."""
-        if isinstance(outcome, Abandoned):
-            self._saved = self.segment.last_durable_checkpoint or self.segment.resumed_from_step
-            self._fail(outcome.sentence)
-        if not isinstance(outcome, Durable):
-            return
-        segment, first = self.segment, self.segment.save_s is None
-        self.stop.saved(outcome.stall_s, outcome.drain_s)
-        segment.save_s = max(segment.save_s or 0.0, outcome.stall_s)
-        segment.drain_s = max(segment.drain_s or 0.0, outcome.drain_s)
-        segment.last_durable_checkpoint = outcome.step
-        self.console.saved(outcome.step, outcome.nbytes, outcome.stall_s, outcome.drain_s)
-        self.interval.measured(segment.save_s, segment.drain_s)
-        if first and self.interval.every is None:
-            self.console.say(self.interval.explain(segment.save_s, segment.drain_s))
-        self._report(force=True)
-
-    def _fail(self, sentence: str) -> None:
-        kept = self.segment.last_durable_checkpoint or self.segment.resumed_from_step
-        last = f"step {kept} is the newest" if kept else "there is none yet"
-        self.console.say(f"{sentence}; {last}, training goes on and saves again when a save is due")
 
     def left(self, seconds: float) -> None:
         """Report how long leaving took: merging events, giving the group up."""

@@ -1,19 +1,26 @@
 """Ranks to places and back, and what DeepSpeed makes of the same degrees."""
 
+from dataclasses import replace
 from itertools import chain, pairwise
+from random import Random
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alpenglow.parallel.layout import Layout, LayoutError, stage_layers
+from alpenglow.parallel.layout import Layout, LayoutError, Order, stage_layers
 
 DEGREES = st.integers(1, 6)
 
 
-@given(DEGREES, DEGREES, DEGREES)
-def test_places_are_a_bijection(pipeline: int, tensor: int, data: int) -> None:
-    layout = Layout.of(pipeline * tensor * data, pipeline, tensor)
+@given(DEGREES, DEGREES, DEGREES, st.sampled_from(get_args(Order)), st.randoms())
+def test_places_are_a_bijection(
+    pipeline: int, tensor: int, data: int, order: Order, random: Random
+) -> None:
+    seats = random.sample(range(pipeline), pipeline)
+    layout = Layout.of(pipeline * tensor * data, pipeline, tensor, order)
+    layout = replace(layout, seats=tuple(seats))
     assert layout.data == data
     places = [layout.coordinates(rank) for rank in range(layout.world)]
     assert len(set(places)) == layout.world
@@ -65,6 +72,27 @@ def test_places_outside_are_refused() -> None:
         layout.coordinates(8)
     with pytest.raises(LayoutError, match="data rank 2 is outside degree 2"):
         layout.rank(0, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"order": "tensor-major"}, "choose from pipe-major, data-major"),
+        ({"seats": (0, 0)}, r"seats = \[0, 0\] do not name each of 2 stages once"),
+        ({"layers": (4,)}, r"layers = \[4\] do not give each of 2 stages a layer"),
+        ({"layers": (4, 0)}, "do not give each of 2 stages a layer"),
+    ],
+)
+def test_maps_that_are_none(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(LayoutError, match=words):
+        Layout(2, 1, 1, **change)
+
+
+def test_layers_of_another_model_are_refused() -> None:
+    assert Layout(2, layers=(3, 2)).layers_of(5) == [3, 2]
+    assert Layout(2).layers_of(5) == [3, 2]
+    with pytest.raises(LayoutError, match="not num_layers = 6"):
+        Layout(2, layers=(3, 2)).layers_of(6)
 
 
 def test_layers_of_the_published_7b_layout() -> None:

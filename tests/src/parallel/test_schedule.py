@@ -6,6 +6,7 @@ from alpenglow.parallel.schedule import (
     SCHEDULES,
     Action,
     Instruction,
+    awaiting_weights,
     bubble_fraction,
     in_flight,
     one_forward_one_backward,
@@ -58,15 +59,19 @@ def test_each_message_is_sent_and_received_in_one_order(
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize(("stages", "micro_batches"), [*SIZES, (12, 40), (16, 17)])
+@pytest.mark.parametrize(("stages", "micro_batches"), [*SIZES, (12, 40), (16, 17), (16, 3), (7, 6)])
 def test_activations_in_flight(name: str, stages: int, micro_batches: int) -> None:
     for stage in range(stages):
-        alive = most = 0
+        alive = most = halfway = most_halfway = 0
         for item in SCHEDULES[name](stages, micro_batches, stage):
             alive += {Action.forward: 1, CLOSES[name]: -1}.get(item.action, 0)
-            most = max(most, alive)
-        assert alive == 0
+            halfway += (item.action is Action.backward_input) - (
+                item.action is Action.backward_weight
+            )
+            most, most_halfway = max(most, alive), max(most_halfway, halfway)
+        assert alive == halfway == 0
         assert most == in_flight(stages, micro_batches, stage, name)
+        assert most_halfway == awaiting_weights(stages, micro_batches, stage, name)
 
 
 @pytest.mark.parametrize(("stages", "micro_batches"), SIZES)
@@ -79,9 +84,15 @@ def test_zero_bubble_fits_deepspeeds_buffers(stages: int, micro_batches: int) ->
             numbers = [item.micro_batch for item in items if item.action is kind]
             assert numbers == list(range(micro_batches))
         order = [item.action for item in items]
-        gradients = [a for a in order if a in (Action.receive_gradient, Action.backward_input)]
+        shared = (Action.receive_activation, Action.receive_gradient, Action.backward_input)
+        received = [action for action in order if action in shared]
+        gradients = [action for action in received if action is not Action.receive_activation]
         if stage < stages - 1:
             assert gradients == [Action.receive_gradient, Action.backward_input] * micro_batches
+            # DeepSpeed receives activations into the same buffer as gradients of their size.
+            for place, action in enumerate(received[:-1]):
+                if action is Action.receive_gradient:
+                    assert received[place + 1] is Action.backward_input
         started = 0
         for action in order:
             started += {Action.forward: 1, Action.backward_input: -1}.get(action, 0)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from alpenglow.config import ConfigError, load
-from alpenglow.train.__main__ import read_recipe
+from alpenglow.config import ConfigError, load, to_tables
+from alpenglow.train.__main__ import main, read_recipe
+from alpenglow.train.failure import FAILED
 from alpenglow.train.recipe import DataRecipe, PretrainRecipe
+from alpenglow.train.run_directory import first_difference
 from alpenglow_lsf.machine import load as machine
 from alpenglow_lsf.machine import names
 
@@ -25,7 +27,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_numbers(name: str) -> None:
     ranks, pipeline, accumulation, replicas, hidden, lr, parameters, tokens = PUBLISHED[name]
-    recipe = read_recipe(JOBS / f"{name}.toml", machine("summit"))
+    recipe = read_recipe(JOBS / f"{name}.toml", machine("summit"), ["layout=published"])
     layout = recipe.layout(ranks)
     assert (layout.pipeline, layout.tensor, layout.data) == (pipeline, 2, replicas)
     assert recipe.micro_batches(layout) == accumulation
@@ -92,3 +94,67 @@ def test_absent_slices() -> None:
     assert data.weights({"github"}) == {"github": 1.0}
     with pytest.raises(ConfigError, match=r"weight to github, which .* holds wikipedia"):
         data.weights({"wikipedia"})
+
+
+# ranks, pipeline, tensor, replicas, micro-batches, schedule; the reasons stand in the recipes.
+ALPENGLOW = {
+    "pretrain_7b": (3072, 12, 2, 128, 16, "zb-h1"),
+    "pretrain_3b": (1536, 6, 1, 256, 8, "zb-h1"),
+}
+
+
+@pytest.mark.parametrize("name", ALPENGLOW)
+def test_the_default_layout_fits_and_changes_nothing_that_is_learnt(name: str) -> None:
+    ranks, pipeline, tensor, data, micro_batches, schedule = ALPENGLOW[name]
+    summit = machine("summit")
+    recipe = read_recipe(JOBS / f"{name}.toml", summit)
+    layout = recipe.layout(ranks, summit)
+    assert (layout.pipeline, layout.tensor, layout.data) == (pipeline, tensor, data)
+    assert recipe.micro_batches(layout) == micro_batches
+    assert recipe.parallel.schedule == schedule
+    assert sum(layout.layers) == recipe.model.num_layers
+    assert recipe.refused(layout, summit) is None
+    published = read_recipe(JOBS / f"{name}.toml", summit, ["layout=published"])
+    for table in ("model", "optimizer", "data", "precision"):
+        assert getattr(published, table) == getattr(recipe, table)
+    assert published.batch.global_batch_size == recipe.batch.global_batch_size
+    assert published.total_steps == recipe.total_steps
+    # A run goes on from one layout under the other.
+    difference = first_difference(
+        *({"data": {"fingerprint": ""}, "recipe": to_tables(r)} for r in (recipe, published))
+    )
+    assert difference is None
+
+
+def test_the_memory_that_is_refused_names_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summit = machine("summit")
+    recipe = read_recipe(JOBS / "pretrain_7b.toml", summit, ["train.attention=plain"])
+    said = recipe.refused(recipe.layout(3072, summit), summit)
+    assert said is not None and "\n" not in said
+    assert "16.0 GB" in said
+    for part in ("weights", "gradients", "optimizer", "activations", "buffers"):
+        assert part in said
+    # The trainer says so before it imports torch, from the first rank alone.
+    variables = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
+    for variable, value in zip(variables, (0, 3072, 0, 6), strict=True):
+        monkeypatch.setenv(f"JSM_NAMESPACE_{variable}", str(value))
+    monkeypatch.setenv("ALPENGLOW_MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("ALPENGLOW_MACHINE", "summit")
+    words = [str(JOBS / "pretrain_7b.toml"), "train.attention=plain", "--run", str(tmp_path)]
+    assert main(words) == FAILED
+    assert capsys.readouterr().err.strip().endswith(said)
+    # A machine without GPUs of its own refuses nothing.
+    assert recipe.refused(recipe.layout(3072), machine("laptop")) is None
+
+
+@pytest.mark.parametrize("layout_name", ["published", "alpenglow"])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_laptop_runs_every_layout(name: str, layout_name: str) -> None:
+    laptop = machine("laptop")
+    recipe = read_recipe(JOBS / f"{name}.toml", laptop, [f"layout={layout_name}"])
+    layout = recipe.layout(8, laptop)
+    assert layout.pipeline == 2 and layout.data >= 2
+    assert recipe.micro_batches(layout) == 4
+    assert layout.order == "pipe-major"  # no links to price by

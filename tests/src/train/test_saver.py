@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from thread_ranks import ThreadRank, ThreadWorld
 from training_ranks import STEPS, assert_same_checkpoint, metrics, tiny_recipe, train
 
 from alpenglow.train.checkpoint import Checkpoint, Fragment, SingleProcess, steps
@@ -144,6 +145,45 @@ def test_a_save_that_fails_leaves_the_former_and_no_room_taken(tmp_path: Path) -
     own.begin(3, pairs(3.0), {})
     assert isinstance(own.finish(), Durable)
     assert held(tmp_path) == 3.0
+
+
+def test_ranks_of_two_nodes_agree(tmp_path: Path) -> None:
+    """Two ranks share a container, the third has its own node; its first save fails."""
+    world = ThreadWorld(["a", "a", "b"])
+
+    def act(rank: ThreadRank) -> list[Any]:
+        calls: list[int] = []
+
+        def pwrite(descriptor: int, data: memoryview, offset: int) -> int:
+            calls.append(offset)
+            if rank.rank == 2 and len(calls) == 1:
+                raise OSError(122, os.strerror(122))
+            return os.pwrite(descriptor, data, offset)
+
+        own = Saver(tmp_path, rank, NullRecorder(), keep_last=1, pwrite=pwrite)
+        part = torch.full((5,), float(rank.rank))
+        place = [(5 * rank.rank, 5 * rank.rank + 5)]
+        fragment = Fragment.of("weight", "w", part, global_shape=(15,), slice=place)
+        outcomes: list[Any] = []
+        for step in (1, 2):
+            own.begin(step, [(fragment, part)], {"step": step})
+            outcomes.append(own.finish())
+        return outcomes
+
+    results = world.run(act)
+    for first, second in results:
+        assert isinstance(first, Abandoned)
+        assert "rank 2 on b: " in first.sentence
+        assert isinstance(second, Durable)
+    assert sorted(path.name for path in (tmp_path / "step-00000002").iterdir()) == [
+        "a.fragments",
+        "b.fragments",
+        "manifest.json",
+    ]
+    found = Checkpoint.newest(tmp_path, pytest.fail)
+    assert found is not None
+    assert found.tensor("weight", "w").tolist() == [0.0] * 5 + [1.0] * 5 + [2.0] * 5
+    assert steps(tmp_path) == [2]
 
 
 CALLS = [

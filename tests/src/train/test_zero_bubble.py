@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from distributed_ranks import run_ranks
 from training_ranks import assert_same_checkpoint, losses, metrics, tiny_recipe, train
@@ -25,6 +26,12 @@ CASES: dict[str, PretrainRecipe] = {
     "pp4 tied": tiny_recipe(4, 1, model=TIED),
     "pp4 bf16": tiny_recipe(4, 1, **FOUR, precision={"dtype": "bf16"}),
     "pp4 fp16": tiny_recipe(4, 1, **FOUR, precision={"dtype": "fp16"}),
+    "pp4 fp16, fp32 sums": tiny_recipe(
+        4, 1, **FOUR, precision={"dtype": "fp16", "fp32_gradients": True}
+    ),
+    "pp4 fp16, overflow": tiny_recipe(
+        4, 1, **FOUR, precision={"dtype": "fp16", "initial_scale_power": 24, "hysteresis": 1}
+    ),
     "pp4 tied bf16": tiny_recipe(4, 1, model=TIED, precision={"dtype": "bf16"}),
     "pp2 dp2": tiny_recipe(2, 1),
     "pp2 dp2 tied": tiny_recipe(2, 1, model=TIED),
@@ -82,8 +89,8 @@ def one_run(recipe: PretrainRecipe, device: Any, rank: int, size: int) -> dict[s
 
     def arrives(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
         nonlocal peak
-        seen.append(StorageWeakRef(inputs[0].untyped_storage()))
-        peak = max(peak, sum(not held.expired() for held in seen))
+        seen.append(StorageWeakRef(inputs[0].untyped_storage()))  # type: ignore[no-untyped-call]
+        peak = max(peak, sum(not held.expired() for held in seen))  # type: ignore[no-untyped-call]
 
     attention = next(m for m in module.modules() if isinstance(m, Attention))
     hook = attention.query_key_value.register_forward_pre_hook(arrives)
@@ -103,7 +110,7 @@ def one_run(recipe: PretrainRecipe, device: Any, rank: int, size: int) -> dict[s
     kinds[instructions.ReduceTiedGrads] = reads
     engine.inner._INSTRUCTION_MAP = kinds
     count = recipe.micro_batches(layout)
-    results = []
+    results: list[Any] = []
     for step in range(4):
         generator = torch.Generator().manual_seed(step)
         shape = (layout.data, count, recipe.batch.micro_batch_size, recipe.batch.sequence_length)
@@ -138,20 +145,21 @@ def test_the_schedule_changes_no_bit(runs: list[dict[str, Any]], name: str) -> N
         stock, ours = rank[name]
         assert (stock["class"], ours["class"]) == ("RecordedEngine", "ZeroBubbleEngine")
         assert ours["results"] == stock["results"]
-        assert ours["results"][2::3] == [True] * 3, "every update was applied"
+        applied = ours["results"][2::3]
+        assert applied == ([False] * 3 if "overflow" in name else [True] * 3)
         assert len(ours["gradients"]) == 3 * len(ours["weights"])
         for kind in ("gradients", "weights"):
             for one, other in zip(stock[kind], ours[kind], strict=True):
-                assert abs(one - other).max() == 0
+                assert np.array_equal(one, other, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if "full" not in name])
 def test_activations_that_live_are_those_computed(runs: list[dict[str, Any]], name: str) -> None:
     """Storages of the first product's input that were alive at once, by weak references."""
     for rank in runs:
-        stock, ours = rank[name]
-        assert stock["peak"] == in_flight(*stock["stage"], "1f1b")
-        assert ours["peak"] == in_flight(*ours["stage"], "zb-h1")
+        for one, schedule in zip(rank[name], ("1f1b", "zb-h1"), strict=True):
+            pipeline, count, stage = one["stage"]
+            assert one["peak"] == in_flight(pipeline, count, stage, schedule)
 
 
 @pytest.mark.parametrize("tensor", [1, 2])

@@ -1,0 +1,47 @@
+"""The share of a step that a run's schedule idles by itself: equal stages, free messages."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from alpenglow.parallel.schedule import SCHEDULES, bubble_fraction
+from alpenglow.parallel.timeline import Durations, bubble
+from alpenglow_analysis.run import Run
+from alpenglow_profiling.events import Kind
+from alpenglow_profiling.passes import mean_lengths
+
+MOST_MICRO_BATCHES = 512
+"""Beyond so many the bubble of a schedule that has no formula is left out: it is all but none."""
+
+
+def schedule_name(run: Run) -> str:
+    """Name the schedule of a run, by its recipe; 1F1B where that says nothing this code knows."""
+    name = run.facts.recipe.get("parallel", {}).get("schedule", "1f1b")
+    return name if name in SCHEDULES else "1f1b"
+
+
+def ideal_bubble(run: Run, micro_batches: int) -> float:
+    """Bubble of the run's schedule with so many micro-batches a step.
+
+    1F1B has a formula. Others are placed in time with passes as long as this run's are in the mean.
+    """
+    stages, name = run.facts.layout.pipeline, schedule_name(run)
+    if name in ("1f1b", "gpipe"):
+        return bubble_fraction(stages, micro_batches)
+    if micro_batches > MOST_MICRO_BATCHES:
+        return 0.0
+    rows = [events.rows for events in run.events.values()]
+    took = mean_lengths(np.concatenate(rows)) if rows else {}
+    if not all(took.get(kind) for kind in (Kind.FORWARD, Kind.BACKWARD, Kind.WEIGHT_GRAD)):
+        return bubble(name, stages, micro_batches)
+    lengths = Durations(took[Kind.FORWARD], took[Kind.BACKWARD], took[Kind.WEIGHT_GRAD])
+    return bubble(name, stages, micro_batches, lengths)
+
+
+def in_words(run: Run, micro_batches: int) -> str:
+    """The bubble as a term: a formula with its value, or how it was found."""
+    p, m = run.facts.layout.pipeline, micro_batches
+    share = f"{100 * ideal_bubble(run, m):.1f} %"
+    if schedule_name(run) in ("1f1b", "gpipe"):
+        return f"(p - 1) / (m + p - 1) = {p - 1}/{m + p - 1} = {share}"
+    return f"{share}, placed in time with passes as long as this run's"

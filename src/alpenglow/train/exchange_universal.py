@@ -1,0 +1,236 @@
+"""DeepSpeed's universal checkpoints: import and export, by one process.
+
+`zero/NAME/{fp32,exp_avg,exp_avg_sq}.pt` hold one whole parameter each ({"param": tensor, "cat_dim":
+dimension that tensor ranks cut}), `step.pt` Adam's count, `zero/optimizer_state.pt` what is
+common, and `mp_rank_00_model_states.pt` the engine's counters (DeepSpeed 0.19.8,
+checkpoint/ds_to_universal.py and universal_checkpoint.py). This module is imported, never started.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alpenglow.model.config import ModelConfig, split_axis
+from alpenglow.train.architecture import first_difference
+from alpenglow.train.checkpoint import Checkpoint
+from alpenglow.train.exchange_names import global_names, pipeline_names
+from alpenglow.train.exchange_pickle import ExchangeError, read, scaler_numbers
+from alpenglow.train.exchange_write import Writer
+from alpenglow.train.fragments import Fragment
+from alpenglow.train.recipe import PretrainRecipe
+
+# Names of files in a universal checkpoint and our fragment kinds.
+KINDS = {"fp32": "weight", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"}
+VERSION = 0.2
+DEEPSPEED = "0.19.8"
+"""The version whose layout is written."""
+
+
+def patterns(model: ModelConfig) -> dict[str, Any]:
+    """How tensor ranks cut parameters, as DeepSpeed's own converter wants to be told.
+
+    It goes into `client_state["universal_checkpoint_info"]` of a DeepSpeed checkpoint.
+    """
+    return {
+        "universal_checkpoint_version": VERSION,
+        "original_vocab_size": model.vocab_size,
+        "tp_replicated_parameter_patterns": [
+            r".*layernorm\.(weight|bias)",
+            r".*attention\.dense\.bias",
+            r".*mlp\.dense_4h_to_h\.bias",
+            rf"{model.num_layers + 1}\.(weight|bias)",
+        ],
+        "parameter_with_row_parallelism_patterns": [
+            r".*attention\.dense\.weight",
+            r".*mlp\.dense_4h_to_h\.weight",
+        ],
+        "vocabulary_parameter_patterns": [],
+        "parameter_to_average_patterns": [],
+        "pipeline_replicated_parameter_patterns": [r"tied_modules\."],
+    }
+
+
+def export_universal(
+    checkpoint: Checkpoint, folder: Path, recipe: PretrainRecipe, say: Callable[[str], None]
+) -> Path:
+    """Write a checkpoint as a universal one; returns `folder/global_stepN_universal`.
+
+    One tensor is in memory at a time. The folder appears whole, by a rename, and `latest` and
+    `latest_universal` name it.
+
+    Raises:
+        ExchangeError: another architecture than the recipe's, or the folder is there already.
+        CheckpointError: the checkpoint is damaged.
+    """
+    model = recipe.model
+    difference = first_difference(
+        {name: checkpoint.shape("weight", name) for name in checkpoint.names("weight")},
+        model,
+        checkpoint.state.get("recipe", {}).get("model"),
+    )
+    if difference is not None:
+        raise ExchangeError(
+            f"{checkpoint.directory}: a checkpoint of another architecture: {difference}"
+        )
+    target = folder / f"global_step{checkpoint.step}_universal"
+    if target.exists():
+        raise ExchangeError(f"{target}: it is there already; remove it or name another folder")
+    temporary = folder / f".{target.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        _write(checkpoint, temporary, recipe, say)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for name in ("latest", "latest_universal"):
+        (folder / name).write_text(target.name, encoding="utf-8")
+    return target
+
+
+def _write(
+    checkpoint: Checkpoint, folder: Path, recipe: PretrainRecipe, say: Callable[[str], None]
+) -> None:
+    updates = float(checkpoint.state["updates"])
+    master = "master" if "master" in checkpoint.kinds() else "weight"
+    names = pipeline_names(recipe.model)
+    for count, (name, theirs) in enumerate(names.items(), 1):
+        place = folder / "zero" / theirs
+        place.mkdir(parents=True)
+        axis = split_axis(name)
+        for file, kind in KINDS.items():
+            tensor = checkpoint.tensor(master if kind == "weight" else kind, name)
+            body: dict[str, Any] = {"param": tensor.float()}
+            if axis is not None:
+                body["cat_dim"] = axis
+            _save(body, place / f"{file}.pt")
+        _save(torch.tensor(updates), place / "step.pt")
+        say(f"{theirs} ({count} of {len(names)})")
+    _save(_optimizer_state(checkpoint, recipe), folder / "zero/optimizer_state.pt")
+    state = checkpoint.state
+    engine: dict[str, Any] = {
+        "module": None,
+        "buffer_names": [],
+        "optimizer": None,
+        "param_shapes": None,
+        "frozen_param_shapes": None,
+        "shared_params": {},
+        "frozen_param_fragments": None,
+        "lr_scheduler": None,
+        "data_sampler": None,
+        "random_ltd": None,
+        "skipped_steps": checkpoint.step - int(state["updates"]),
+        "global_steps": checkpoint.step,
+        "global_samples": int(state["samples"]),
+        "dp_world_size": int(state.get("layout", {}).get("data", 1)),
+        "mp_world_size": 1,
+        "checkpoint_parallel_dimensions": {"pp_degree": 1, "tp_degree": 1},
+        "ds_config": {},
+        "ds_version": DEEPSPEED,
+        "universal_checkpoint_info": patterns(recipe.model),
+    }
+    _save(engine, folder / "mp_rank_00_model_states.pt")
+
+
+def _optimizer_state(checkpoint: Checkpoint, recipe: PretrainRecipe) -> dict[str, Any]:
+    optimizer = recipe.optimizer
+    common = {"betas": tuple(optimizer.betas), "eps": optimizer.eps}
+    decays = (optimizer.weight_decay, 0.0)
+    found: dict[str, Any] = {
+        "param_groups": [{**common, "weight_decay": decay, "params": []} for decay in decays],
+        "clip_grad": optimizer.gradient_clipping,
+        "overflow": False,
+        "ds_version": DEEPSPEED,
+    }
+    scale = checkpoint.state.get("loss_scale")
+    if scale is not None:
+        # DeepSpeed takes the object itself from the file; it alone knows its class.
+        from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+        precision = recipe.precision
+        scaler = DynamicLossScaler(
+            init_scale=scale["cur_scale"],
+            scale_window=precision.loss_scale_window,
+            min_scale=precision.min_loss_scale,
+            delayed_shift=precision.hysteresis,
+            dtype=torch.float16,
+        )
+        for key, value in scale.items():
+            setattr(scaler, key, value)
+        found |= {"loss_scaler": scaler, "dynamic_loss_scale": True}
+    return found
+
+
+def _save(body: Any, path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            torch.save(body, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ExchangeError(f"{path}: {error.strerror or error}") from error
+
+
+def import_universal(
+    folder: Path, checkpoints: Path, recipe: PretrainRecipe, say: Callable[[str], None]
+) -> Path:
+    """Make a checkpoint of a universal one; returns it.
+
+    Args:
+        folder: with `zero/`, or the folder above it with `latest_universal`.
+        checkpoints: the run's folder of checkpoints.
+        recipe: its model must be the checkpoint's.
+        say: told how far it is.
+
+    Raises:
+        ExchangeError: a missing or damaged file, a pickle that asks for more than tensors, another
+            architecture.
+        CheckpointError: the checkpoint cannot be written.
+    """
+    latest = folder / "latest_universal"
+    if latest.is_file() and not (folder / "zero").is_dir():
+        folder = folder / Path(latest.read_text(encoding="utf-8").strip()).name
+    zero = folder / "zero"
+    engine = read(folder / "mp_rank_00_model_states.pt")
+    if not zero.is_dir():
+        raise ExchangeError(f"{zero}: missing: not a universal checkpoint")
+    theirs = sorted(path.parent.name for path in zero.glob("*/fp32.pt"))
+    shapes = {name: tuple(read(zero / name / "fp32.pt")["param"].shape) for name in theirs}
+    global_names(shapes, recipe.model, str(folder))
+    step = int(engine["global_steps"])
+    writer = Writer(checkpoints, step)
+    try:
+        names = pipeline_names(recipe.model)
+        for count, (name, their) in enumerate(names.items(), 1):
+            pairs = []
+            for file, kind in KINDS.items():
+                tensor = read(zero / their / f"{file}.pt")["param"].float()
+                if tuple(tensor.shape) != shapes[their]:
+                    raise ExchangeError(
+                        f"{zero / their / file}.pt: {list(tensor.shape)}, the weight is "
+                        f"{list(shapes[their])}"
+                    )
+                pairs.append((Fragment.of(kind, name, tensor), tensor))
+            writer.add(pairs)
+            say(f"{their} ({count} of {len(names)})")
+        scaler = scaler_numbers(read(zero / "optimizer_state.pt").get("loss_scaler"))
+        writer.commit(
+            {
+                "step": step,
+                "updates": step - int(engine["skipped_steps"]),
+                "samples": int(engine["global_samples"]),
+                "tokens": int(engine["global_samples"]) * recipe.batch.sequence_length,
+                "dtype": "fp32",
+                "loss_scale": scaler,
+                "imported": {"from": "universal", "version": str(engine.get("ds_version"))},
+            }
+        )
+    except BaseException:
+        writer.clear()
+        raise
+    return writer.directory
