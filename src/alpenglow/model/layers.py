@@ -18,6 +18,8 @@ from torch.nn import functional
 from alpenglow.model import neox
 from alpenglow.model.config import ModelConfig
 from alpenglow.model.documents import Documents
+from alpenglow.model.rotary import split_heads
+from alpenglow.parallel.head_loss import head_input
 from alpenglow.parallel.tensor import (
     ColumnParallelLinear,
     RowParallelLinear,
@@ -51,21 +53,6 @@ def rotary_table(
 def _future(length: int, device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.ones(length, length, dtype=torch.bool, device=device).triu(diagonal=1)
-
-
-def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn the first dimensions of each head by the position's angle.
-
-    Args:
-        x: [micro-batch, heads, length, head_dim].
-        cosine: [length, ndims], ndims <= head_dim; the other dimensions pass unchanged.
-        sine: as `cosine`.
-    """
-    ndims = cosine.shape[-1]
-    turned, passed = x[..., :ndims], x[..., ndims:]
-    low, high = turned.chunk(2, dim=-1)
-    turned = turned * cosine + torch.cat((-high, low), dim=-1) * sine
-    return torch.cat((turned, passed), dim=-1)
 
 
 def _at_once(function: Callable[..., Any], *inputs: Any) -> Any:
@@ -118,14 +105,12 @@ class Attention(nn.Module):
     def heads(self, x: Tensor) -> Tensor:
         """[micro-batch, length, hidden] -> this rank's heads side by side, before `dense`."""
         batch, length, _ = x.shape
-        fused = self.query_key_value(x).view(batch, length, -1, 3 * self.config.head_dim)
-        query, key, value = fused.transpose(1, 2).chunk(3, dim=-1)
         cosine, sine = rotary = rotary_table(
             length, self.config.rotary_ndims, self.config.rotary_emb_base, x.dtype, x.device
         )
         if self.documents is not None:
             cosine, sine = self.documents.packing.rotary(x.dtype, lambda: rotary)
-        query, key = rotate(query, cosine, sine), rotate(key, cosine, sine)
+        query, key, value = split_heads(self.query_key_value(x), self.config.head_dim, cosine, sine)
         mixed: Tensor = self.run_core(self.core, query, key, value)
         return mixed.transpose(1, 2).reshape(batch, length, -1)
 
@@ -199,6 +184,11 @@ class TransformerLayer(nn.Module, GlobalNames):
         if not self.use_parallel_residual:
             x = x + self.attention(self.input_layernorm(x))
             return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+        if self.group.size == 1:
+            # The products add the biases themselves: two passes over the stream less.
+            branches = self.attention(self.input_layernorm(x))
+            branches = branches + self.mlp(self.post_attention_layernorm(x))
+            return x + branches  # type: ignore[no-any-return]
         # The two branches are summed before they are reduced: one all-reduce instead of two.
         attended = self.attention.dense.partial(self.attention.heads(self.input_layernorm(x)))
         widened = self.mlp.widened(self.post_attention_layernorm(x))
@@ -217,10 +207,20 @@ class FinalLayerNorm(nn.LayerNorm, GlobalNames):
 
 
 class LogitHead(ColumnParallelLinear, GlobalNames):
-    """Last slot of an untied model: this rank's columns of the logits, no bias."""
+    """Last slot of an untied model: this rank's columns of the logits, no bias.
+
+    With `fused` it hands its input and its weight on to the loss, which makes the logits itself.
+    """
 
     prefix = "embed_out"
 
-    def __init__(self, config: ModelConfig, group: TensorGroup, seed: int | None) -> None:
+    def __init__(
+        self, config: ModelConfig, group: TensorGroup, seed: int | None, fused: bool = False
+    ) -> None:
         super().__init__(config.hidden_size, config.vocab_size, group, bias=False)
+        self.fused = fused
         neox.fill(self, self.prefix, config, group, seed)
+
+    def forward(self, x: Tensor) -> Any:
+        """[..., hidden] -> [..., V / size], or the pair of `head_input`."""
+        return head_input(x, self.weight, self.group) if self.fused else super().forward(x)

@@ -77,13 +77,15 @@ class Case:
 class Difference:
     """Largest absolute differences to transformers for one model on one shape of ranks.
 
-    `pipeline` 0 means without DeepSpeed; `gradient` is over all elements, `norm` of their norm.
+    `pipeline` 0 means without DeepSpeed; `fused` the loss that never holds all logits;
+    `gradient` is over all elements, `norm` of their norm.
     """
 
     pipeline: int
     tensor: int
     config: ModelConfig
     recompute: bool
+    fused: bool
     logits: float
     loss: float
     gradient: float
@@ -180,9 +182,9 @@ def measure_rank(
 
 
 def measure_local(case: Case) -> Difference:
-    """Run a case through `build_local` with torch's fused attention, without DeepSpeed."""
+    """Run a case through `build_local` with fused attention and loss, without DeepSpeed."""
     weights = random_weights(case.config)
-    model = build_local(case.config, attention="sdpa")
+    model = build_local(case.config, attention="sdpa", loss="fused")
     model.load_global(lambda name, part: cut(weights[name], part))
     loss_of = loss_function(case.config, model.group)
     outputs = [model(batch[:, :-1]) for batch in case.tokens]
@@ -199,7 +201,8 @@ def measure_local(case: Case) -> Difference:
         tensor=1,
         config=case.config,
         recompute=False,
-        logits=_largest(outputs[0], case.logits),
+        fused=True,
+        logits=_largest(_logits(outputs[0]), case.logits),
         loss=abs(loss.item() - case.loss),
         gradient=max(_largest(gradients[name], case.gradients[name]) for name in case.gradients),
         norm=abs(_norm(gradients) - _norm(case.gradients)),
@@ -213,7 +216,7 @@ def cut(tensor: Tensor, part: Slice) -> Tensor:
 
 def table(rows: Sequence[Difference]) -> str:
     """Write the differences as a text table."""
-    columns = "tensor pipeline residual rotary_pct embeddings recompute"
+    columns = "tensor pipeline residual rotary_pct embeddings recompute  loss"
     head = f"{columns}   logits     loss gradient     norm"
     lines = [head, "-" * len(head)]
     for row in rows:
@@ -222,7 +225,7 @@ def table(rows: Sequence[Difference]) -> str:
             f"{'parallel' if row.config.use_parallel_residual else 'serial':>8} "
             f"{row.config.rotary_pct:10.2f} "
             f"{'tied' if row.config.tie_word_embeddings else 'untied':>10} "
-            f"{'yes' if row.recompute else 'no':>9} "
+            f"{'yes' if row.recompute else 'no':>9} {'fused' if row.fused else 'plain':>5} "
             f"{row.logits:8.1e} {row.loss:8.1e} {row.gradient:8.1e} {row.norm:8.1e}"
             f"{'' if row.equal else '  DIFFERS'}"
         )
@@ -256,8 +259,10 @@ def _measure(case: Case, layout: Layout, group: TensorGroup) -> Difference:
     from deepspeed.runtime.pipe.topology import PipeModelDataParallelTopology
 
     config, recompute = case.config, case.config.tie_word_embeddings
+    # Half of the models, so that each form of the loss meets each form of the rest.
+    fused = config.rotary_pct == 1.0
     module = PipelineModule(
-        layer_specs(config, group, seed=None),
+        layer_specs(config, group, seed=None, loss="fused" if fused else "plain"),
         topology=PipeModelDataParallelTopology(layout.pipeline, layout.tensor, layout.data),
         loss_fn=loss_function(config, group),
         partition_method=PARTITION_METHOD,
@@ -281,12 +286,10 @@ def _measure(case: Case, layout: Layout, group: TensorGroup) -> Difference:
         },
     )
     batches = [(batch[:, :-1].contiguous(), batch[:, 1:].contiguous()) for batch in case.tokens]
-    _, logits = engine.eval_batch(
-        iter(batches[:1]), return_logits=True, compute_loss=False, num_micro_batches=1
-    )
+    _, logits = engine.eval_batch(iter(batches[:1]), return_logits=True, num_micro_batches=1)
     found = [0.0, 0.0, 0.0, 0.0]
     if logits is not None:
-        found[0] = _largest(group.gather_last(logits), case.logits)
+        found[0] = _largest(group.gather_last(_logits(logits)), case.logits)
     found[1] = abs(float(engine.train_batch(iter(batches))) - case.loss)
     found[3] = abs(float(engine.get_global_grad_norm()) - _norm(case.gradients))
     for item in tensors:
@@ -294,7 +297,7 @@ def _measure(case: Case, layout: Layout, group: TensorGroup) -> Difference:
         found[2] = max(found[2], _largest(step, cut(case.gradients[item.name], item.slice)))
     worst = torch.tensor(found, dtype=torch.float64)
     torch.distributed.all_reduce(worst, op=torch.distributed.ReduceOp.MAX)
-    return Difference(layout.pipeline, layout.tensor, config, recompute, *worst.tolist())
+    return Difference(layout.pipeline, layout.tensor, config, recompute, fused, *worst.tolist())
 
 
 def _reference_tensors(model: Any, config: ModelConfig) -> dict[str, Any]:
@@ -302,6 +305,14 @@ def _reference_tensors(model: Any, config: ModelConfig) -> dict[str, Any]:
     inner = dict(model.gpt_neox.named_parameters())
     head = {"embed_out.weight": model.get_output_embeddings().weight}
     return {name: (inner | head)[name] for name in config.tensor_shapes()}
+
+
+def _logits(outputs: Any) -> Tensor:
+    """What the model gives, or what the fused loss would make of it."""
+    if not isinstance(outputs, tuple):
+        return outputs  # type: ignore[no-any-return]
+    hidden, head = outputs
+    return torch.nn.functional.linear(hidden, head.weight)
 
 
 def _norm(gradients: Mapping[str, Tensor]) -> float:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from alpenglow.model.layers import (
     LogitHead,
     TransformerLayer,
 )
+from alpenglow.parallel.head_loss import Head, head_cross_entropy, head_input
 from alpenglow.parallel.tensor import (
     IGNORED_LABEL,
     TensorGroup,
@@ -37,6 +38,12 @@ from alpenglow.parallel.tensor import (
 )
 
 TIED_KEY = "embed_in"
+
+LossKind = Literal["plain", "fused"]
+"""plain: logits, then their cross entropy. fused: both at once, a few tokens at a time."""
+
+Outputs = Tensor | tuple[Tensor, Head]
+"""What the last slot gives: logits, or what the fused loss makes them of."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +76,14 @@ class LocalModel(nn.Module):
         group: TensorGroup,
         seed: int | None,
         attention: AttentionKind,
+        loss: LossKind = "plain",
         documents: Documents | None = None,
     ) -> None:
         super().__init__()
         self.documents = documents
         self.config = config
         self.group = group
+        self.loss = loss
         self.embedding = Embedding(config, group, seed)
         self.layers = nn.ModuleList(
             TransformerLayer(config, index, group, seed, attention, documents)
@@ -83,14 +92,19 @@ class LocalModel(nn.Module):
         self.norm = FinalLayerNorm(config, group, seed)
         self.head = None if config.tie_word_embeddings else LogitHead(config, group, seed)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """int64 [micro-batch, length] -> logits [micro-batch, length, V / size]."""
+    def forward(self, tokens: Tensor) -> Any:
+        """int64 [micro-batch, length] -> logits [micro-batch, length, V / size].
+
+        With the fused loss: the pair that `loss_function` takes.
+        """
         x = self.embedding(tokens)
         for layer in self.layers:
             x = layer(x)
         x = self.norm(x)
-        logits: Tensor = self.embedding.logits(x) if self.head is None else self.head(x)
-        return logits
+        head = self.embedding if self.head is None else self.head
+        if self.loss == "fused":
+            return head_input(x, head.weight, self.group)
+        return self.embedding.logits(x) if self.head is None else self.head(x)
 
     def load_global(self, get: Callable[[str, Slice], Tensor]) -> None:
         """Fill every parameter; see the function `load_global`."""
@@ -103,6 +117,7 @@ def layer_specs(
     *,
     seed: int | None,
     attention: AttentionKind = "plain",
+    loss: LossKind = "plain",
     documents: Documents | None = None,
 ) -> list[Any]:
     """List the slots for `deepspeed.pipe.PipelineModule`.
@@ -113,6 +128,7 @@ def layer_specs(
         seed: of the initial weights (alpenglow.model.neox); None leaves them uninitialised, for a
             caller that loads them all.
         attention: "plain" or "sdpa".
+        loss: with "fused" the last slot gives (hidden states, Head) instead of logits.
         documents: keep attention and positions inside documents; whoever runs the stage selects
             each micro-batch in it.
 
@@ -129,10 +145,10 @@ def layer_specs(
     norm = LayerSpec(FinalLayerNorm, config, group, seed)
     if not config.tie_word_embeddings:
         first = LayerSpec(Embedding, config, group, seed)
-        return [first, *layers, norm, LayerSpec(LogitHead, config, group, seed)]
+        return [first, *layers, norm, LayerSpec(LogitHead, config, group, seed, loss == "fused")]
     tied = [
         TiedLayerSpec(TIED_KEY, Embedding, config, group, seed, forward_fn=forward)
-        for forward in (None, _tied_logits)
+        for forward in (None, _tied_pair if loss == "fused" else _tied_logits)
     ]
     return [tied[0], *layers, norm, tied[1]]
 
@@ -146,36 +162,46 @@ def checkpointable_layers() -> list[str]:
     return [TransformerLayer.__name__]
 
 
-def loss_function(config: ModelConfig, group: TensorGroup) -> Callable[[Tensor, Tensor], Tensor]:
+def loss_function(config: ModelConfig, group: TensorGroup) -> Callable[[Any, Tensor], Tensor]:
     """Return the `loss_fn` of the pipeline: mean cross entropy over the labels that count.
 
-    It takes logits [micro-batch, length, V / size] and int64 labels [micro-batch, length] (already
-    shifted; `IGNORED_LABEL` is left out) and gives an fp32 scalar, equal on all tensor ranks.
+    It takes what the last slot gives, logits [micro-batch, length, V / size] or, for the fused
+    loss, hidden states [micro-batch, length, hidden] with the Head, and int64 labels [micro-batch,
+    length] (already shifted; `IGNORED_LABEL` is left out). It gives an fp32 scalar, equal on all
+    tensor ranks.
     """
-    columns = group.share(config.vocab_size, "vocab_size")
+    total = _summed(config, group)
 
-    def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-        if logits.shape[-1] != columns:
-            raise ValueError(f"logits have {logits.shape[-1]} columns, not {columns} a rank")
-        losses = vocabulary_parallel_cross_entropy(logits, labels, group)
-        return losses.sum() / (labels != IGNORED_LABEL).sum().clamp(min=1)
+    def cross_entropy(outputs: Outputs, labels: Tensor) -> Tensor:
+        return total(outputs, labels) / (labels != IGNORED_LABEL).sum().clamp(min=1)
 
     return cross_entropy
 
 
-def loss_sum(config: ModelConfig, group: TensorGroup) -> Callable[[Tensor, Tensor], Tensor]:
+def loss_sum(config: ModelConfig, group: TensorGroup) -> Callable[[Any, Tensor], Tensor]:
     """Return the function by which an evaluation adds up losses over micro-batches of any shape.
 
     It takes what `loss_function`'s does and gives fp64 [2]: the sum over the labels that count, and
     their number, equal on all tensor ranks.
     """
+    total = _summed(config, group)
+
+    def sum_and_count(outputs: Outputs, labels: Tensor) -> Tensor:
+        count = (labels != IGNORED_LABEL).sum()
+        return torch.stack([total(outputs, labels).double(), count.double()])
+
+    return sum_and_count
+
+
+def _summed(config: ModelConfig, group: TensorGroup) -> Callable[[Outputs, Tensor], Tensor]:
     columns = group.share(config.vocab_size, "vocab_size")
 
-    def total(logits: Tensor, labels: Tensor) -> Tensor:
-        if logits.shape[-1] != columns:
-            raise ValueError(f"logits have {logits.shape[-1]} columns, not {columns} a rank")
-        losses = vocabulary_parallel_cross_entropy(logits, labels, group)
-        return torch.stack([losses.double().sum(), (labels != IGNORED_LABEL).double().sum()])
+    def total(outputs: Outputs, labels: Tensor) -> Tensor:
+        if isinstance(outputs, tuple):
+            return head_cross_entropy(*outputs, labels, group)
+        if outputs.shape[-1] != columns:
+            raise ValueError(f"logits have {outputs.shape[-1]} columns, not {columns} a rank")
+        return vocabulary_parallel_cross_entropy(outputs, labels, group).sum()
 
     return total
 
@@ -236,6 +262,7 @@ def build_local(
     *,
     seed: int | None = None,
     attention: AttentionKind = "plain",
+    loss: LossKind = "plain",
     documents: Documents | None = None,
 ) -> LocalModel:
     """Build the whole model in this process, without DeepSpeed.
@@ -245,12 +272,17 @@ def build_local(
         group: a tensor group to share the matrices with; default: none.
         seed: of the initial weights; None leaves them uninitialised, for `LocalModel.load_global`.
         attention: "plain" or "sdpa".
+        loss: as in `layer_specs`.
         documents: as in `layer_specs`.
     """
     group = TensorGroup() if group is None else group
     config.check_parallel(1, group.size)
-    return LocalModel(config, group, seed, attention, documents)
+    return LocalModel(config, group, seed, attention, loss, documents)
 
 
 def _tied_logits(embedding: Embedding, x: Tensor) -> Tensor:
     return embedding.logits(x)
+
+
+def _tied_pair(embedding: Embedding, x: Tensor) -> tuple[Tensor, Head]:
+    return head_input(x, embedding.weight, embedding.group)

@@ -39,6 +39,7 @@ from alpenglow.model.stages import (
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.memory import LARGEST_BUCKET
 from alpenglow.parallel.tensor import TensorGroup
+from alpenglow.train.compiler import compile_layers, require_compiler
 from alpenglow.train.failure import TrainingError
 from alpenglow.train.instructions import Recomputation, RecordedEngine, record
 from alpenglow.train.no_compiler import without_compiler
@@ -260,11 +261,13 @@ class Engine:
                 f"precision.dtype = fp16 on {device.type}: this device does not compute in fp16; "
                 "choose fp32, bf16 or auto"
             )
+        if recipe.train.compile:
+            require_compiler(device)
         # Init is by global layer number (see model.stages): this seed is for anything else.
         torch.manual_seed(recipe.train.seed)
         with (
             _quiet(),
-            without_compiler(),
+            contextlib.nullcontext() if recipe.train.compile else without_compiler(),
             _bounded_groups(recipe.train.collective_timeout_s),
         ):
             rank = torch.distributed.get_rank()
@@ -278,6 +281,7 @@ class Engine:
                     group,
                     seed=recipe.train.seed,
                     attention=recipe.train.attention,
+                    loss=recipe.train.loss,
                     documents=documents,
                 ),
                 recipe.model.num_layers,
@@ -289,6 +293,8 @@ class Engine:
             if recipe.train.recompute == "selective":
                 for attention in (m for m in module.modules() if isinstance(m, Attention)):
                     attention.run_core = recomputation
+            if recipe.train.compile:
+                compile_layers(module)
             largest = torch.tensor(sum(p.numel() for p in module.parameters()), device=device)
             torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
             inner, _, _, _ = deepspeed.initialize(

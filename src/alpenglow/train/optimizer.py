@@ -48,7 +48,8 @@ def build_optimizer(
     if fused_adam is not None:
         optimizer: torch.optim.Optimizer = fused_adam(groups, adam_w_mode=True, **options)
         return optimizer
-    return DirectAdamW(groups, fused=device.type == "cuda", **options)
+    # One pass over the four tensors instead of a dozen, on a CPU as well.
+    return DirectAdamW(groups, fused=True, **options)
 
 
 def apex_fused_adam() -> Any:

@@ -212,9 +212,13 @@ class TrainRecipe:
     recompute: Literal["none", "selective", "full"] = "none"
     """What is computed again in the backward pass instead of being kept: nothing, the attention
     core (scores, softmax, weighted sum), or whole transformer layers."""
-    attention: Literal["plain", "sdpa"] = "plain"
+    attention: Literal["plain", "sdpa"] = "sdpa"
     """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention, of which a
     V100 has the memory-efficient kernel (FlashAttention's wants compute capability 8)."""
+    loss: Literal["plain", "fused"] = "fused"
+    """`plain`: logits, then their cross entropy; `fused`: both for a few tokens at a time."""
+    compile: bool = False
+    """Compile the transformer layers at the first step (torch.compile; needs a compiler)."""
     monitor: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
     """Where the curves go beside metrics.jsonl (`alpenglow.train.monitors`); W&B stays offline."""
     seed: int = 1234
@@ -285,6 +289,20 @@ class PretrainRecipe:
                 f"train.validate_every = {self.train.validate_every} needs a part of the data that "
                 "is held out: set data.validation_fraction above 0"
             )
+        if self.train.compile:
+            # What communicates, is recomputed or leaves work for later in the middle of a layer
+            # would break its graph.
+            for key, value, breaks in (
+                ("parallel.tensor", parallel.tensor, parallel.tensor > 1),
+                ("parallel.schedule", parallel.schedule, parallel.schedule == "zb-h1"),
+                ("train.recompute", self.train.recompute, self.train.recompute == "selective"),
+                ("data.documents", self.data.documents, self.data.documents == "masked"),
+            ):
+                if breaks:
+                    raise ConfigError(
+                        f"train.compile = true with {key} = {value}: such layers cannot be "
+                        "compiled; change one of the two"
+                    )
         if self.warmup_steps > self.total_steps:
             raise ConfigError(
                 f"optimizer.warmup_steps = {self.warmup_steps} is more than the run's "

@@ -61,6 +61,8 @@ FREE = frozenset(
         "train.log_every",
         "train.recompute",
         "train.attention",
+        "train.loss",
+        "train.compile",
         "train.monitor",
         "train.collective_timeout_s",
     }

@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from alpenglow.model.config import ModelConfig
-from alpenglow.model.layers import rotary_table, rotate
+from alpenglow.model.layers import rotary_table
 from alpenglow.model.proof import cut, random_weights
+from alpenglow.model.rotary import split_heads
 from alpenglow.model.stages import LocalModel, build_local, loss_function
+from alpenglow.parallel.head_loss import CHUNK_BYTES
 from alpenglow.parallel.tensor import IGNORED_LABEL
 
 CONFIG = ModelConfig(
@@ -34,15 +37,48 @@ def test_the_future_does_not_show(model: LocalModel) -> None:
     assert not torch.allclose(one[:, 12:], other[:, 12:])
 
 
+def halves(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """The rotation as the paper of GPT-NeoX writes it: x cos + (-high, low) sin."""
+    ndims = cosine.shape[-1]
+    low, high = x[..., :ndims].chunk(2, dim=-1)
+    turned = x[..., :ndims] * cosine + torch.cat((-high, low), dim=-1) * sine
+    return torch.cat((turned, x[..., ndims:]), dim=-1)
+
+
+@pytest.mark.parametrize("own_positions", [False, True])
+def test_heads_are_split_and_turned_with_their_gradients(own_positions: bool) -> None:
+    """Against the plain formula under autograd, in fp64; positions for all or for each sequence."""
+    generator = torch.Generator().manual_seed(0)
+    packed = torch.randn(2, 6, 3 * 3 * 8, generator=generator, dtype=torch.float64)
+    weights = torch.randn(3, 2, 3, 6, 8, generator=generator, dtype=torch.float64)
+    cosine, sine = rotary_table(6, 4, 10000, torch.float64, torch.device("cpu"))
+    if own_positions:
+        places = torch.tensor([[0, 1, 2, 0, 1, 2], [0, 1, 2, 3, 4, 5]])
+        cosine, sine = cosine[places].unsqueeze(1), sine[places].unsqueeze(1)
+
+    def plain(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = x.view(2, 6, 3, 24).transpose(1, 2).chunk(3, dim=-1)
+        return halves(query, cosine, sine), halves(key, cosine, sine), value
+
+    found = []
+    for way in (plain, lambda x: split_heads(x, 8, cosine, sine)):
+        x = packed.clone().requires_grad_()
+        parts = torch.stack(list(way(x)))
+        (parts * weights).sum().backward()  # type: ignore[no-untyped-call]
+        assert x.grad is not None
+        found.append((parts.detach(), x.grad))
+    torch.testing.assert_close(found[1], found[0])
+
+
 def test_rotation_depends_on_distance_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 1, 1, 1, 8, generator=generator)
     table = rotary_table(64, 4, 10000, torch.float32, torch.device("cpu"))
 
     def score(at: int, behind: int) -> float:
-        q = rotate(query, table[0][at : at + 1], table[1][at : at + 1])
-        k = rotate(key, table[0][behind : behind + 1], table[1][behind : behind + 1])
-        return float((q * k).sum())
+        packed = torch.cat((query, key, key), dim=-1).flatten(1).expand(1, 64, 24)
+        q, k, _ = split_heads(packed, 8, *table)
+        return float((q[0, 0, at] * k[0, 0, behind]).sum())
 
     assert score(10, 4) == pytest.approx(score(50, 44), abs=1e-5)
     assert score(10, 4) != pytest.approx(score(10, 9), abs=1e-3)
@@ -54,6 +90,26 @@ def test_rotary_table_made_in_inference_serves_training() -> None:
     with torch.inference_mode():
         model(tokens)
     model(tokens).sum().backward()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_fused_loss_is_the_plain_one(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and every gradient, with ignored labels, over seven chunks, the last one short."""
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", 4 * 96 * 7)
+    config = replace(CONFIG, tie_word_embeddings=tied)
+    weights = random_weights(config)
+    tokens = torch.arange(46).view(2, 23)
+    labels = (tokens * 7 + 1) % 96
+    labels[0, 5:9] = IGNORED_LABEL
+    found = []
+    for kind in ("plain", "fused"):
+        model = build_local(config, attention="sdpa", loss=kind)
+        model.load_global(lambda name, part: cut(weights[name], part))
+        loss = loss_function(config, model.group)(model(tokens), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        found.append((loss.item(), {n: p.grad for n, p in model.named_parameters()}))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-6)
+    torch.testing.assert_close(found[1][1], found[0][1], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
