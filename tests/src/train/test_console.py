@@ -114,8 +114,7 @@ def test_the_segment_ends_before_the_run(
     now = [1000.0]
     monkeypatch.setattr("alpenglow.train.console.monotonic", lambda: now[0])
     monkeypatch.setattr("alpenglow.train.console.time.time", lambda: now[0])
-    ticks = {"wall": lambda: now[0], "steady": lambda: now[0]}
-    stop = StopRequest(Deadline(1000.0 + 502.0, **ticks), 20.0)
+    stop = StopRequest(Deadline(1502.0, wall=lambda: now[0], steady=lambda: now[0]), 20.0)
     position = begun(0)
     console = Console(recipe, RunDirectory(tmp_path, "a.1"), position, stop, speaks=True)
     for _ in range(2):
