@@ -97,6 +97,9 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "alpenglow.data.bench", "order")
     session.run("python", "-m", "alpenglow_profiling.bench")
     session.run("python", "-m", "alpenglow.train.bench_step", "--compile", "--engine")
+    session.run("python", "-m", "alpenglow.train.bench_reduction")
+    session.run("python", "-m", "alpenglow.train.bench_reduction", "--device-ms", "20")
+    session.run("python", "-m", "alpenglow.train.bench_checkpoint", "--rounds", "7")
 
 
 @nox.session

@@ -332,7 +332,7 @@ def header(recipe: PretrainRecipe, layout: Layout, tables: Mapping[str, Any]) ->
         f"{model.parameters():,} parameters, {tables['model']['dtype']}\n"
         f"layout   pipeline {layout.pipeline} x tensor {layout.tensor} x data {layout.data} = "
         f"{layout.world} ranks, {layout.order}, "
-        f"{' '.join(map(str, layout.layers_of(model.num_layers)))} layers a stage\n"
+        f"{' + '.join(map(str, layout.layers_of(model.num_layers)))} layers\n"
         f"batch    {batch.global_batch_size} sequences of {batch.sequence_length} = "
         f"{batch.tokens_per_step:,} tokens a step, {recipe.micro_batches(layout)} micro-batches "
         f"of {batch.micro_batch_size} a replica\n"
