@@ -97,6 +97,9 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "alpenglow.data.bench", "order")
     session.run("python", "-m", "alpenglow_profiling.bench")
     session.run("python", "-m", "alpenglow.train.bench_step", "--compile", "--engine")
+    session.run("python", "-m", "alpenglow.train.bench_reduction")
+    session.run("python", "-m", "alpenglow.train.bench_reduction", "--device-ms", "20")
+    session.run("python", "-m", "alpenglow.train.bench_checkpoint", "--rounds", "7")
 
 
 @nox.session
@@ -122,3 +125,15 @@ def rehearsal(session: nox.Session) -> None:
 def proof(session: nox.Session) -> None:
     """Our model against transformers: the table of differences for every shape of ranks."""
     session.run("python", "-m", "alpenglow.model.proof")
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Two hundred faults along chained runs, compared with quiet ones (about an hour)."""
+    session.run("python", "tests/support/run_campaign.py", *session.posargs)
+
+
+@nox.session
+def chain(session: nox.Session) -> None:
+    """300 steps in four jobs with two kills, beside 300 in one; draws src/chain.png."""
+    session.run("python", "tests/support/chain_demo.py", *(session.posargs or ["src/chain.png"]))

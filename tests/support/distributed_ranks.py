@@ -29,10 +29,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ["torch", "torch.distributed", "deepspeed", "deepspeed.pipe"]
+PRELOADED = [
+    "torch",
+    "torch.distributed",
+    "deepspeed",
+    "deepspeed.pipe",
+    "alpenglow.train.pretrain",
+]
 
 
 class RanksFailed(RuntimeError):
@@ -56,11 +63,7 @@ def run_ranks(
     Raises:
         RanksFailed: with the traceback and last output of the rank that failed first.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    # Read by DeepSpeed as the server imports it: these ranks talk gloo, so they compute on the CPU.
-    with _environment(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1"):
-        multiprocessing.forkserver.ensure_running()
+    context = forkserver()
     pickled = pickle.dumps(arguments)  # as bytes, or each tensor would take a file descriptor
     target = (function.__module__, inspect.getfile(function), function.__qualname__)
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
@@ -87,6 +90,16 @@ def run_ranks(
                 process.join()
             for pipe in pipes:
                 pipe.close()
+
+
+def forkserver() -> ForkServerContext:
+    """Start the server that ranks are forked from, unless it runs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    # Read by DeepSpeed as the server imports it: these ranks talk gloo, so they compute on the CPU.
+    with _environment(DS_ACCELERATOR="cpu", OMP_NUM_THREADS="1"):
+        multiprocessing.forkserver.ensure_running()
+    return context
 
 
 @contextmanager

@@ -66,6 +66,7 @@ def train(
     local: Path | None = None,
     mean_time_s: float | None = None,
     largest_file: dict[int, int] | None = None,
+    disturb: Callable[..., None] | None = None,
 ) -> list[dict[str, Any]]:
     """Run one segment on `world` ranks in `run`; returns what each rank says.
 
@@ -78,8 +79,9 @@ def train(
         mean_time_s: mean time between failures, seconds.
         largest_file: step (1-based) -> bytes that a file of the last rank may have from then on
             (RLIMIT_FSIZE); -1 lifts the limit.
+        disturb: called on each rank as `disturb(rank, engine)` before the first step.
     """
-    more = (stop_after, local, mean_time_s, largest_file or {})
+    more = (stop_after, local, mean_time_s, largest_file or {}, disturb)
     return run_ranks(worker, world, recipe, str(run), *more, timeout=100)
 
 
@@ -92,17 +94,21 @@ def worker(
     local: Path | None,
     mean_time_s: float | None,
     largest_file: dict[int, int],
+    disturb: Callable[..., None] | None,
 ) -> dict[str, Any]:
     """One rank of `train`."""
     from alpenglow.data.catalogue import Catalogue
     from alpenglow.train.batches import Batches, ValidationBatches
     from alpenglow.train.checkpoint import CheckpointError, DistributedGroup
+    from alpenglow.train.deadline import Deadline
     from alpenglow.train.engine import Engine, start
+    from alpenglow.train.guard import Guard, open_skips
     from alpenglow.train.restart import Position, resume
     from alpenglow.train.run_directory import RunDirectory
     from alpenglow.train.stop import StopRequest
     from alpenglow.train.trainer import Segment, Trainer
     from alpenglow.train.validation import evaluate
+    from alpenglow.train.whereabouts import WatchedRecorder, Whereabouts
     from alpenglow_lsf.ranks import Ranks
     from alpenglow_profiling.events import Recorder
 
@@ -118,12 +124,21 @@ def worker(
     run = RunDirectory(path, f"test.{len(list(path.glob('events/*')))}")
     group = DistributedGroup("node00")
     run = dataclasses.replace(run, segment=group.all_gather_object(run.segment)[0])
-    recorder = Recorder(run.events, rank, "node00", world_size=size)
+    where = Whereabouts(rank)
+    recorder = WatchedRecorder(Recorder(run.events, rank, "node00", world_size=size), where)
     engine = Engine.build(recipe, layout, recorder, device)
     messages: list[str] = []
-    position = resume(engine, recipe, run.checkpoints, group, messages.append)
+    refusal = open_skips(recipe.guard, path, group).refusal
+    position = resume(engine, recipe, run.checkpoints, group, messages.append, refusal)
     resumed = position.step
-    stop = StopRequest(None, 0.0)
+    hosts = ("node00",) * size
+    guard = Guard(
+        engine, recipe.guard, path, run.segment, group, hosts, where, messages.append,
+        until_step=resumed,
+    )  # fmt: skip
+    if disturb is not None:
+        disturb(rank, engine)
+    stop = StopRequest(Deadline(None), 0.0)
     stop.install()
     drawn = token_batches(recipe, layout, rank)
     batches = held_out = None
@@ -144,7 +159,7 @@ def worker(
     file = None if local is None else local / f"rank-{rank}.section"
     segment = Segment(time.time(), position.step, local=file, mean_time_s=mean_time_s)
     trainer = Trainer(
-        engine, recipe, micro_batches, position, run, group, recorder, stop, segment, {}
+        guard, recipe, micro_batches, position, run, group, recorder, stop, segment, {}
     )
     if held_out is not None:
         trainer.validate = lambda: evaluate(engine, held_out.read(), held_out.micro_batches)
@@ -162,6 +177,7 @@ def worker(
         "step": position.step,
         "updates": position.updates,
         "messages": messages,
+        "counts": dict(guard.counts),
         "said": said.getvalue().splitlines(),
         "failure": failure,
         "segment": run.segment,

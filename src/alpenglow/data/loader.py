@@ -57,7 +57,8 @@ class Loader:
             int64 [n, S + 1].
 
         Raises:
-            ShardError: a shard is missing, cut, or of another length than the catalogue lists.
+            ShardError: a shard is missing, cut, damaged where it is read, or of another length than
+                the catalogue lists.
         """
         tokens = self.rows(indices).tokens
         assert tokens is not None
@@ -74,6 +75,7 @@ class Loader:
         for row, (number, start) in enumerate(zip(shards.tolist(), starts.tolist(), strict=True)):
             shard = self._shard(number)
             if read is not None:
+                shard.check(start, start + length + 1)
                 read[row] = shard.tokens[start : start + length + 1]
             if places is not None:
                 places[row] = _positions(shard.document_starts, start, length)

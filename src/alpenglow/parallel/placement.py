@@ -131,7 +131,7 @@ def price(model: Sizes, layout: Layout, work: Work, site: Site) -> Price:
     if work.reduces_early:
         # Hidden behind what is left of the last backward or weight pass, but for the last bucket.
         last = compute[largest] * (1 if work.schedule == "zb-h1" else passes - 1) / passes
-        bucket = min(1.0, work.bucket * work.size / weights[largest])
+        bucket = min(1 / 8, work.bucket * work.size / weights[largest])
         exposed = max(bucket * exposed, exposed - last)
     traffic = (
         Traffic("tensor all-reduce", busiest(tensor_sends), with_tensor - base),

@@ -59,7 +59,8 @@ class Work:
         slice_transfers: each tensor rank sends its share of what goes between stages.
         overlapped: gradients go to their owners within the last backward pass, not all-reduced
             after it (alpenglow.train.reduction); bf16's never do.
-        bucket: gradients that are reduced together, where they are overlapped.
+        bucket: most gradients that are reduced together, where they are overlapped; an eighth of a
+            stage's at most.
         travels: bytes of a gradient that is reduced; 0 means as it is kept.
 
     Raises:

@@ -8,8 +8,9 @@ last save) and to the end of the run. Only rank 0 writes; on the others every ca
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from time import monotonic
 from typing import Any, Protocol
@@ -96,8 +97,18 @@ class Console:
         lr: float,
         seconds: float,
         val_loss: float | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
-        """Tell of a step that has just ended; `position` counts it already."""
+        """Tell of a step that has just ended; `position` counts it already.
+
+        Args:
+            position: after the step.
+            result: what it gave.
+            lr: its learning rate.
+            seconds: that it took.
+            val_loss: where it was followed by an evaluation.
+            more: fields for metrics.jsonl beside these.
+        """
         if not self.speaks:
             return
         step, now = position.step, monotonic()
@@ -113,7 +124,7 @@ class Console:
         fields: dict[str, Any] = {
             "segment": self._run.segment,
             "step": step,
-            "loss": result.loss,
+            "loss": result.loss if math.isfinite(result.loss) else None,
             "tokens": self._tokens(position),
             "samples": position.samples,
             "batch": self._recipe.batch.global_batch_size,
@@ -123,6 +134,7 @@ class Console:
             "step_time_s": round(seconds, 6),
             "tokens_per_s": round(rate, 1),
             "time": round(time.time(), 3),
+            **(more or {}),
         }
         if mfu is not None:
             fields["mfu"] = round(mfu, 5)
@@ -132,9 +144,9 @@ class Console:
                 say(f"validation after step {step}: loss {val_loss:.4f}")
         for monitor in self._monitors:
             monitor.append(fields)
-        self._show(position, result)
+        self._show(position, result, (more or {}).get("skipped", "overflow"))
 
-    def _show(self, position: Position, result: Result) -> None:
+    def _show(self, position: Position, result: Result, why: str) -> None:
         step = position.step
         segment_left, run_left = self._left(step)
         rate = self._recipe.batch.tokens_per_step * len(self._since_line) / sum(self._since_line)
@@ -153,7 +165,8 @@ class Console:
             segment_left,
             run_left,
         )
-        note = "" if result.applied else f" | skipped: overflow at scale {result.loss_scale:g}"
+        scale = f" at scale {result.loss_scale:g}" if why == "overflow" else ""
+        note = "" if result.applied else f" | skipped: {why}{scale}"
         say(line + note)
 
     def _tokens(self, position: Position) -> int:
@@ -171,10 +184,10 @@ class Console:
         done = step - first
         pace = (monotonic() - since) / done if done else sum(self._since_line)
         run = pace * (self._total - step)
-        deadline = self._stop.deadline
-        if deadline is None:
+        left = self._stop.deadline.left()
+        if left is None:
             return run, run
-        return max(0.0, min(run, deadline - self._stop.reserve() - time.time())), run
+        return max(0.0, min(run, left - self._stop.reserve())), run
 
     def saved(self, step: int, nbytes: int, stall_s: float, drain_s: float) -> None:
         """Tell of a checkpoint that exists now.

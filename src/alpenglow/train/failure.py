@@ -63,16 +63,30 @@ def tell_once(sentence: str, rank: int) -> None:
 
 
 def explain(error: BaseException) -> tuple[str, bool]:
-    """Say what happened in one sentence.
+    """Say what happened in one sentence, with what was noted beside the error.
 
     Returns:
         The sentence, and whether it explains everything (no traceback is worth keeping).
     """
+    notes = getattr(error, "__notes__", [])
+    if lost_peer(error) and notes:
+        return "lost a peer: " + "; ".join(notes), True
+    sentence, whole = _explain(error)
+    return "; ".join([sentence, *notes]), whole
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether this is how the end of another rank shows."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(mark in text for mark in _LOST)
+
+
+def _explain(error: BaseException) -> tuple[str, bool]:
     text = _SOURCE_LINE.sub("", " ".join(str(error).split()))
     low = text.lower()
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", True
-    if isinstance(error, RuntimeError) and any(mark in low for mark in _LOST):
+    if lost_peer(error):
         return f"lost a peer, which ended first and says why ({text[:120]})", True
     if _MINIMUM_SCALE in low:
         return (

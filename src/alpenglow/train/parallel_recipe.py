@@ -49,7 +49,7 @@ class ReductionRecipe:
     """`overlapped`: each bucket to its owners, within the last backward; `deepspeed`: its
     all-reduce of buckets after it. In bf16 always DeepSpeed's."""
     bucket: int = 25_000_000
-    """Elements of a bucket."""
+    """Most elements of a bucket; a stage has eight buckets or more."""
     predivide: float | None = None
     """Divide by this before the sum and by replicas / this after it; unset: by the replicas before
     it. The root of the replicas keeps fp16 sums of many replicas between overflow and underflow."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from time import monotonic_ns
@@ -19,8 +20,11 @@ from alpenglow.parallel.layout import Layout
 from alpenglow.train.batch_history import BatchHistory
 from alpenglow.train.batches import Batches, ValidationBatches
 from alpenglow.train.checkpoint import DistributedGroup, Group
+from alpenglow.train.deadline import Deadline
 from alpenglow.train.engine import Engine, resolve_dtype, start
-from alpenglow.train.failure import TrainingError
+from alpenglow.train.failure import TrainingError, lost_peer
+from alpenglow.train.guard import Guard, open_skips
+from alpenglow.train.instruction_hooks import add_hook
 from alpenglow.train.local_storage import local_file
 from alpenglow.train.output import keep, say
 from alpenglow.train.recipe import PretrainRecipe
@@ -29,6 +33,8 @@ from alpenglow.train.run_directory import RunDirectory, code_version, utc_now
 from alpenglow.train.stop import StopRequest
 from alpenglow.train.trainer import Segment, Trainer
 from alpenglow.train.validation import evaluate
+from alpenglow.train.watchdog import NotingGroup, Watchdog
+from alpenglow.train.whereabouts import Activity, Board, WatchedRecorder, Whereabouts
 from alpenglow_lsf.machine import Machine
 from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import Kind, Recorder, merge
@@ -69,24 +75,62 @@ def pretrain(
     run = dataclasses.replace(run, segment=group.all_gather_object(run.segment)[0])
     stop = _stop_request(recipe, ranks, run, group)
     stop.install()
+    watchdog = _watchdog(recipe, ranks, run, group)
+    group = NotingGroup(ranks.host, watchdog.whereabouts)
+    try:
+        return _segment(recipe, layout, ranks, machine, run, started, device, group, stop, watchdog)
+    except RuntimeError as error:
+        missing = watchdog.gone() if lost_peer(error) else None
+        if missing is not None:
+            error.add_note(missing)
+        raise
 
+
+def _segment(
+    recipe: PretrainRecipe,
+    layout: Layout,
+    ranks: Ranks,
+    machine: Machine | None,
+    run: RunDirectory,
+    started: float,
+    device: torch.device,
+    group: DistributedGroup,
+    stop: StopRequest,
+    watchdog: Watchdog,
+) -> int:
     catalogue, batches, held_out = together(group, lambda: _open_data(recipe, layout, ranks.rank))
     local = together(group, lambda: local_file(recipe.checkpoint, machine, run.path, ranks.rank))
     tables = _tables(recipe, layout, ranks, machine, run, group, catalogue, device)
     together(group, lambda: run.describe(tables) if ranks.rank == 0 else None)
     together(group, lambda: keep(run.logs / f"{ranks.host}.txt"))
-    recorder = Recorder(run.events, ranks.rank, ranks.host, world_size=ranks.world_size)
+    log = Recorder(run.events, ranks.rank, ranks.host, world_size=ranks.world_size)
+    where = watchdog.whereabouts
+    recorder = WatchedRecorder(log, where)
     if ranks.rank == 0:
         say(header(recipe, layout, tables))
 
     engine = Engine.build(recipe, layout, recorder, device)
     restart = monotonic_ns()
     begun = restart - round((time.time() - started) * 1e9)
-    position = resume(engine, recipe, run.checkpoints, group, say)
+    skips = open_skips(recipe.guard, run.path, group)
+    with where.at(Activity.RESUME):
+        position = resume(engine, recipe, run.checkpoints, group, say, skips.refusal)
     if position.batches is None:
         # A run that lost all of its checkpoints is still as long as it was meant to be.
         begun_with = group.all_gather_object(run.first_batch() if group.rank == 0 else None)[0]
         position.batches = BatchHistory(begun_with or recipe.batch.global_batch_size)
+    guard = Guard(
+        engine,
+        recipe.guard,
+        run.path,
+        run.segment,
+        group,
+        tuple(group.all_gather_object(ranks.host)),
+        where,
+        say if ranks.rank == 0 else _say_nothing,
+        until_step=position.step,
+    )
+    add_hook(engine.inner, where)  # last, so that it stands outside of the guard's
     ready = monotonic_ns()
     recorder.record(Kind.STARTUP, begun, restart)
     if position.step:
@@ -104,7 +148,7 @@ def pretrain(
         peak_flops=None if peak is None else peak * ranks.world_size,
     )
     trainer = Trainer(
-        engine,
+        guard,
         recipe,
         batches.step,
         position,
@@ -118,6 +162,7 @@ def pretrain(
     if held_out is not None:
         trainer.validate = lambda: evaluate(engine, held_out.read(), held_out.micro_batches)
     code = trainer.train()
+    watchdog.close()
     trained = monotonic_ns()
     batches.close()
     recorder.close()
@@ -127,6 +172,29 @@ def pretrain(
         _merge_events(run, [rank for rank, host in enumerate(hosts) if host == ranks.host])
     trainer.left((monotonic_ns() - trained) / 1e9)
     return code
+
+
+def _watchdog(
+    recipe: PretrainRecipe, ranks: Ranks, run: RunDirectory, group: DistributedGroup
+) -> Watchdog:
+    """Share the places of this node's ranks and watch this one; collective."""
+    board: Board | None = None
+    name = f"alpenglow-{os.getuid()}-{ranks.master_port}-{run.segment}-{ranks.host}"
+    try:
+        board, file = Board.shared(name, ranks.host, ranks.local_size)
+    except OSError as error:
+        LOG.warning("the watchdog knows no other rank of this node: %s", error)
+    where = Whereabouts(ranks.rank, board, ranks.local_rank if board else 0)
+    group.barrier()  # every rank has mapped it
+    if board is not None:
+        file.unlink(missing_ok=True)
+    return Watchdog(
+        where,
+        run.path / "whereabouts" / run.segment,
+        ranks.world_size,
+        hang_s=recipe.guard.hang_s,
+        patience_s=recipe.train.collective_timeout_s,
+    )
 
 
 def _merge_events(run: RunDirectory, ranks: list[int]) -> None:
@@ -178,7 +246,7 @@ def _stop_request(
     guess = (state / SAVE_BYTES_PER_S, state / DRAIN_BYTES_PER_S, 0.0)
     save_s, drain_s, leave_s = guess if measured is None else measured
     return StopRequest(
-        ranks.deadline,
+        Deadline(ranks.deadline, tell=say if ranks.local_rank == 0 else _say_nothing),
         save_s,
         drain_s=drain_s,
         leave_s=leave_s,
@@ -264,7 +332,7 @@ def header(recipe: PretrainRecipe, layout: Layout, tables: Mapping[str, Any]) ->
         f"{model.parameters():,} parameters, {tables['model']['dtype']}\n"
         f"layout   pipeline {layout.pipeline} x tensor {layout.tensor} x data {layout.data} = "
         f"{layout.world} ranks, {layout.order}, "
-        f"{' '.join(map(str, layout.layers_of(model.num_layers)))} layers a stage\n"
+        f"{' + '.join(map(str, layout.layers_of(model.num_layers)))} layers\n"
         f"batch    {batch.global_batch_size} sequences of {batch.sequence_length} = "
         f"{batch.tokens_per_step:,} tokens a step, {recipe.micro_batches(layout)} micro-batches "
         f"of {batch.micro_batch_size} a replica\n"
@@ -272,3 +340,7 @@ def header(recipe: PretrainRecipe, layout: Layout, tables: Mapping[str, Any]) ->
         f"machine  {machine['name']}: {machine['nodes']} nodes x {machine['ranks_per_node']} ranks"
         f"{rate}\n"
     )
+
+
+def _say_nothing(text: str) -> None:
+    del text

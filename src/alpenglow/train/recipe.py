@@ -20,6 +20,7 @@ from alpenglow.parallel.links import Site
 from alpenglow.parallel.memory import excess, worst_stage
 from alpenglow.parallel.placement import place
 from alpenglow.parallel.work import Work
+from alpenglow.train.guard_policy import GuardRecipe
 from alpenglow.train.parallel_recipe import ParallelRecipe as ParallelRecipe  # noqa: PLC0414
 from alpenglow.train.parallel_recipe import ReductionRecipe as ReductionRecipe  # noqa: PLC0414
 from alpenglow.train.parallel_recipe import positive
@@ -270,6 +271,7 @@ class PretrainRecipe:
     precision: PrecisionRecipe = field(default_factory=PrecisionRecipe)
     checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     reduction: ReductionRecipe = field(default_factory=ReductionRecipe)
+    guard: GuardRecipe = field(default_factory=GuardRecipe)
 
     def __post_init__(self) -> None:
         model, parallel, batch = self.model, self.parallel, self.batch

@@ -24,7 +24,9 @@ import torch
 from torch import Tensor, nn
 
 BUCKET = 25_000_000
-"""Elements of a bucket: large enough to fill a link, small enough to begin early."""
+"""Most elements of a bucket: large enough to fill a link, small enough to begin early."""
+BUCKETS = 8
+"""Least buckets of a stage: the last one is always exposed."""
 
 Reduce = Callable[[Tensor, int], Any]
 """Begins the sum of a tensor at a data rank, in place; returns what has `wait()`."""
@@ -52,7 +54,7 @@ class GradientReduction:
         optimizer: DeepSpeed's ZeRO-1 optimizer, freshly made.
         reduce: sums a tensor at one data rank.
         rank, size: this data rank, of how many.
-        bucket: elements of a bucket.
+        bucket: most elements of a bucket, if no single parameter has more.
         predivide: what gradients are divided by before they are summed; None: by `size`.
         dtype: what travels; None: what gradients are kept in.
         late: parameters that are not final when the last backward gives them.
@@ -85,8 +87,9 @@ class GradientReduction:
         ]
         self._views: dict[nn.Parameter, Tensor] = {}
         self._bucket_of: dict[nn.Parameter, _Bucket] = {}
+        most = min(bucket, sum(flat.numel() for flat in self._flat) // BUCKETS)
         self._buckets = [
-            made for group in range(len(self._flat)) for made in self._divide(group, bucket, late)
+            made for group in range(len(self._flat)) for made in self._divide(group, most, late)
         ]
         for parameter in self._views:
             parameter.register_post_accumulate_grad_hook(self.ready)

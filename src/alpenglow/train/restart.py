@@ -85,6 +85,7 @@ def resume(
     checkpoints: Path,
     group: Group,
     log: Callable[[str], None],
+    refusal: Callable[[Mapping[str, Any]], str | None] = lambda state: None,
 ) -> Position:
     """Load the newest checkpoint that every rank can read; collective.
 
@@ -94,6 +95,7 @@ def resume(
         checkpoints: the run's folder of checkpoints.
         group: all ranks.
         log: told, on rank 0, which checkpoint is passed over and why.
+        refusal: given a checkpoint's state, why it is not to be gone on from; None where it is.
 
     Raises:
         TrainingError: on every rank alike: the checkpoint is of another architecture.
@@ -109,9 +111,11 @@ def resume(
             raise TrainingError(
                 f"{checkpoint.directory}: a checkpoint of another architecture: {difference}"
             )
-        error: str | None = None
+        error: str | None = refusal(checkpoint.state)
         updates = int(checkpoint.state["updates"])
         try:
+            if error is not None:
+                raise CheckpointError(error)
             load(checkpoint, engine.tensors, engine.optimizer, updates=updates)
             load_random(checkpoint, group.rank, recipe.train.seed)
         except CheckpointError as failure:

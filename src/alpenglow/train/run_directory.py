@@ -39,12 +39,15 @@ RECENT = 5
 # Tables and keys of a recipe that may change between the segments of one run: they do not change
 # what is learnt from which tokens in which order, up to rounding. The global batch changes how many
 # tokens make an update: it is free so that a run may go on without a lost node, and its changes are
-# recorded (see batch_history).
+# recorded (see batch_history). What
+# `guard.skip` leaves out is left out of the whole run: a checkpoint that has learnt of it is not
+# gone on from.
 FREE = frozenset(
     {
         "parallel",
         "precision",
         "reduction",
+        "guard",
         "batch.global_batch_size",
         "batch.micro_batch_size",
         "data.catalogue",

@@ -39,7 +39,7 @@ class Saving:
         recorder: gets CHECKPOINT spans (training stands still) and DRAIN spans.
         stop: learns what saves take.
         segment: is told what is durable, and what saves took.
-        about: what a checkpoint says about the run.
+        about: what a checkpoint says about the run, as it stands when it is saved.
         console: where rank 0 speaks.
     """
 
@@ -125,6 +125,14 @@ class Saving:
         self._heard(outcome)
         if isinstance(outcome, Abandoned):
             raise CheckpointError(f"step {outcome.step}: {outcome.sentence}")
+
+    def finish(self) -> None:
+        """Wait for the save under way; collective."""
+        self._heard(self.saver.finish())
+
+    def back_to(self, step: int) -> None:
+        """Training has gone back to this step: nothing of what it gives up is to be saved."""
+        self._saved = step
 
     def _fragments(self) -> list[tuple[Any, torch.Tensor]]:
         return rank_fragments(self._engine, self._group.rank)

@@ -17,6 +17,7 @@ from types import FrameType
 import torch
 import torch.distributed
 
+from alpenglow.train.deadline import Deadline
 from alpenglow_lsf.chain import STOP
 
 MORE_TO_DO = 85
@@ -35,7 +36,7 @@ class StopRequest:
     """Takes note of signals, of the deadline and of the STOP file.
 
     Args:
-        deadline: unix seconds at which the job is killed; None: never.
+        deadline: when the job is killed.
         save_s: how long training stands still for a save, until one has been measured.
         drain_s: how long it takes until a saved checkpoint exists, until it has been measured.
         leave_s: how long leaving takes after that, as earlier segments measured it.
@@ -46,7 +47,7 @@ class StopRequest:
 
     def __init__(
         self,
-        deadline: float | None,
+        deadline: Deadline,
         save_s: float,
         *,
         drain_s: float = 0.0,
@@ -88,12 +89,12 @@ class StopRequest:
         drains = (1 + self.drains_ahead) * self.drain_s
         return 1.5 * (self.save_s + drains + self.leave_s) + 2.0 * self.step_s + MARGIN_S
 
-    def wanted(self, now: float | None = None) -> str | None:
+    def wanted(self) -> str | None:
         """Why this rank wants to stop; None if it does not."""
         if self.received is not None:
             return f"signal {signal.Signals(self.received).name.removeprefix('SIG')}"
-        now = time.time() if now is None else now
-        if self.deadline is not None and now + self.reserve() > self.deadline:
+        left = self.deadline.left()
+        if left is not None and left < self.reserve():
             return "walltime"
         if self._file is not None and time.monotonic() - self._looked >= LOOK_S:
             self._looked = time.monotonic()

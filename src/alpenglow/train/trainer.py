@@ -11,19 +11,17 @@ from typing import Any
 
 from alpenglow.train.checkpoint import Group
 from alpenglow.train.console import Console
-from alpenglow.train.engine import Engine, StepResult
-from alpenglow.train.failure import TrainingError
+from alpenglow.train.engine import Engine
+from alpenglow.train.guard import Guard, StepOutcome
 from alpenglow.train.learning_rate import CosineSchedule
 from alpenglow.train.recipe import PretrainRecipe
-from alpenglow.train.restart import Position
+from alpenglow.train.restart import Position, resume
 from alpenglow.train.run_directory import RunDirectory
 from alpenglow.train.saving import Saving
 from alpenglow.train.stop import MORE_TO_DO, StopRequest
+from alpenglow.train.whereabouts import Activity
 from alpenglow_lsf.chain import STOP
 from alpenglow_profiling.events import Kind, SpanRecorder
-
-# fp16 halves its scale a few times in a row when a run starts; so many in a row is divergence.
-MOST_SKIPPED_IN_A_ROW = 20
 
 MicroBatches = Callable[[Position], Iterator[Any]]
 """Position -> this replica's (tokens, labels) micro-batches of the step that begins there."""
@@ -60,7 +58,7 @@ class Trainer:
     """Trains from `position` to the end of the recipe, or to the end of the walltime.
 
     Args:
-        engine: with the weights of `position`.
+        guard: runs the steps of an engine with the weights of `position`.
         recipe: what to train.
         micro_batches: where tokens come from.
         position: steps done so far; moved along.
@@ -74,7 +72,7 @@ class Trainer:
 
     def __init__(
         self,
-        engine: Engine,
+        guard: Guard,
         recipe: PretrainRecipe,
         micro_batches: MicroBatches,
         position: Position,
@@ -85,7 +83,8 @@ class Trainer:
         segment: Segment,
         about: Mapping[str, Any],
     ) -> None:
-        self.engine = engine
+        self.engine: Engine = guard.engine
+        self.guard = guard
         self.recipe = recipe
         self.micro_batches = micro_batches
         self.position = position
@@ -94,7 +93,7 @@ class Trainer:
         self.recorder = recorder
         self.stop = stop
         self.segment = segment
-        self.about = about
+        self.about = {**about, **guard.skips.state()}
         self.validate: Validate | None = None
         """Evaluates between two steps; None: never."""
         self.batch = recipe.batch.global_batch_size
@@ -115,7 +114,7 @@ class Trainer:
             startup_s=segment.startup_s,
         )
         self.saving = Saving(
-            engine,
+            self.engine,
             recipe,
             position,
             run.checkpoints,
@@ -123,11 +122,10 @@ class Trainer:
             recorder,
             stop,
             segment,
-            about,
+            self.about,
             self.console,
         )
         self.saving.told = lambda: self._report(force=True)
-        self._skipped_in_a_row = 0
         self._reported = 0.0
 
     @property
@@ -145,14 +143,20 @@ class Trainer:
         if self.group.rank == 0:
             self.batches.write(self.run.path, self.run.segment)
         self._report(force=True)
+        whereabouts = self.guard.whereabouts
         self.saving.prepare()
-        reason, _ = self.saving.border(first=True)
+        whereabouts.stand(Activity.BETWEEN)
+        reason, _ = self._border(first=True)
         while not self.complete and reason is None:
-            self._step()
-            reason, due = self.saving.border()
+            if not self._step():
+                reason = "a loss spike before the first checkpoint"
+                break
+            reason, due = self._border()
+            whereabouts.settled = True
             if due and reason is None and not self.complete:
                 self.saving.meanwhile()
-        self.saving.at_last()
+        with whereabouts.at(Activity.SAVE):
+            self.saving.at_last()
         self._report(force=True)
         self._close()
         if self.complete:
@@ -166,19 +170,31 @@ class Trainer:
         waited, stepped = (self.recorder.spent_ns(kind) for kind in (Kind.DATA_WAIT, Kind.STEP))
         shares = self.group.all_gather_object(waited / stepped if stepped else 0.0)
         self.console.summary(self.position, max(shares))
+        if self.guard.summary():
+            self.console.say(f"guard    {self.guard.summary()}")
         self.console.close()
 
-    def _step(self) -> None:
+    def _border(self, *, first: bool = False) -> tuple[str | None, bool]:
+        with self.guard.whereabouts.at(Activity.AGREE):
+            return self.saving.border(first=first)
+
+    def _step(self) -> bool:
+        """Do one step; False where there is no state to go on from in this process."""
         position, recorder = self.position, self.recorder
         lr = self.schedule.at(position.applied / self.batches.first)
         recorder.step = position.step + 1
         begin = monotonic()
+        first_sample = position.samples
         with recorder.span(Kind.STEP):
-            result = self.engine.step(self.micro_batches(position), lr)
+            outcome = self.guard.step(
+                position.step + 1,
+                (first_sample, first_sample + self.batch - 1),
+                lambda: self.micro_batches(position),
+                lr,
+            )
         seconds = monotonic() - begin
-        position.advance(self.batch, applied=result.applied)
+        position.advance(self.batch, applied=outcome.result.applied)
         self.segment.last_step = position.step
-        self._watch(result)
         if position.step == self.segment.resumed_from_step + 1:
             # What the first step left behind lives as long as the run: the collector need not
             # walk it again, and no rank pauses for it in the middle of a step.
@@ -187,8 +203,11 @@ class Trainer:
         else:
             self.stop.step_s = max(self.stop.step_s, seconds)
         val_loss = self._validate()
-        self.console.step(position, result, lr, seconds, val_loss)
+        self.console.step(position, outcome.result, lr, seconds, val_loss, more(outcome))
         self._report()
+        spike = self.guard.after(position.step, first_sample, outcome, self.batch)
+        self.about |= self.guard.skips.state()
+        return spike is None or self._rewind()
 
     def _validate(self) -> float | None:
         """Evaluate where this step is one for it."""
@@ -204,14 +223,28 @@ class Trainer:
         self.stop.step_s = max(self.stop.step_s, monotonic() - begin)
         return loss
 
-    def _watch(self, result: StepResult) -> None:
-        self._skipped_in_a_row = 0 if result.applied else self._skipped_in_a_row + 1
-        if self._skipped_in_a_row >= MOST_SKIPPED_IN_A_ROW:
-            raise TrainingError(
-                f"gradients were not finite in {MOST_SKIPPED_IN_A_ROW} steps in a row, up to step "
-                f"{self.position.step}: training has diverged; resume from an earlier checkpoint "
-                "or lower optimizer.lr"
+    def _rewind(self) -> bool:
+        """Go back to the newest checkpoint that holds none of the skipped samples."""
+        self.saving.finish()
+        with self.recorder.span(Kind.RESTART):
+            back = resume(
+                self.engine,
+                self.recipe,
+                self.run.checkpoints,
+                self.group,
+                self.console.say,
+                self.guard.skips.refusal,
             )
+        self.saving.back_to(back.step or self.position.step)
+        if not back.step:
+            return False
+        # The position is shared with whoever made this trainer.
+        vars(self.position).update(vars(back))
+        self.batches = self.position.go_on(self.batch)
+        self.segment.last_step = back.step
+        self.console.say(f"back at step {back.step}")
+        self.guard.rewound(back.step)
+        return True
 
     def left(self, seconds: float) -> None:
         """Report how long leaving took: merging events, giving the group up."""
@@ -233,3 +266,13 @@ class Trainer:
             drain_s=segment.drain_s,
             leave_s=segment.leave_s,
         )
+
+
+def more(outcome: StepOutcome) -> dict[str, Any]:
+    """What metrics.jsonl has of a step beyond its result."""
+    found: dict[str, Any] = {"applied": outcome.result.applied}
+    if outcome.skipped is not None:
+        found["skipped"] = outcome.skipped
+    if outcome.reruns:
+        found["reruns"] = outcome.reruns
+    return found

@@ -108,6 +108,21 @@ def test_a_changed_token_is_found(make_catalogue: Make, tmp_path: Path) -> None:
         catalogue.verify()
 
 
+def test_damage_is_named_where_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "github-00000.h5"
+    with writer(path) as shard:
+        shard.add(np.arange(1_200_000) % 60_000, b"x" * 16, "x")  # 2.3 MiB
+        shard.close()
+    with h5py.File(path, "r+") as file:
+        file["tokens"][700_000] ^= 1  # in the second MiB
+    read = Shard(path)
+    read.check(0, 2049)
+    read.check(1_199_000, 1_200_000)
+    for first, last in ((524_200, 524_300), (700_000, 700_001), (600_000, 600_010)):
+        with pytest.raises(ShardError, match="block 1 of its tokens does not have its checksum"):
+            read.check(first, last)
+
+
 def test_an_empty_folder_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match=r"run `bsub jobs/prepare_data\.lsf` first"):
         Catalogue.load(tmp_path)

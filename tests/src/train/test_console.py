@@ -11,6 +11,7 @@ import pytest
 from training_ranks import tiny_recipe
 
 from alpenglow.train.console import Console, amount, clock, progress_line
+from alpenglow.train.deadline import Deadline
 from alpenglow.train.restart import Position
 from alpenglow.train.run_directory import RunDirectory
 from alpenglow.train.stop import StopRequest
@@ -68,7 +69,7 @@ def test_a_segment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tiny_recipe(train={"steps": 1000, "log_every": 2, "monitor": ("csv",)})
     run = RunDirectory(tmp_path, "job.1")
     position = begun(4)
-    stop = StopRequest(time.time() + 500, 0.0)
+    stop = StopRequest(Deadline(time.time() + 500), 0.0)
     flops = recipe.model.flops_per_token(recipe.batch.sequence_length)
     # 256 tokens in a second at a peak of four times that: MFU 25 %.
     console = Console(
@@ -113,7 +114,7 @@ def test_the_segment_ends_before_the_run(
     now = [1000.0]
     monkeypatch.setattr("alpenglow.train.console.monotonic", lambda: now[0])
     monkeypatch.setattr("alpenglow.train.console.time.time", lambda: now[0])
-    stop = StopRequest(1000.0 + 502.0, 20.0)
+    stop = StopRequest(Deadline(1502.0, wall=lambda: now[0], steady=lambda: now[0]), 20.0)
     position = begun(0)
     console = Console(recipe, RunDirectory(tmp_path, "a.1"), position, stop, speaks=True)
     for _ in range(2):
@@ -126,7 +127,7 @@ def test_the_segment_ends_before_the_run(
 
 
 def test_the_other_ranks_are_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stop = StopRequest(None, 0.0)
+    stop = StopRequest(Deadline(None), 0.0)
     run = RunDirectory(tmp_path / "run", "a.1")
     console = Console(tiny_recipe(), run, begun(0), stop, speaks=False)
     console.step(begun(1), Step(), 1e-3, 1.0)

@@ -1,6 +1,6 @@
 """What a save costs a step: our snapshot, a plain memory copy, and DeepSpeed's torch engine.
 
-    python -m alpenglow.train.checkpoint_bench [--megabytes 500] [--ranks 2] [--rate 250]
+    python -m alpenglow.train.bench_checkpoint [--megabytes 500] [--ranks 2] [--rate 250]
 
 Ranks are processes of this computer, one pipeline stage each, with the real engine and optimizer
 state. In each round, one after the other: the bytes of the state copied once in memory (one
@@ -83,7 +83,7 @@ class Sizes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Start the ranks; rank 0 prints the table."""
     parser = argparse.ArgumentParser(
-        prog="python -m alpenglow.train.checkpoint_bench", description=__doc__.partition("\n")[0]
+        prog="python -m alpenglow.train.bench_checkpoint", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--megabytes", type=int, default=500, help="state of all ranks")
     parser.add_argument("--ranks", type=int, default=2)
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         port = probe.getsockname()[1]
     given = sys.argv[1:] if arguments is None else [*arguments]
     with tempfile.TemporaryDirectory(prefix="checkpoint-bench-", dir=options.folder) as folder:
-        command = [sys.executable, "-m", "alpenglow.train.checkpoint_bench", *given]
+        command = [sys.executable, "-m", "alpenglow.train.bench_checkpoint", *given]
         ranks = [
             subprocess.Popen(
                 [*command, "--folder", folder],
