@@ -210,15 +210,14 @@ class TrainRecipe:
     log_every: int = 1
     """Steps between printed lines; metrics.jsonl has every step."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """What is computed again in the backward pass instead of being kept: nothing, the attention
-    core (scores, softmax, weighted sum), or whole transformer layers."""
+    """Computed again in the backward pass, not kept: nothing, the attention core, whole layers."""
     attention: Literal["plain", "sdpa"] = "sdpa"
     """`plain`: matrix products and an fp32 softmax; `sdpa`: torch's fused attention, of which a
     V100 has the memory-efficient kernel (FlashAttention's wants compute capability 8)."""
     loss: Literal["plain", "fused"] = "fused"
-    """`plain`: logits, then their cross entropy; `fused`: both for a few tokens at a time."""
+    """`fused`: logits and their cross entropy for a few tokens at a time."""
     compile: bool = False
-    """Compile the transformer layers at the first step (torch.compile; needs a compiler)."""
+    """Compile the layers at the first step (torch.compile), which communicate nothing half-way."""
     monitor: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
     """Curves beside metrics.jsonl (`alpenglow.train.monitors`); W&B stays offline."""
     seed: int = 1234
@@ -289,16 +288,14 @@ class PretrainRecipe:
                 f"train.validate_every = {self.train.validate_every} needs a part of the data that "
                 "is held out: set data.validation_fraction above 0"
             )
-        # What communicates, is kept for later or looked up half-way would break a layer's graph.
         for key, value, breaks in (
             ("parallel.tensor", parallel.tensor, parallel.tensor > 1),
-            ("parallel.schedule", parallel.schedule, parallel.schedule == "zb-h1"),
-            ("train.recompute", self.train.recompute, self.train.recompute == "selective"),
-            ("data.documents", self.data.documents, self.data.documents == "masked"),
+            ("parallel.schedule", parallel.schedule, "zb-h1"),
+            ("train.recompute", self.train.recompute, "selective"),
+            ("data.documents", self.data.documents, "masked"),
         ):
-            if self.train.compile and breaks:
-                message = f"train.compile = true with {key} = {value}: change one of the two"
-                raise ConfigError(message)
+            if self.train.compile and (breaks is True or value == breaks):
+                raise ConfigError(f"train.compile = true with {key} = {value}: change one of them")
         if self.warmup_steps > self.total_steps:
             raise ConfigError(
                 f"optimizer.warmup_steps = {self.warmup_steps} is more than the run's "
