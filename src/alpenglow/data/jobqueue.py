@@ -45,8 +45,8 @@ class WorkerJob:
     threads_per_worker: int = 1
     project: str | None = None
     queue: str | None = None
-    environment_script: str = "env/summit.sh"
-    """Sourced by the job where ALPENGLOW_ENVIRONMENT names no other."""
+    environment_script: str | None = None
+    """Sourced by the job where ALPENGLOW_ENVIRONMENT names no other; absent is env/MACHINE.sh."""
     interface: str | None = None
     """Network interface of the workers, ib0 on Summit; absent lets Dask choose."""
     local_directory: str = "/tmp"
@@ -100,7 +100,7 @@ def job_script(
         output=output,
         error=output,
     )
-    source = shlex.quote(job.environment_script)
+    source = shlex.quote(job.environment_script or f"env/{machine.target.name}.sh")
     body = f'\nsource "${{ALPENGLOW_ENVIRONMENT:-{source}}}" || exit\n\n'
     return render(spec, f"{body}exec {shlex.join(jsrun)} \\\n    {shlex.join(worker)}\n")
 
