@@ -220,8 +220,7 @@ class TrainRecipe:
     """Compile the layers at the first step (torch.compile), which communicate nothing half-way."""
     monitor: tuple[Literal["csv", "tensorboard", "wandb"], ...] = ()
     """Curves beside metrics.jsonl (`alpenglow.train.monitors`); W&B stays offline."""
-    seed: int = 1234
-    """Seed of the initial weights."""
+    seed: int = 1234  # of the initial weights
     collective_timeout_s: float = 600.0
     """How long a rank waits for a silent peer before it gives up."""
 
