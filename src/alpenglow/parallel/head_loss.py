@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alpenglow.parallel.memory import LOGITS_BYTES
 from alpenglow.parallel.tensor import IGNORED_LABEL, TensorGroup
 
-CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": LOGITS_BYTES}
 """fp32 logits at once. On a CPU they stay near the cores' caches; on a GPU a chunk is as large as
 a product needs to be to hide the pass over the head's gradient that follows it."""
 

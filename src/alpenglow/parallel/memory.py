@@ -12,7 +12,7 @@ workspaces of kernels and fragmentation come on top. Sources:
   without the dropout masks, which this model has not: s b h (8 + 24/t) at two bytes an element.
   Their attention term 5 a s^2 b / t counts a dropout mask and two copies at two bytes; `plain`
   attention here keeps the softmax in fp32 and its copy in the working precision (4 + 2 bytes),
-  `sdpa` only the logarithm of each row's sum in fp32, and three widths more of the fused product
+  `sdpa` only the logarithm of each row's sum in fp32, and two widths more of the fused product
   and its own output.
 - the kernel behind `sdpa`: a V100 (sm70) has torch's memory-efficient one, which takes sm50 and up
   (pytorch, aten/src/ATen/native/transformers/cuda: check_mem_efficient_hardware_support in
@@ -39,6 +39,8 @@ from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.schedule import Action, find, in_flight
 from alpenglow.parallel.work import Sizes, Work
 
+LOGITS_BYTES = 512 * 2**20
+"""fp32 logits that the fused loss of a GPU makes at once (alpenglow.parallel.head_loss)."""
 LARGEST_BUCKET = 500_000_000
 """Elements DeepSpeed reduces at once, at most: its own default, and gpt-neox's for these sizes."""
 
@@ -108,11 +110,10 @@ def layer_activations(model: Sizes, work: Work, tensor: int) -> float:
     selective, plain = work.recompute == "selective", work.attention == "plain"
     # Whole on every rank: inputs of two layer norms (one where both branches start from it) and of
     # the two matrices behind them. Shared: query, key, value and the projection's input; before and
-    # after the GELU. Fused attention keeps its output as well, and with the value, a view, all
-    # three of the fused product; a core that is computed again keeps that product too, but no
-    # output.
+    # after the GELU. Fused attention keeps its output as well, in the order of heads, and with the
+    # value, a view, more of the fused product; so does a core that is computed again.
     wide = (3 if model.use_parallel_residual else 4) * h
-    narrow = (6 if selective else 4 if plain else 7) * h
+    narrow = (4 if plain and not selective else 6) * h
     elements = tokens * (wide + (narrow + 2 * model.intermediate_size) / tensor)
     heads = model.num_attention_heads / tensor
     scores = 0.0
@@ -177,8 +178,11 @@ def stage_memory(model: Sizes, layout: Layout, stage: int, work: Work) -> StageM
 
     border = float(work.tokens * model.hidden_size * size)
     logits = work.tokens * model.vocab_size / tensor
-    # Beside the layers the head keeps its input and its output's gradient, the embedding its own.
-    stash = layers * layer_stash(model, work, tensor) + last * (border + logits * size)
+    # Beside the layers the head keeps its gradient, or its input and its output's gradient; the
+    # embedding its output's.
+    head = model.vocab_size * model.hidden_size / tensor
+    of_head = head * size if work.loss == "fused" else border + logits * size
+    stash = layers * layer_stash(model, work, tensor) + last * of_head
     stash += border if stage == 0 else 0.0
     held = layer_activations(model, work, tensor)
     kept = _most(layout.pipeline, stage, work, layers * held, stash)
@@ -191,12 +195,20 @@ def stage_memory(model: Sizes, layout: Layout, stage: int, work: Work) -> StageM
     copies = 0.0 if stage == 0 or work.slice_transfers else alive * border
     copies += 0.0 if last else alive * sliced
     copies += ((stage > 0) + (not last)) * sliced
-    if last:
-        # Input of the final norm and of the head, and the probabilities in fp32, for one
-        # micro-batch, since its backward follows at once (Korthikanti et al. 2022, section 4.3).
-        # Beside autograd the logits, and their gradient in fp32 and in working precision.
+    # Of one micro-batch, since its backward follows at once (Korthikanti et al. 2022, section 4.3).
+    if last and work.loss == "fused":
+        # Input of the final norm, gradient of the head's input and, in fp32, of its weights. Beside
+        # them a chunk of logits, in fp32 and twice in working precision, and a summand of the
+        # weights' gradient.
+        kept += 2 * border + head * 4
+        copies += min(logits, LOGITS_BYTES / 4) * (4 + (2 * size if size < 4 else 0)) + head * size
+    elif last:
+        # Input of the final norm and of the head, and the probabilities in fp32; beside autograd
+        # the logits, and their gradient in fp32 and in working precision.
         kept += 2 * border + logits * 4
         copies += logits * (4 + 2 * size)
+    if work.masked:  # one byte for each pair of tokens, and the opposite for fused attention
+        kept += alive * work.tokens * work.sequence_length * (1 if work.attention == "plain" else 2)
     shard = (4 + (size if size < 4 else 0)) * parameters / layout.data
     return StageMemory(
         stage=stage,

@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 Attention = Literal["plain", "sdpa"]
 Recompute = Literal["none", "selective", "full"]
+Loss = Literal["plain", "fused"]
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 """dtype -> bytes of an element."""
@@ -54,6 +55,9 @@ class Work:
         attention: `plain` matrix products with an fp32 softmax, or torch's fused `sdpa`.
         recompute: what the backward pass computes again instead of keeping it: nothing, the
             attention's core (`selective`, Korthikanti et al. 2022), or whole layers (`full`).
+        loss: `plain` keeps the logits of a micro-batch; `fused` makes the head's gradients with the
+            loss, a chunk of tokens at a time (alpenglow.parallel.head_loss).
+        masked: attention keeps to documents, by a mask for each micro-batch in flight.
         schedule: name in alpenglow.parallel.schedule.
         fp32_gradients: gradients are summed over micro-batches in fp32; bf16 always is.
         slice_transfers: each tensor rank sends its share of what goes between stages.
@@ -73,6 +77,8 @@ class Work:
     dtype: str = "fp16"
     attention: Attention = "plain"
     recompute: Recompute = "none"
+    loss: Loss = "fused"
+    masked: bool = False
     schedule: str = "1f1b"
     fp32_gradients: bool = False
     slice_transfers: bool = True

@@ -379,6 +379,8 @@ class PretrainRecipe:
             dtype=self._gpu_dtype,
             attention=self.train.attention,
             recompute=self.train.recompute,
+            loss=self.train.loss,
+            masked=self.data.documents == "masked",
             schedule=self.parallel.schedule,
             fp32_gradients=self.precision.fp32_gradients,
             slice_transfers=self.parallel.slice_transfers,
