@@ -282,9 +282,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(
             f"--{name}",
             type=_lengths,
-            default=0.1,
+            default=0.2,
             metavar="MS",
-            help="one number, or one a stage; default 100",
+            help="one number, or one a stage; default 200",
         )
     parser.add_argument("--anyway", action="store_true", help="play passes that are too short")
     parser.add_argument("--steps", type=int, default=6, help="the first is not counted")
