@@ -171,10 +171,13 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:  # noqa: PLR09
         return _build(hint, value, where, f"{key}.")
     if origin in (typing.Union, types.UnionType):
         kinds = [a for a in arguments if a is not type(None)]
-        for kind in kinds[1:]:
-            if typing.get_origin(kind) is typing.Literal and value in typing.get_args(kind):
-                return value
-        return _convert(kinds[0], value, where, key)
+        words = [w for kind in kinds[1:] for w in typing.get_args(kind)]
+        if value in words:
+            return value
+        try:
+            return _convert(kinds[0], value, where, key)
+        except ConfigError as error:
+            raise ConfigError(" or ".join([str(error), *map(repr, words)])) from None
     if origin is typing.Literal:
         if value not in arguments:
             raise ConfigError(f"{where}: {key} = {value!r}; choose from {list(arguments)}")

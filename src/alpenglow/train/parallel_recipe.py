@@ -57,4 +57,5 @@ class ReductionRecipe:
     """What travels; `auto`: what gradients are kept in. fp16 halves the bytes of fp32 sums."""
 
     def __post_init__(self) -> None:
-        positive("reduction", bucket=self.bucket, predivide=self.predivide or 1.0)
+        predivide = 1.0 if self.predivide is None else self.predivide
+        positive("reduction", bucket=self.bucket, predivide=predivide)

@@ -69,6 +69,8 @@ def test_the_laptop_keeps_the_shape(name: str) -> None:
         ("optimizer.learning_rate=1", r"unknown key optimizer.learning_rate"),
         ("data.optional=['pile']", r"data.optional names pile"),
         ("data.mixture.github=-1.0", r"no weight may be negative"),
+        ("reduction.predivide=0", r"reduction.predivide = 0.0: it must be greater than 0"),
+        ("train.checkpoint_every='often'", r"checkpoint_every = 'often' .* int or 'auto'"),
         ("train.keep_last=0", r"train.keep_last = 0"),
         ("precision.dtype='fp8'", r"'fp8'; choose from"),
     ],
