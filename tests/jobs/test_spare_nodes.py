@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_recipe import small_recipe
 from small_shards import write_small_shards
 from three_nodes import write_three_nodes
 
@@ -25,31 +26,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 ROOT = Path(__file__).parents[2]
 JOB_VARIABLES = ("LSB_", "LS_", "JSM_", "OMPI_", "PMIX_", "PRTE_", "SLURM_", "ALPENGLOW_")
 
-RECIPE = """
-[model]
-num_layers = 2
-hidden_size = 32
-num_attention_heads = 4
-vocab_size = 128
-max_position_embeddings = 32
-[parallel]
-tensor = 2
-[batch]
-global_batch_size = 8
-micro_batch_size = 2
-sequence_length = 16
-[optimizer]
-lr = 3e-3
-[data]
-catalogue = "shards/catalogue.json"
-[data.mixture]
-github = 3
-wikipedia = 1
-[train]
-steps = 4
-checkpoint_every = 2
-log_every = 1000
-"""
+RECIPE = small_recipe(
+    {"steps": 4, "checkpoint_every": 2, "log_every": 1000}, parallel={"tensor": 2}
+)
 
 SLOW = """
 import os, sys

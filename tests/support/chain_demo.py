@@ -17,35 +17,30 @@ from typing import Any
 
 import numpy as np
 from job_chain import Place
+from small_recipe import small_recipe
 
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.shards import ShardWriter
 
 STEPS = 300
 FATES = ("SIGKILL", "SIGURG", "SIGKILL")
-RECIPE = """
-[model]
-num_layers = 2
-hidden_size = 64
-num_attention_heads = 4
-vocab_size = 256
-max_position_embeddings = 64
-[batch]
-global_batch_size = 16
-micro_batch_size = 4
-sequence_length = 64
-[optimizer]
-lr = 5e-3
-min_lr = 5e-4
-[data]
-catalogue = "shards/catalogue.json"
-[data.mixture]
-github = 1
-[train]
-steps = {steps}
-checkpoint_every = {every}
-log_every = 50
-"""
+
+
+def recipe(steps: int, every: int) -> str:
+    """A model large enough for a curve, on one slice."""
+    return small_recipe(
+        {"steps": steps, "checkpoint_every": every, "log_every": 50},
+        model={
+            "num_layers": 2,
+            "hidden_size": 64,
+            "num_attention_heads": 4,
+            "vocab_size": 256,
+            "max_position_embeddings": 64,
+        },
+        batch={"global_batch_size": 16, "micro_batch_size": 4, "sequence_length": 64},
+        optimizer={"lr": 5e-3, "min_lr": 5e-4},
+        data={"catalogue": "shards/catalogue.json", "mixture": {"github": 1}},
+    )
 
 
 def write_library(folder: Path) -> None:
@@ -120,7 +115,7 @@ def draw(run: Path, quiet: Path, path: Path) -> float:
 def main(target: Path) -> int:
     with tempfile.TemporaryDirectory(prefix="chain-") as folder:
         write_library(Path(folder) / "shards")
-        place = Place(Path(folder), STEPS, every=25, recipe=RECIPE, after=65, patience_s=900.0)
+        place = Place(Path(folder), STEPS, every=25, recipe=recipe, after=65, patience_s=900.0)
         records = place.run("chain", "--chain", *FATES)
         assert len(records) == 4, [record["reason"] for record in records]
         place.run("quiet")

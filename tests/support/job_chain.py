@@ -7,38 +7,26 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from small_recipe import small_recipe
 from small_shards import write_small_shards
 
 from alpenglow_lsf.segment import read_segments
 
 ROOT = Path(__file__).parents[2]
 JOB_VARIABLES = ("LSB_", "LS_", "JSM_", "OMPI_", "PMIX_", "PRTE_", "SLURM_", "ALPENGLOW_")
-RECIPE = """
-[model]
-num_layers = 2
-hidden_size = 32
-num_attention_heads = 4
-vocab_size = 128
-max_position_embeddings = 32
-[batch]
-global_batch_size = 8
-micro_batch_size = 2
-sequence_length = 16
-[optimizer]
-lr = 3e-3
-[data]
-catalogue = "shards/catalogue.json"
-[data.mixture]
-github = 3
-wikipedia = 1
-[train]
-steps = {steps}
-checkpoint_every = {every}
-log_every = 1000
-"""
+
+Recipe = Callable[[int, int], str]
+"""Steps of the run and steps between checkpoints -> text of the recipe."""
+
+
+def chain_recipe(steps: int, every: int) -> str:
+    """A small model for chains."""
+    return small_recipe({"steps": steps, "checkpoint_every": every, "log_every": 1000})
+
 
 # The second rank's fate in each segment of the chain, so many steps after it has begun.
 FATE = """
@@ -82,7 +70,7 @@ class Place:
         folder: an empty one, or one whose `shards` are there.
         steps: of the run.
         every: steps between checkpoints.
-        recipe: text of the recipe, with `{steps}` and `{every}`.
+        recipe: what to train.
         after: steps from the begin of a segment to its fate.
         patience_s: seconds until a chain counts as stuck.
     """
@@ -93,15 +81,15 @@ class Place:
         steps: int,
         every: int,
         *,
-        recipe: str = RECIPE,
+        recipe: Recipe = chain_recipe,
         after: int = 25,
         patience_s: float = 120.0,
     ) -> None:
         self.folder = folder
         self.after = after
         self.patience_s = patience_s
-        (folder / "tiny.toml").write_text(recipe.format(steps=steps, every=every))
-        (folder / "short.toml").write_text(recipe.format(steps=40, every=every))
+        (folder / "tiny.toml").write_text(recipe(steps, every))
+        (folder / "short.toml").write_text(recipe(40, every))
         (folder / "fate.py").write_text(FATE)
         (folder / "after.lsf").write_text("#!/bin/bash\n#BSUB -W 1\n#BSUB -nnodes 1\ntrue\n")
         if not (folder / "shards").exists():

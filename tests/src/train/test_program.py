@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from free_port import free_port
+from small_recipe import small_recipe
 from small_shards import write_small_shards
 from training_ranks import assert_same_checkpoint
 
@@ -22,32 +23,7 @@ from alpenglow_profiling.events import Kind, read
 
 pytestmark = pytest.mark.distributed
 
-RECIPE = """
-[model]
-num_layers = 2
-hidden_size = 32
-num_attention_heads = 4
-vocab_size = 128
-max_position_embeddings = 32
-
-[batch]
-global_batch_size = 8
-micro_batch_size = 2
-sequence_length = 16
-
-[optimizer]
-lr = 3e-3
-
-[data]
-catalogue = "shards/catalogue.json"
-[data.mixture]
-github = 3
-wikipedia = 1
-
-[train]
-steps = 6
-checkpoint_every = 4
-"""
+RECIPE = small_recipe({"steps": 6, "checkpoint_every": 4})
 
 
 @pytest.fixture
