@@ -23,10 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+import h5py
 from applied_samples import applied_samples, read_lines
 from distributed_ranks import forkserver
 from free_port import free_port
 from rank_faults import FILLER, KILLS, SAVES, STOPPING, Fault
+from small_recipe import small_recipe
 from small_shards import write_small_shards
 
 EVERY = 4
@@ -35,35 +37,6 @@ BATCH = 8
 PATIENCE = 3
 """Segments in a row without a fault that may end before the run is complete."""
 
-RECIPE = """
-[model]
-num_layers = 2
-hidden_size = 32
-num_attention_heads = 4
-vocab_size = 128
-max_position_embeddings = 32
-[parallel]
-pipeline = {pipeline}
-[batch]
-global_batch_size = 8
-micro_batch_size = 2
-sequence_length = 16
-[optimizer]
-lr = 3e-3
-[data]
-catalogue = "shards/catalogue.json"
-[data.mixture]
-github = 3
-wikipedia = 1
-[train]
-steps = {steps}
-checkpoint_every = 4
-keep_last = 3
-log_every = 1000
-collective_timeout_s = 60
-[guard]
-hang_s = 3
-"""
 
 _GONE = r"rank \d on node\d stood in [^\n;]*, and is gone"
 _PASSED_OVER = r"checkpoint step-\d+ is damaged and passed over: [^\n]*"
@@ -119,7 +92,12 @@ class Chain:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.world = self.pipeline * self.data
         self.run = self.folder / "run"
-        text = RECIPE.format(pipeline=self.pipeline, steps=self.steps)
+        train = {"steps": self.steps, "checkpoint_every": EVERY, "keep_last": 3, "log_every": 1000}
+        text = small_recipe(
+            {**train, "collective_timeout_s": 60},
+            parallel={"pipeline": self.pipeline},
+            guard={"hang_s": 3},
+        )
         (self.folder / "recipe.toml").write_text(text)
         if not (self.folder / "shards").exists():
             write_small_shards(self.folder / "shards")
@@ -207,7 +185,11 @@ class Chain:
         """Damage a shard, see that a segment refuses it, and mend it."""
         shard = self.folder / "shards/github-00000.h5"
         whole = shard.read_bytes()
-        shard.write_bytes(spoilt(whole, fault, 4096))
+        with h5py.File(shard, "r") as file:
+            tokens = file["tokens"]
+            begin = tokens.id.get_offset()
+            end = begin + tokens.nbytes
+        shard.write_bytes(spoilt(whole, fault, begin, end))
         codes, said = self.segment()
         assert 0 not in codes, f"{self.folder}: a damaged shard was read\n{said}"
         self._named(fault, said)
@@ -219,7 +201,9 @@ class Chain:
         victim = manifests[-1]
         if fault.kind.startswith("checkpoint"):
             victim = sorted(victim.parent.glob("*.fragments"))[-1]
-        victim.write_bytes(spoilt(victim.read_bytes(), fault, 64))
+        whole = victim.read_bytes()
+        least = min(64, len(whole) // 2)
+        victim.write_bytes(spoilt(whole, fault, least, len(whole) - len(whole) // 4))
 
     def _account(self) -> None:
         """Fill in what each fault cost, from the run's own records."""
@@ -237,10 +221,10 @@ class Chain:
             met.lost = max(0, max((line["step"] for line in own), default=0) - after["step"] + 1)
 
 
-def spoilt(whole: bytes, fault: Fault, least: int) -> bytes:
-    """The file without its end, or with one bit the other way; in either case, past `least`."""
+def spoilt(whole: bytes, fault: Fault, begin: int, end: int) -> bytes:
+    """The file cut, or with one bit the other way, at a byte from `begin` to before `end`."""
     draw = random.Random(fault.number)
-    place = draw.randrange(min(least, len(whole) // 2), len(whole) - len(whole) // 4)
+    place = draw.randrange(begin, end)
     if fault.kind.endswith("cut"):
         return whole[:place]
     return whole[:place] + bytes([whole[place] ^ (1 << draw.randrange(8))]) + whole[place + 1 :]
