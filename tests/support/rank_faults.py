@@ -111,6 +111,7 @@ class _Hook:
         self._folder = folder
         self._clock = clock
         self._room_at: float = math.inf
+        self._full = False
         self._micro_batch = 0
 
     def enter(self, name: str, micro_batch: int) -> None:
@@ -124,6 +125,9 @@ class _Hook:
         step = self._engine.recorder.step
         if name == "ForwardPass" and step >= self._room_at:
             self._give_room()
+        elif name == "ForwardPass" and self._full:
+            # An old checkpoint that goes leaves room for a new one: a disk in use is full again.
+            _fill(self._checkpoints)
         for fault in self._faults:
             if fault.step == step and self._matches(fault, name, late):
                 self._act(fault)
@@ -168,7 +172,8 @@ class _Hook:
             _limit_files(SMALL_FILE)
             self._room_at = fault.step + SAVES
         elif kind == "disk full":
-            _fill(self._folder.parent / "run/checkpoints")
+            self._full = True
+            _fill(self._checkpoints)
             self._room_at = fault.step + SAVES
         elif kind == "kill in save":
             _deadly(checkpoint_section.Image, "take", fault.late)
@@ -177,10 +182,14 @@ class _Hook:
         else:  # also before files are struck: a segment that ends without a save of its own
             os.kill(os.getpid(), signal.SIGKILL)
 
+    @property
+    def _checkpoints(self) -> Path:
+        return self._folder.parent / "run/checkpoints"
+
     def _give_room(self) -> None:
-        self._room_at = math.inf
+        self._room_at, self._full = math.inf, False
         _limit_files(resource.RLIM_INFINITY)
-        (self._folder.parent / "run/checkpoints" / FILLER).unlink(missing_ok=True)
+        (self._checkpoints / FILLER).unlink(missing_ok=True)
 
 
 def _limit_files(nbytes: int) -> None:
@@ -190,7 +199,7 @@ def _limit_files(nbytes: int) -> None:
 
 def _fill(folder: Path) -> None:
     """Write until the disk has no more room, but for a page."""
-    with (folder / FILLER).open("wb", buffering=0) as file, contextlib.suppress(OSError):
+    with (folder / FILLER).open("ab", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(4096))
 
