@@ -114,7 +114,9 @@ def _segment(
     begun = restart - round((time.time() - started) * 1e9)
     skips = open_skips(recipe.guard, run.path, group)
     with where.at(Activity.RESUME):
-        position = resume(engine, recipe, run.checkpoints, group, say, skips.refusal)
+        position = resume(
+            engine, recipe, run.checkpoints, group, say, skips.refusal, tables["data"]
+        )
     if position.batches is None:
         # A run that lost all of its checkpoints is still as long as it was meant to be.
         begun_with = group.all_gather_object(run.first_batch() if group.rank == 0 else None)[0]

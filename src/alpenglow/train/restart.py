@@ -86,6 +86,7 @@ def resume(
     group: Group,
     log: Callable[[str], None],
     refusal: Callable[[Mapping[str, Any]], str | None] = lambda state: None,
+    data: Mapping[str, Any] | None = None,
 ) -> Position:
     """Load the newest checkpoint that every rank can read; collective.
 
@@ -96,9 +97,11 @@ def resume(
         group: all ranks.
         log: told, on rank 0, which checkpoint is passed over and why.
         refusal: given a checkpoint's state, why it is not to be gone on from; None where it is.
+        data: the run's table of that name; None asks no checkpoint what it was trained on.
 
     Raises:
-        TrainingError: on every rank alike: the checkpoint is of another architecture.
+        TrainingError: on every rank alike: the checkpoint is of another architecture, catalogue or
+            tokenizer.
     """
     below: int | None = None
     while (checkpoint := Checkpoint.newest(checkpoints, log, group=group, below=below)) is not None:
@@ -111,6 +114,9 @@ def resume(
             raise TrainingError(
                 f"{checkpoint.directory}: a checkpoint of another architecture: {difference}"
             )
+        other = _other_data(checkpoint.state.get("data", {}), data or {})
+        if other is not None:
+            raise TrainingError(f"{checkpoint.directory}: a checkpoint of another {other}")
         error: str | None = refusal(checkpoint.state)
         updates = int(checkpoint.state["updates"])
         try:
@@ -128,6 +134,14 @@ def resume(
             log(f"checkpoint {checkpoint.directory.name} is passed over: {errors[0]}")
         below = checkpoint.step
     return Position()
+
+
+def _other_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Say on which other tokenizer or catalogue a checkpoint's run was; None where both agree."""
+    for key, what in (("tokenizer_hash", "tokenizer"), ("fingerprint", "catalogue")):
+        if key in then and key in now and then[key] != now[key]:
+            return f"{what}: its is {str(then[key])[:12]}, this run's is {str(now[key])[:12]}"
+    return None
 
 
 def _position(step: int, state: Mapping[str, Any]) -> Position:

@@ -126,6 +126,16 @@ def test_a_run_its_repetition_and_another_one(place: Path) -> None:
         assert error.count("\n") == 1
         assert sentence in error
 
+    # Checkpoints that were copied into another run.
+    (place / "run/run.toml").unlink()
+    for folder, what in (("longer", "catalogue: its is"), ("other words", "tokenizer: its is t")):
+        catalogue = f"data.catalogue={folder}/catalogue.json"
+        ((code, _, error),) = end(begin(place, [catalogue, "train.steps=8"]))
+        assert code == 1
+        assert error.count("\n") == 1
+        assert f"step-00000006: a checkpoint of another {what}" in error
+        (place / "run/run.toml").unlink()
+
 
 @pytest.mark.parametrize("how", ["key", "catalogue", "cut", "slice", "words", "held"])
 def test_bad_input_is_one_sentence(place: Path, how: str) -> None:
