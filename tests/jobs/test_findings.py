@@ -91,7 +91,7 @@ WRONG = [
     (
         "memory",
         17,
-        [("train jobs/pretrain_7b.toml", "train jobs/pretrain_7b.toml batch.micro_batch_size=16")],
+        [("train jobs/pretrain_7b.toml", "train jobs/pretrain_7b.toml precision.dtype=fp32")],
     ),
     (
         "memory",
