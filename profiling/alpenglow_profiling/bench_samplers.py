@@ -23,8 +23,9 @@ from pathlib import Path
 from alpenglow_profiling.clock_exchange import ExchangePoint
 from alpenglow_profiling.energy import energy_mwh
 from alpenglow_profiling.gpu import LIBRARY
+from alpenglow_profiling.sample_log import SAMPLE
 from alpenglow_profiling.sampler import NodeReader, Sampler
-from alpenglow_profiling.samples import SAMPLE, merge, read
+from alpenglow_profiling.samples import merge, read
 
 ROUND_S = 0.2
 # Many nodes that answer, in a process of their own.

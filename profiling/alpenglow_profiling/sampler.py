@@ -145,6 +145,7 @@ class Sampler:
                 due = max(due + self._period, now)
                 self._over.wait(due - now)
             waiting.append(reader.take())  # the energy up to the end
+            log.note(reader.take_notes())
             log.write(np.concatenate(waiting))
         finally:
             reader.close()

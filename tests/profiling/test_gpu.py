@@ -6,6 +6,7 @@ import ctypes
 import math
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from alpenglow_profiling.energy import energy_mwh
 from alpenglow_profiling.gpu import LIBRARY, Nvml, NvmlError
-from alpenglow_profiling.sample_log import UNKNOWN
+from alpenglow_profiling.sample_log import SAMPLE, UNKNOWN
 from alpenglow_profiling.sampler import NodeReader, Sampler
 from alpenglow_profiling.samples import HOST, merge, read
 
@@ -114,7 +115,11 @@ def test_an_old_driver_lacks_a_column(folder: Path) -> None:
 
 
 def test_gpus_of_a_node_in_its_file(folder: Path, tmp_path: Path) -> None:
-    sampler = Sampler(tmp_path, "h1", period_s=0.01, library=stand_in(folder))
+    sampler = Sampler(tmp_path, "h1", period_s=0.01, flush_s=0.0, library=stand_in(folder))
+    for _ in range(1000):
+        if sampler.path.stat().st_size > 12 * SAMPLE.itemsize:
+            break
+        time.sleep(0.01)
     sampler.close()
     assert sampler.failure is None
     merge(tmp_path, node="h1", remove_log=True)
@@ -125,6 +130,7 @@ def test_gpus_of_a_node_in_its_file(folder: Path, tmp_path: Path) -> None:
     (node,) = energy_mwh(samples)
     by_device = {device.device: device for device in node.devices}
     count = int((samples.rows["device"] == 0).sum())
+    assert count > 2
     assert (by_device[0].joules, by_device[0].how) == (count - 1, "counter")
     assert 1 in node.unknown
 
