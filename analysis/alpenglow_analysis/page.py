@@ -135,5 +135,8 @@ class Page:
     sections: list[Section]
     made: str
     losses_title: str = "The largest losses, and what cures them"
+    source: str = "Numbers come from this run directory alone."
+    refresh: int | None = None
+    """Seconds after which a browser loads the page again, while the run goes on."""
     missing: list[str] = field(default_factory=list)
     """What is missing and what that does to the numbers; the first screen says that it is there."""

@@ -14,6 +14,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from alpenglow_lsf.files import write_text
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -162,21 +164,19 @@ def themed(svg: str, name: str) -> str:
 
 def save_png(made: Figure, path: Path) -> None:
     """Write the figure at 150 dots an inch, under a temporary name first."""
-    _save(made, path, "png", {"dpi": 150, "metadata": {"Software": None}})
-
-
-def save_svg(made: Figure, path: Path) -> None:
-    """Write the figure as SVG, in plain colours on white, under a temporary name first."""
-    _save(made, path, "svg", {"metadata": {"Date": None, "Creator": None}})
-
-
-def _save(made: Figure, path: Path, form: str, options: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        made.savefig(temporary, format=form, **options)
+        made.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_svg(made: Figure, path: Path) -> str:
+    """Write the figure as SVG in plain colours on white; returns its element."""
+    svg = to_svg(made)
+    write_text(path, f'<?xml version="1.0" encoding="utf-8"?>\n{svg}')
+    return svg
 
 
 def grid(axes: Axes, axis: Literal["x", "y", "both"]) -> None:
