@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from alpenglow_analysis.page import Table
@@ -51,7 +52,7 @@ def entries(
             share * slots,
             share * node_hours,
             None if price is None else share * node_hours * price,
-            share * whole if whole == whole else None,
+            share * whole if math.isfinite(whole) else None,
             part,
         )
 

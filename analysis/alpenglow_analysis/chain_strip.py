@@ -1,9 +1,9 @@
-"""The chain of jobs as a strip of time: queue, launch, steps that count, lost steps, and the end."""
+"""The chain of jobs as a strip of time: queue, start, steps that count, lost steps, the end."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def chain_strip(run: Run) -> Figure:
     )  # fmt: skip
     made = figure(1.25 + 0.3 * len(links))
     axes = made.add_subplot()
-    used: dict[str, object] = {}
+    used: dict[str, Any] = {}
 
     def bar(y: int, begin: float, until: float, key: str, label: str, height: float = 0.62) -> None:
         if until <= begin:

@@ -6,7 +6,6 @@ import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-
 from alpenglow_analysis import method
 from alpenglow_analysis.account_table import Entry, account_table
 from alpenglow_analysis.facts_table import (
@@ -21,7 +20,17 @@ from alpenglow_analysis.findings import findings
 from alpenglow_analysis.heat_map import Heat
 from alpenglow_analysis.ideal import gaps, shown
 from alpenglow_analysis.missing import missing, unknown
-from alpenglow_analysis.page import Figure, Note, Page, Pairs, Section, Sentences, Table, Terms
+from alpenglow_analysis.page import (
+    Block,
+    Figure,
+    Note,
+    Page,
+    Pairs,
+    Section,
+    Sentences,
+    Table,
+    Terms,
+)
 from alpenglow_analysis.power import Power
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate, idle_equivalents
@@ -76,13 +85,13 @@ def contents(material: Material, figures: Mapping[str, Figure]) -> Page:
     )
 
 
-def _pictures(figures: Mapping[str, Figure], *names: str) -> list[Figure]:
+def _pictures(figures: Mapping[str, Figure], *names: str) -> list[Block]:
     return [figures[name] for name in names if name in figures]
 
 
 def _short(material: Material, figures: Mapping[str, Figure]) -> Section:
     said = findings(material.run, material.account, material.rates)
-    return Section("short", "In short", [Sentences(said)])
+    return Section("short", "In words", [Sentences(said)])
 
 
 def _account(material: Material, figures: Mapping[str, Figure]) -> Section:
@@ -142,9 +151,7 @@ def _compared(material: Material, figures: Mapping[str, Figure]) -> Section | No
         return None
     from alpenglow_analysis.against import against
 
-    table = against(
-        (material.run, material.account, material.rates), material.others
-    )
+    table = against((material.run, material.account, material.rates), material.others)
     return Section(
         "compared",
         "Beside other runs",
@@ -205,6 +212,6 @@ def _method(material: Material, figures: Mapping[str, Figure]) -> Section:
 
 
 SECTIONS: list[Callable[[Material, Mapping[str, Figure]], Section | None]] = [
-    _short, _account, _ideal, _compared, _step, _chain, _power, _curves, _facts, _missing, _method,
+    _account, _short, _ideal, _compared, _step, _chain, _power, _curves, _facts, _missing, _method,
 ]  # fmt: skip
 """In the order of the page."""

@@ -56,9 +56,11 @@ def heat(run: Run) -> Heat | None:
         if events is None or events.world_size != layout.world:
             continue
         sums, lost_from = events.sums, run.lost_from(segment)
-        whole = (sums.count[:, :, sums.kinds.index(Kind.STEP)] > 0).any(axis=1) if (
-            Kind.STEP in sums.kinds
-        ) else np.zeros(len(sums.step), bool)
+        whole = (
+            (sums.count[:, :, sums.kinds.index(Kind.STEP)] > 0).any(axis=1)
+            if (Kind.STEP in sums.kinds)
+            else np.zeros(len(sums.step), bool)
+        )
         if lost_from is not None:
             whole &= sums.step < lost_from
         own = sum((sums.own(kind) for kind in COMPUTE), np.zeros(sums.own_ns.shape[:2], np.int64))

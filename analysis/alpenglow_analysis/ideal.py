@@ -7,9 +7,13 @@ what was not run; several runs give several points.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate
@@ -53,7 +57,7 @@ def gaps(run: Run, rates: Sequence[Rate]) -> list[Gap]:
     ranks = run.facts.ranks
     return [
         Gap(above, below, ranks * (above.tokens_per_s - below.tokens_per_s) / drawn[0].tokens_per_s)
-        for above, below in zip(drawn, drawn[1:], strict=False)
+        for above, below in itertools.pairwise(drawn)
     ]
 
 
@@ -108,7 +112,7 @@ def _points(axes: Axes, nodes: int, rates: Sequence[Rate]) -> None:
             [nodes], [rate.tokens_per_s], color=colour, marker=marker or "|",
             ms=7 if rate.measured else 5, zorder=4, clip_on=False, ls="",
         )  # fmt: skip
-    for above, below in zip(rates, rates[1:], strict=False):
+    for above, below in itertools.pairwise(rates):
         axes.plot(
             [nodes, nodes], [above.tokens_per_s, below.tokens_per_s], color=LOOKS[below.key][0],
             lw=2.4, zorder=3, solid_capstyle="butt",
@@ -140,7 +144,7 @@ def _flops(axes: Axes, run: Run) -> None:
     )  # fmt: skip
     scale = flops / factor
     right = axes.secondary_yaxis(
-        "right", functions=(lambda value: value * scale, lambda value: value / scale)
+        "right", functions=(partial(np.multiply, scale), partial(np.multiply, 1 / scale))
     )
     right.set_ylabel(f"model {name}")
     right.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")

@@ -28,7 +28,7 @@ def missing(run: Run, account: Account, price: float | None, power: Power | None
 
 
 def unknown(run: Run, price: float | None, power: Power | None) -> list[str]:
-    """What this run does not know of itself by its nature, and which numbers are left out for it."""
+    """What is not known of this run by its nature, and which numbers are left out for it."""
     said = []
     if run.facts.peak_flops_per_rank is None:
         said.append("The peak FLOP/s of this machine is unknown: no MFU, and no 'below peak'.")

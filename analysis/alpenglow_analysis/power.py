@@ -47,13 +47,19 @@ class Power:
         return self.mwh / self.covered if self.covered > 0 else float("nan")
 
 
-def power(run: Run) -> Power | None:
-    """Add up the samples of the run's own segments; None where none holds a power or an energy."""
+def power(run: Run, *, merging: bool = True) -> Power | None:
+    """Add up the samples of the run's own segments; None where none holds a power or an energy.
+
+    Args:
+        run: the run.
+        merging: False writes nothing into its directory, as for a run that is still going on.
+    """
     zero = run.segments[0].started
-    curves, notes, hows = [], [], set()
+    curves, hows = [], set()
+    notes: list[str] = []
     joules, covered_hours, nodes = 0.0, 0.0, set()
     for segment in run.segments:
-        samples = _samples(run, segment.name, notes)
+        samples = _samples(run, segment.name, notes, merging)
         if samples is None:
             continue
         period = max(1.0, segment.elapsed_ns / 1e9 / MOST_POINTS * len(run.segments))
@@ -82,9 +88,9 @@ def power(run: Run) -> Power | None:
     )
 
 
-def _samples(run: Run, segment: str, notes: list[str]) -> Samples | None:
+def _samples(run: Run, segment: str, notes: list[str], merging: bool) -> Samples | None:
     try:
-        samples = read(run.path / "samples" / segment)
+        samples = read(run.path / "samples" / segment, merging=merging)
     except SamplesError:
         return None
     notes += [f"samples of segment {segment}: {text}" for text in samples.damages + samples.notes]
@@ -102,9 +108,11 @@ def power_figure(run: Run, found: Power) -> Figure:
         factor, watts = 1.0, "W"
     made = figure(2.9)
     axes = made.add_subplot()
-    gaps = np.flatnonzero(np.diff(found.time_s) > 5 * np.median(np.diff(found.time_s))) + 1 if (
-        len(found.time_s) > 2
-    ) else np.zeros(0, np.int64)
+    gaps = (
+        np.flatnonzero(np.diff(found.time_s) > 5 * np.median(np.diff(found.time_s))) + 1
+        if (len(found.time_s) > 2)
+        else np.zeros(0, np.int64)
+    )
     for part in np.split(np.arange(len(found.time_s)), gaps):
         x, y = found.time_s[part] / scale, found.watts[part] / factor
         axes.fill_between(x, y, color="#56B4E9", alpha=0.25, lw=0)

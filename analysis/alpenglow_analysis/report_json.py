@@ -220,9 +220,7 @@ def _rate(run: Run, rates: list[Rate], i: int) -> dict[str, Any]:
         "baseline": rate.baseline,
         "tokens_per_s": _plain(rate.tokens_per_s),
         "idle_equivalents": {
-            above.key: _plain(
-                idle_equivalents(facts.ranks, rate.tokens_per_s, above.tokens_per_s)
-            )
+            above.key: _plain(idle_equivalents(facts.ranks, rate.tokens_per_s, above.tokens_per_s))
             for above in rates[:i]
         },
     }

@@ -40,10 +40,10 @@ def cards(
         found.append(
             Card(
                 f"Idle {facts.unit}s",
-                f"{idle:,.3g} of {facts.ranks:,}" if idle < 1000 else f"{idle:,.0f} of "
-                f"{facts.ranks:,}",
-                f"{facts.unit}-equivalents over the charged time, against "
-                f"'{ideal.label.lower()}'",
+                f"{idle:,.3g} of {facts.ranks:,}"
+                if idle < 1000
+                else f"{idle:,.0f} of {facts.ranks:,}",
+                f"{facts.unit}-equivalents over the charged time, against '{ideal.label.lower()}'",
             )
         )
     if "steps" in by_key:

@@ -34,7 +34,7 @@ def median_step(run: Run, account: Account) -> int | None:
 
     None if there is none.
     """
-    kept = np.unique(np.concatenate([np.zeros(0, np.int64), *(e.kept for e in run.events.values())]))
+    kept = np.unique(np.concatenate([np.zeros(0, np.int64), *kept]))
     there = np.isin(account.step, kept)
     if not there.any():
         return None

@@ -1,4 +1,4 @@
-"""The waterfall: from what was charged down to useful compute, one bar a loss, its numbers beside."""
+"""The waterfall: from the charge down to useful compute, one bar a loss, its numbers beside."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def waterfall(run: Run, account: Account) -> Figure:
     axes = made.add_subplot()
     slots = account.charged_ns / max(1, sum(segment.elapsed_ns for segment in run.segments))
     heads = ("share", f"{unit}-eq.", work(0, charged, unit).split()[-1])
-    places = (1.085, 1.195, 1.345)
+    places = (1.115, 1.235, 1.375)
     for place, head in zip(places, heads, strict=True):
         axes.text(
             place, -0.78, head, transform=axes.get_yaxis_transform(), ha="right", va="center",

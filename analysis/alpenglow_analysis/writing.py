@@ -58,6 +58,7 @@ def write(
     timeline_step: int | None = None,
     price: float | None = None,
     others: Sequence[Run] = (),
+    live: bool = False,
     refresh: int | None = None,
 ) -> Path:
     """Write the report of a run that was read already; see `build`.
@@ -68,6 +69,7 @@ def write(
         timeline_step: the step to draw; the one of median duration if None.
         price: dollars a node-hour; None leaves dollars out.
         others: runs to set beside it.
+        live: the run goes on, so that nothing but the report is written.
         refresh: seconds after which a browser loads the page again.
 
     Raises:
@@ -80,7 +82,7 @@ def write(
             f"{run.path}: no spans of step {timeline_step}; recorded are "
             f"{_range(run, where)}: name one of these, or leave timeline_step out"
         )
-    watts = power(run)
+    watts = power(run, merging=not live)
     beside = []
     for other in others:
         found = account(other)

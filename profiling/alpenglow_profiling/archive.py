@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -63,27 +64,27 @@ def merge(
     return sorted(directory.glob("*.h5"))
 
 
-def read(directory: Path) -> Events:
+def read(directory: Path, *, merging: bool = True) -> Events:
     """Read what is known of a segment, merging its logs first where that is due.
 
     Where nothing can be written (another's run, a full disk) the logs are read directly.
 
     Args:
         directory: `events/SEGMENT` of a run.
+        merging: False leaves the logs as they are and writes nothing, as for a running segment.
 
     Raises:
         EventsError: the directory does not exist.
     """
     if not directory.is_dir():
         raise EventsError(f"{directory}: no such folder of events")
-    parts: list[NodeEvents] = []
     logs, damages = _read_logs(directory)
     by_node = _by_node(logs)
-    try:
-        merge(directory)
-        by_node = {}
-    except OSError:
-        parts = [_join(node, of_node, None) for node, of_node in by_node.items()]
+    if merging:
+        with suppress(OSError):
+            merge(directory)
+            by_node = {}
+    parts = [_join(node, of_node, None) for node, of_node in by_node.items()]
     for path in sorted(directory.glob("*.h5")):
         if path.stem in by_node:
             continue

@@ -110,7 +110,7 @@ def read_log(path: Path) -> Log:
     pairs: list[tuple[int, int]] = []
     position = unread = 0
     while position < len(data):
-        block = _block_at(data, position)
+        block = block_at(data, position)
         if block is None:
             following = data.find(MAGIC, position + 1)
             following = len(data) if following < 0 else following
@@ -152,7 +152,8 @@ def _with_unfinished(rows: Rows, unfinished: Rows, ended: Times) -> Rows:
     return np.concatenate([rows[~again], np.unique(np.concatenate([rows[again], unfinished]))])
 
 
-def _block_at(data: bytes, position: int) -> tuple[int, bytes, tuple[int, int]] | None:
+def block_at(data: bytes, position: int) -> tuple[int, bytes, tuple[int, int]] | None:
+    """Type, payload and clocks of the block that begins here; None where it is not whole."""
     if position + HEADER_BYTES > len(data):
         return None
     head = data[position : position + _HEAD.size]

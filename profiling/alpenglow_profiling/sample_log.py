@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from alpenglow_profiling.log import HEADER_BYTES, MAGIC, _block_at, clock_pair, encode
+from alpenglow_profiling.log import HEADER_BYTES, MAGIC, block_at, clock_pair, encode
 
 FORMAT_VERSION = 1
 HOST = -1
@@ -169,7 +169,7 @@ def read_sample_log(path: Path) -> SampleLog:
     notes: list[str] = []
     position = unread = 0
     while position < len(data):
-        block = _block_at(data, position)
+        block = block_at(data, position)
         if block is None:
             following = data.find(MAGIC, position + 1)
             following = len(data) if following < 0 else following

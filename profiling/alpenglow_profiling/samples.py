@@ -126,21 +126,23 @@ def merge(directory: Path, *, node: str | None = None, remove_log: bool = False)
     return sorted(directory.glob("*.h5"))
 
 
-def read(directory: Path) -> Samples:
+def read(directory: Path, *, merging: bool = True) -> Samples:
     """Read all samples of a segment, whether it has ended or not.
 
     Logs of a segment that died become HDF5 files on the way, where that can be written.
 
     Args:
         directory: `samples/SEGMENT` of a run.
+        merging: False leaves the logs as they are and writes nothing, as for a running segment.
 
     Raises:
         SamplesError: the directory does not exist.
     """
     if not directory.is_dir():
         raise SamplesError(f"{directory}: no such folder of samples")
-    with suppress(OSError):  # another's run, a full disk: the logs themselves are read
-        merge(directory)
+    if merging:
+        with suppress(OSError):  # another's run, a full disk: the logs themselves are read
+            merge(directory)
     parts: dict[str, _Node] = {}
     damages: list[str] = []
     for path in sorted(directory.glob("*.log")):
