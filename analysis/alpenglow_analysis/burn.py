@@ -165,7 +165,7 @@ def burn_figure(allocation: Allocation, used: Burn, now: float) -> Figure:
             )  # fmt: skip
     if allocation.begin_s < now < allocation.end_s:
         axes.axvline(day(now), color=FAINT, lw=0.9, ls=(0, (2, 2)))
-        axes.text(day(now), top, " now", fontsize=8, color=FAINT, va="top")
+        axes.text(day(now), top, "now ", fontsize=8, color=FAINT, va="top", ha="right")
     axes.set_xlim(0, length)
     axes.set_ylim(0, top)
     places = _months(allocation)

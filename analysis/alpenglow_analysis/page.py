@@ -135,6 +135,7 @@ class Page:
     sections: list[Section]
     made: str
     losses_title: str = "The largest losses, and what cures them"
+    about: str = "where the time went"
     source: str = "Numbers come from this run directory alone."
     refresh: int | None = None
     """Seconds after which a browser loads the page again, while the run goes on."""

@@ -50,6 +50,7 @@ def quarter_page(
     sections.append(Section("method", "How it is counted", [Pairs(_method())]))
     return Page(
         title=name,
+        about="where the node-hours went",
         subtitle=f"{day(found.begin_s)} to {day(found.end_s - 1)} · {some(len(found.used), 'run')} "
         f"· {some(len(found.segments), 'job')}",
         cards=_cards(found, allocation, now),

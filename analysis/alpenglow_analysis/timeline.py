@@ -34,8 +34,8 @@ def median_step(run: Run, account: Account) -> int | None:
 
     None if there is none.
     """
-    kept = np.unique(np.concatenate([np.zeros(0, np.int64), *kept]))
-    there = np.isin(account.step, kept)
+    kept = [events.kept for events in run.events.values()]
+    there = np.isin(account.step, np.concatenate([np.zeros(0, np.int64), *kept]))
     if not there.any():
         return None
     away = np.abs(account.step_s[there] - np.median(account.step_s))

@@ -47,7 +47,7 @@ def waterfall(run: Run, account: Account) -> Figure:
     axes = made.add_subplot()
     slots = account.charged_ns / max(1, sum(segment.elapsed_ns for segment in run.segments))
     heads = ("share", f"{unit}-eq.", work(0, charged, unit).split()[-1])
-    places = (1.115, 1.235, 1.375)
+    places = (1.105, 1.215, 1.34)
     for place, head in zip(places, heads, strict=True):
         axes.text(
             place, -0.78, head, transform=axes.get_yaxis_transform(), ha="right", va="center",
