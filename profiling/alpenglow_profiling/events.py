@@ -17,8 +17,9 @@ from pathlib import Path
 
 from alpenglow_profiling.archive import EventsError, merge, read
 from alpenglow_profiling.kind import ROW, Kind, Rows
-from alpenglow_profiling.recorder import NullRecorder, Recorder, SpanRecorder, log_path
+from alpenglow_profiling.recorder import Recorder, log_path
 from alpenglow_profiling.segment_events import Events, StepSums
+from alpenglow_profiling.span_recorder import NullRecorder, SpanRecorder
 
 __all__ = [
     "ROW",

@@ -4,10 +4,15 @@
     header = magic "AGEV" | type u16 | version u16 | payload bytes u32 | monotonic_ns i64 |
              wall_ns i64 | xxh3-64 over the header before this field and the payload
 
-A block of type 0 is JSON about the rank (first in the file), one of type 1 holds spans (`ROW`), one
-of type 2 sums (`SUM`). One of type 3 holds spans of a step that had not ended: they count unless
-the log has sums of that step, which say that it ended and was not kept, or has been written whole.
-The reader steps over what is damaged to the next block that is whole, so a log that was cut, and
+    type 0  ABOUT: JSON about the rank, first in the file and again where the rank began anew
+    type 1  ROWS: spans (`ROW`)
+    type 2  STEPS: steps that ended: number of sums u32 | their sums (`SUM`) | their kept spans
+    type 3  UNFINISHED: spans of a step that had not ended
+
+The sums of a step and its STEP span stand in one block, so that no cut parts them. Unfinished spans
+count unless the same process wrote sums of their step at a later time: then the step ended, and is
+there whole or was not to be kept. Those of outer kinds always count. Rows written twice count once. The
+reader steps over what is damaged to the next block that is whole, so a log that was cut, and
 appended to later, gives back everything but the cut block.
 """
 
@@ -24,14 +29,15 @@ import numpy as np
 import xxhash
 
 from alpenglow_profiling.kind import OUTER, ROW, SUM, Kind, Rows, Sums
-from alpenglow_profiling.self_time import Times, sums
+from alpenglow_profiling.self_time import sums
 
 MAGIC = b"AGEV"
 VERSION = 1
-ABOUT, ROWS, SUMS, UNFINISHED = 0, 1, 2, 3
+ABOUT, ROWS, STEPS, UNFINISHED = 0, 1, 2, 3
 _HEAD = struct.Struct("<4sHHIqq")
-_SUM = struct.Struct("<Q")
-HEADER_BYTES = _HEAD.size + _SUM.size
+_CHECK = struct.Struct("<Q")
+_COUNT = struct.Struct("<I")
+HEADER_BYTES = _HEAD.size + _CHECK.size
 
 
 class LogError(ValueError):
@@ -63,7 +69,13 @@ class Log:
 def encode(payload: bytes, kind: int, monotonic_ns: int, wall_ns: int) -> bytes:
     """One block, ready to be appended."""
     head = _HEAD.pack(MAGIC, kind, VERSION, len(payload), monotonic_ns, wall_ns)
-    return head + _SUM.pack(xxhash.xxh3_64_intdigest(head + payload)) + payload
+    return head + _CHECK.pack(xxhash.xxh3_64_intdigest(head + payload)) + payload
+
+
+def encode_steps(sums: bytes, spans: bytes, monotonic_ns: int, wall_ns: int) -> bytes:
+    """The block of steps that ended, from packed `SUM` and `ROW` rows."""
+    count = _COUNT.pack(len(sums) // SUM.itemsize)
+    return encode(count + sums + spans, STEPS, monotonic_ns, wall_ns)
 
 
 def encode_about(
@@ -95,6 +107,21 @@ def clock_pair() -> tuple[int, int]:
     return best[1], best[2]
 
 
+def read_about(path: Path) -> tuple[str, int] | None:
+    """Node and size of a log from its first block alone; None where that is not whole.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        block = _block_at(file.read(1 << 14), 0)
+    if block is None or block.kind != ABOUT:
+        return None
+    return str(json.loads(bytes(block.payload))["node"]), size
+
+
 def read_log(path: Path) -> Log:
     """Read a log to its last whole block.
 
@@ -102,57 +129,102 @@ def read_log(path: Path) -> Log:
         LogError: it cannot be read, or no block in it says which rank wrote it.
     """
     try:
-        data = path.read_bytes()
+        data = memoryview(path.read_bytes())
     except OSError as error:
         raise LogError(f"{path}: cannot be read: {error.strerror}") from None
+    blocks, unread = _blocks(data)
     about: dict[str, Any] | None = None
-    parts: dict[int, list[bytes]] = {ROWS: [], SUMS: [], UNFINISHED: []}
-    pairs: list[tuple[int, int]] = []
-    position = unread = 0
-    while position < len(data):
-        block = _block_at(data, position)
-        if block is None:
-            following = data.find(MAGIC, position + 1)
-            following = len(data) if following < 0 else following
-            unread += following - position
-            position = following
-            continue
-        kind, payload, pair = block
-        position += HEADER_BYTES + len(payload)
-        pairs.append(pair)
-        if kind == ABOUT:
-            about = json.loads(payload)
-        elif kind in parts:
-            parts[kind].append(payload)
+    settled, unfinished = [np.empty(0, ROW)], [np.empty(0, ROW)]
+    told = [np.empty(0, SUM)]
+    for process in _processes(blocks):
+        ended: list[tuple[int, Sums]] = []
+        for block in process:
+            if block.kind == ABOUT:
+                about = json.loads(bytes(block.payload))
+            elif block.kind == ROWS:
+                settled.append(np.frombuffer(block.payload, ROW))
+            elif block.kind == STEPS:
+                sums_of, rows_of = _steps(block.payload)
+                told.append(sums_of)
+                settled.append(rows_of)
+                ended.append((block.clock[0], sums_of))
+        for block in process:
+            if block.kind == UNFINISHED:
+                later = [part["step"] for when, part in ended if when > block.clock[0]]
+                unfinished.append(_counting(np.frombuffer(block.payload, ROW), later))
     if about is None:
         raise LogError(f"{path}: no whole block, {len(data)} bytes: nothing of this rank is known")
-    told = np.frombuffer(b"".join(parts[SUMS]), dtype=SUM)
-    rows = _with_unfinished(
-        np.frombuffer(b"".join(parts[ROWS]), dtype=ROW),
-        np.frombuffer(b"".join(parts[UNFINISHED]), dtype=ROW),
-        told["step"],
-    )
-    untold = rows[~np.isin(rows["step"], told["step"]) | np.isin(rows["kind"], _NO_SUM)]
-    found = np.concatenate([told, sums(untold)])
-    clock = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    sums_told = np.concatenate(told)
+    rows = _once(np.concatenate(settled), np.concatenate(unfinished))
+    untold = rows[~np.isin(rows["step"], sums_told["step"]) | np.isin(rows["kind"], _NO_SUM)]
+    found = np.concatenate([sums_told, sums(untold)])
+    clock = np.array([block.clock for block in blocks], dtype=np.int64).reshape(-1, 2)
     rank, node, world = int(about["rank"]), str(about["node"]), int(about["world_size"])
     every = int(about.get("sample_every", 1))
     return Log(path, rank, node, world, rows, found, clock, len(data), unread, every)
 
 
+_OUTER = [int(kind) for kind in OUTER]
 _NO_SUM = [int(kind) for kind in OUTER - {Kind.STEP}]
 
 
-def _with_unfinished(rows: Rows, unfinished: Rows, ended: Times) -> Rows:
-    """All spans that count: those of an unfinished step may have been written again and again."""
-    unfinished = unfinished[~np.isin(unfinished["step"], ended)]
+@dataclass(frozen=True)
+class _Block:
+    kind: int
+    payload: memoryview
+    clock: tuple[int, int]
+
+
+def _blocks(data: memoryview) -> tuple[list[_Block], int]:
+    """Every whole block, and the bytes that belong to none."""
+    found: list[_Block] = []
+    whole: Any = data.obj
+    position = unread = 0
+    while position < len(data):
+        block = _block_at(data[position:], 0)
+        if block is None:
+            following = whole.find(MAGIC, position + 1)
+            following = len(data) if following < 0 else following
+            unread += following - position
+            position = following
+            continue
+        position += HEADER_BYTES + len(block.payload)
+        found.append(block)
+    return found, unread
+
+
+def _processes(blocks: list[_Block]) -> list[list[_Block]]:
+    """The blocks by the process that wrote them: each began with a block about the rank."""
+    found: list[list[_Block]] = [[]]
+    for block in blocks:
+        if block.kind == ABOUT and found[-1]:
+            found.append([])
+        found[-1].append(block)
+    return found
+
+
+def _counting(rows: Rows, ended: list[np.ndarray[Any, Any]]) -> Rows:
+    """Of unfinished spans those that count: their step has not ended since, or they are outer."""
+    gone = np.isin(rows["step"], np.concatenate([np.empty(0, np.uint32), *ended]))
+    return rows[~gone | np.isin(rows["kind"], _OUTER)]
+
+
+def _once(rows: Rows, unfinished: Rows) -> Rows:
+    """All rows: of the unfinished steps some may have been written again and again."""
     if not len(unfinished):
         return rows
     again = np.isin(rows["step"], unfinished["step"])
     return np.concatenate([rows[~again], np.unique(np.concatenate([rows[again], unfinished]))])
 
 
-def _block_at(data: bytes, position: int) -> tuple[int, bytes, tuple[int, int]] | None:
+def _steps(payload: memoryview) -> tuple[Sums, Rows]:
+    (count,) = _COUNT.unpack_from(payload)
+    start = _COUNT.size + count * SUM.itemsize
+    sums_of = np.frombuffer(payload[_COUNT.size : start], SUM)
+    return sums_of, np.frombuffer(payload[start:], ROW)
+
+
+def _block_at(data: bytes | memoryview, position: int) -> _Block | None:
     if position + HEADER_BYTES > len(data):
         return None
     head = data[position : position + _HEAD.size]
@@ -160,11 +232,22 @@ def _block_at(data: bytes, position: int) -> tuple[int, bytes, tuple[int, int]] 
     start = position + HEADER_BYTES
     if magic != MAGIC or version != VERSION or start + length > len(data):
         return None
-    (checksum,) = _SUM.unpack_from(data, position + _HEAD.size)
-    payload = data[start : start + length]
-    if xxhash.xxh3_64_intdigest(head + payload) != checksum:
+    payload = memoryview(data)[start : start + length]
+    digest = xxhash.xxh3_64(head)
+    digest.update(payload)
+    if digest.intdigest() != _CHECK.unpack_from(data, position + _HEAD.size)[0]:
         return None
-    size = {ROWS: ROW.itemsize, UNFINISHED: ROW.itemsize, SUMS: SUM.itemsize}.get(kind, 1)
-    if length % size:
+    if not _fits(kind, payload):
         return None
-    return kind, payload, (monotonic, wall)
+    return _Block(kind, payload, (monotonic, wall))
+
+
+def _fits(kind: int, payload: memoryview) -> bool:
+    """Whether a payload has a length that a block of its type can have."""
+    if kind == STEPS:
+        if len(payload) < _COUNT.size:
+            return False
+        count: int = _COUNT.unpack_from(payload)[0]
+        rest = len(payload) - _COUNT.size - count * SUM.itemsize
+        return rest >= 0 and rest % ROW.itemsize == 0
+    return kind not in (ROWS, UNFINISHED) or len(payload) % ROW.itemsize == 0

@@ -22,7 +22,7 @@ from deepspeed.runtime.pipe.engine import PipelineEngine
 from alpenglow.model.documents import Documents
 from alpenglow.train.reduction import GradientReduction
 from alpenglow_profiling.kind import Kind
-from alpenglow_profiling.recorder import NullRecorder, SpanRecorder
+from alpenglow_profiling.span_recorder import NullRecorder, SpanRecorder
 
 Method = Callable[..., Any]
 

@@ -23,7 +23,7 @@ from time import monotonic_ns
 from types import TracebackType
 
 from alpenglow_profiling.kind import Kind
-from alpenglow_profiling.recorder import SpanRecorder
+from alpenglow_profiling.span_recorder import SpanRecorder
 
 # rank, pid, start of the process, step, activity, wait inside it, micro-batch, notes, beats
 _SLOT = struct.Struct("<iiQiHHiQQ")
