@@ -95,14 +95,30 @@ class NodeEvents:
         )  # fmt: skip
 
 
+ROW_ORDER = ("step", "begin_ns", "rank")
+SUM_ORDER = ("step", "rank", "kind")
+
+
 def sorted_rows(rows: Rows) -> Rows:
-    """Sort spans by step, begin, rank."""
-    return rows[np.lexsort((rows["rank"], rows["begin_ns"], rows["step"]))]
+    """Spans sorted by step, begin, rank."""
+    return rows[_order(rows, ROW_ORDER)]
 
 
 def sorted_sums(totals: Sums) -> Sums:
-    """Sort sums by step, rank, kind."""
-    return totals[np.lexsort((totals["kind"], totals["rank"], totals["step"]))]
+    """Sums sorted by step, rank, kind."""
+    return totals[_order(totals, SUM_ORDER)]
+
+
+def sort(table: Table, by: tuple[str, ...]) -> Table:
+    """Sort a table in place; a column at a time, as it may be too large to be there twice."""
+    order = _order(table, by)
+    for name in table.dtype.names or ():
+        table[name] = table[name][order]
+    return table
+
+
+def _order(table: Table, by: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return np.asarray(np.lexsort([table[name] for name in reversed(by)]))
 
 
 def split(rows: Rows) -> tuple[Rows, Rows]:
