@@ -40,6 +40,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from alpenglow_profiling.clock_map import ClockMap
 from alpenglow_profiling.sample_log import (
     FORMAT_VERSION,
     HOST,
@@ -245,9 +246,7 @@ def _together(parts: list[_Node], damages: list[str]) -> Samples:
         for name in _COLUMNS:
             own[name] = part.rows[name]
         own["node"] = number
-        if len(own):
-            offset = int(np.median(part.rows["wall_ns"] - part.rows["monotonic_ns"]))
-            own["time_ns"] = part.rows["monotonic_ns"] + offset
+        own["time_ns"] = ClockMap.of_flushes(part.rows).at(part.rows["monotonic_ns"])
         notes.extend(f"{part.about.node}: {note}" for note in part.notes)
         damages.extend(part.damages)
     return Samples(
