@@ -40,7 +40,7 @@ class KernelWindow:
     def __init__(self, directory: Path, rank: int, first: int) -> None:
         import torch
 
-        if torch.autograd._profiler_enabled():  # a second one would end the first unasked
+        if torch._C._autograd._profiler_enabled():  # a second one would end the first unasked
             raise RuntimeError("another profiler runs in this process")
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / f"rank-{rank:05d}-step-{first:06d}.json.gz"
