@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     print(f"at one a second     {(median - 1) / options.rate:+.4%} of the loop")
     print(f"an hour of a node   {log / 1e3:6.0f} kB in the log, {packed / 1e3:.0f} kB in HDF5")
-    print(f"energy of this host {how}")
+    print(f"energy              {how}")
     print(
         f"clock exchange      {seconds:6.3f} s for {answered} of {options.nodes} nodes, "
         f"median error {error * 1e6:.0f} us"

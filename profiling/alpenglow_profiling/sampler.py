@@ -8,8 +8,8 @@
 One rank of a node runs it. A thread and not a child process: a sample takes less than half a
 millisecond from a rank that computes in Python all the time, and less from one in native code
 (`python -m alpenglow_profiling.bench_samplers`; a child on a core of its own takes nothing that
-can be measured), and a thread ends with its rank, whatever ends that. What cannot be sampled is unknown,
-with one note in the file; nothing here ends the job.
+can be measured), and a thread ends with its rank, whatever ends that. What cannot be sampled is
+unknown, with one note in the file; nothing here ends the job.
 """
 
 from __future__ import annotations
