@@ -65,13 +65,14 @@ def merge(
     return sorted(directory.glob("*.h5"))
 
 
-def read(directory: Path) -> Events:
+def read(directory: Path, *, write: bool = True) -> Events:
     """Read what is known of a segment, merging its logs first where that is due.
 
     Where nothing can be written (another's run, a full disk) the logs are read directly.
 
     Args:
         directory: `events/SEGMENT` of a run.
+        write: merge; False reads logs without leaving anything.
 
     Raises:
         EventsError: the directory does not exist.
@@ -81,7 +82,7 @@ def read(directory: Path) -> Events:
     damages: list[str] = []
     parts: list[NodeEvents] = []
     unwritten: set[Path] = set()
-    for node in _brought_up_to_date(directory, None, damages):
+    for node in _brought_up_to_date(directory, None, damages, write=write):
         if node.events is not None:
             parts.append(node.events)
             unwritten.add(node.file)
@@ -109,11 +110,11 @@ class _Node:
     failure: OSError | None = None
     """Why its file is not up to date."""
     events: NodeEvents | None = None
-    """What the file should hold, where it could not be written."""
+    """What the file should hold, where it was not written."""
 
 
 def _brought_up_to_date(
-    directory: Path, ranks: Collection[int] | None, damages: list[str]
+    directory: Path, ranks: Collection[int] | None, damages: list[str], *, write: bool = True
 ) -> Iterator[_Node]:
     """Write the file of each node whose logs have grown, reading only those, and each once."""
     for name, sizes in sorted(_logs_by_node(directory, ranks, damages).items()):
@@ -122,6 +123,9 @@ def _brought_up_to_date(
             yield _Node(file, tuple(sizes))
             continue
         events = _join(name, list(sizes), file, damages)
+        if not write:
+            yield _Node(file, tuple(sizes), None, events)
+            continue
         try:
             write_node(file, events, directory.name)
             yield _Node(file, tuple(sizes))

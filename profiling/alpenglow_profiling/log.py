@@ -1,9 +1,5 @@
 """The log of one rank: checksummed blocks, readable to the last whole one after a kill.
 
-    block  = header | payload
-    header = magic "AGEV" | type u16 | version u16 | payload bytes u32 | monotonic_ns i64 |
-             wall_ns i64 | xxh3-64 over the header before this field and the payload
-
     type 0  ABOUT: JSON about the rank, first in the file and again where the rank began anew
     type 1  ROWS: spans (`ROW`)
     type 2  STEPS: steps that ended: number of sums u32 | their sums (`SUM`) | their kept spans
@@ -11,33 +7,34 @@
 
 The sums of a step and its STEP span stand in one block, so that no cut parts them. Unfinished spans
 count unless the same process wrote sums of their step at a later time: then the step ended, and is
-there whole or was not to be kept. Those of outer kinds always count. Rows written twice count once. The
-reader steps over what is damaged to the next block that is whole, so a log that was cut, and
-appended to later, gives back everything but the cut block.
+there whole or was not to be kept. Those of outer kinds always count. Rows written twice count once.
+The reader steps over what is damaged to the next block that is whole, so a log that was cut, and
+appended to later, gives back everything but the cut block. The blocks' form stands in `blocks.py`.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
+from alpenglow_profiling.blocks import (
+    HEADER_BYTES,
+    Block,
+    block_at,
+    clock_pair,
+    encode,
+    read_blocks,
+)
 from alpenglow_profiling.kind import OUTER, ROW, SUM, Kind, Rows, Sums
 from alpenglow_profiling.self_time import sums
 
-MAGIC = b"AGEV"
-VERSION = 1
 ABOUT, ROWS, STEPS, UNFINISHED = 0, 1, 2, 3
-_HEAD = struct.Struct("<4sHHIqq")
-_CHECK = struct.Struct("<Q")
 _COUNT = struct.Struct("<I")
-HEADER_BYTES = _HEAD.size + _CHECK.size
 
 
 class LogError(ValueError):
@@ -66,12 +63,6 @@ class Log:
     """Full spans are kept of each step whose number this divides; 1 is every step."""
 
 
-def encode(payload: bytes, kind: int, monotonic_ns: int, wall_ns: int) -> bytes:
-    """One block, ready to be appended."""
-    head = _HEAD.pack(MAGIC, kind, VERSION, len(payload), monotonic_ns, wall_ns)
-    return head + _CHECK.pack(xxhash.xxh3_64_intdigest(head + payload)) + payload
-
-
 def encode_steps(sums: bytes, spans: bytes, monotonic_ns: int, wall_ns: int) -> bytes:
     """The block of steps that ended, from packed `SUM` and `ROW` rows."""
     count = _COUNT.pack(len(sums) // SUM.itemsize)
@@ -90,23 +81,6 @@ def encode_about(
     return encode(json.dumps(about).encode(), ABOUT, *(clock or clock_pair()))
 
 
-def clock_pair() -> tuple[int, int]:
-    """(CLOCK_MONOTONIC, wall clock) in ns, read as closely together as Python can.
-
-    The wall clock is read between two readings of the monotonic one; the closest of three tries
-    counts, so that being descheduled in between does not move the rank in time.
-    """
-    best: tuple[int, int, int] | None = None
-    for _ in range(3):
-        before = time.monotonic_ns()
-        wall = time.time_ns()
-        after = time.monotonic_ns()
-        if best is None or after - before < best[0]:
-            best = (after - before, (before + after) // 2, wall)
-    assert best is not None
-    return best[1], best[2]
-
-
 def read_about(path: Path) -> tuple[str, int] | None:
     """Node and size of a log from its first block alone; None where that is not whole.
 
@@ -116,7 +90,7 @@ def read_about(path: Path) -> tuple[str, int] | None:
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(0)
-        block = _block_at(file.read(1 << 14), 0)
+        block = block_at(file.read(1 << 14), 0)
     if block is None or block.kind != ABOUT:
         return None
     return str(json.loads(bytes(block.payload))["node"]), size
@@ -129,10 +103,12 @@ def read_log(path: Path) -> Log:
         LogError: it cannot be read, or no block in it says which rank wrote it.
     """
     try:
-        data = memoryview(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise LogError(f"{path}: cannot be read: {error.strerror}") from None
-    blocks, unread = _blocks(data)
+    blocks, unread = read_blocks(data)
+    unread += sum(HEADER_BYTES + len(each.payload) for each in blocks if not _fits(each))
+    blocks = [each for each in blocks if _fits(each)]
     about: dict[str, Any] | None = None
     settled, unfinished = [np.empty(0, ROW)], [np.empty(0, ROW)]
     told = [np.empty(0, SUM)]
@@ -168,34 +144,9 @@ _OUTER = [int(kind) for kind in OUTER]
 _NO_SUM = [int(kind) for kind in OUTER - {Kind.STEP}]
 
 
-@dataclass(frozen=True)
-class _Block:
-    kind: int
-    payload: memoryview
-    clock: tuple[int, int]
-
-
-def _blocks(data: memoryview) -> tuple[list[_Block], int]:
-    """Every whole block, and the bytes that belong to none."""
-    found: list[_Block] = []
-    whole: Any = data.obj
-    position = unread = 0
-    while position < len(data):
-        block = _block_at(data[position:], 0)
-        if block is None:
-            following = whole.find(MAGIC, position + 1)
-            following = len(data) if following < 0 else following
-            unread += following - position
-            position = following
-            continue
-        position += HEADER_BYTES + len(block.payload)
-        found.append(block)
-    return found, unread
-
-
-def _processes(blocks: list[_Block]) -> list[list[_Block]]:
+def _processes(blocks: list[Block]) -> list[list[Block]]:
     """The blocks by the process that wrote them: each began with a block about the rank."""
-    found: list[list[_Block]] = [[]]
+    found: list[list[Block]] = [[]]
     for block in blocks:
         if block.kind == ABOUT and found[-1]:
             found.append([])
@@ -224,30 +175,13 @@ def _steps(payload: memoryview) -> tuple[Sums, Rows]:
     return sums_of, np.frombuffer(payload[start:], ROW)
 
 
-def _block_at(data: bytes | memoryview, position: int) -> _Block | None:
-    if position + HEADER_BYTES > len(data):
-        return None
-    head = data[position : position + _HEAD.size]
-    magic, kind, version, length, monotonic, wall = _HEAD.unpack(head)
-    start = position + HEADER_BYTES
-    if magic != MAGIC or version != VERSION or start + length > len(data):
-        return None
-    payload = memoryview(data)[start : start + length]
-    digest = xxhash.xxh3_64(head)
-    digest.update(payload)
-    if digest.intdigest() != _CHECK.unpack_from(data, position + _HEAD.size)[0]:
-        return None
-    if not _fits(kind, payload):
-        return None
-    return _Block(kind, payload, (monotonic, wall))
-
-
-def _fits(kind: int, payload: memoryview) -> bool:
+def _fits(block: Block) -> bool:
     """Whether a payload has a length that a block of its type can have."""
-    if kind == STEPS:
-        if len(payload) < _COUNT.size:
+    size = len(block.payload)
+    if block.kind == STEPS:
+        if size < _COUNT.size:
             return False
-        count: int = _COUNT.unpack_from(payload)[0]
-        rest = len(payload) - _COUNT.size - count * SUM.itemsize
+        count: int = _COUNT.unpack_from(block.payload)[0]
+        rest = size - _COUNT.size - count * SUM.itemsize
         return rest >= 0 and rest % ROW.itemsize == 0
-    return kind not in (ROWS, UNFINISHED) or len(payload) % ROW.itemsize == 0
+    return block.kind not in (ROWS, UNFINISHED) or size % ROW.itemsize == 0

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from alpenglow_profiling.log import ROWS, STEPS, UNFINISHED, clock_pair, encode, encode_steps
+from alpenglow_profiling.blocks import clock_pair, encode
+from alpenglow_profiling.log import ROWS, UNFINISHED, encode_steps
 
 
 class LogFile:

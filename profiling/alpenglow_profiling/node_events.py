@@ -101,24 +101,20 @@ SUM_ORDER = ("step", "rank", "kind")
 
 def sorted_rows(rows: Rows) -> Rows:
     """Spans sorted by step, begin, rank."""
-    return rows[_order(rows, ROW_ORDER)]
+    return sort(rows.copy(), ROW_ORDER)
 
 
 def sorted_sums(totals: Sums) -> Sums:
     """Sums sorted by step, rank, kind."""
-    return totals[_order(totals, SUM_ORDER)]
+    return sort(totals.copy(), SUM_ORDER)
 
 
 def sort(table: Table, by: tuple[str, ...]) -> Table:
     """Sort a table in place; a column at a time, as it may be too large to be there twice."""
-    order = _order(table, by)
+    order = np.lexsort([table[name] for name in reversed(by)])
     for name in table.dtype.names or ():
         table[name] = table[name][order]
     return table
-
-
-def _order(table: Table, by: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.asarray(np.lexsort([table[name] for name in reversed(by)]))
 
 
 def split(rows: Rows) -> tuple[Rows, Rows]:

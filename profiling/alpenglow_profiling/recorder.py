@@ -268,4 +268,3 @@ class Recorder:
 def log_path(directory: Path, rank: int) -> Path:
     """Where a rank of this segment logs: `rank-00000.log`."""
     return directory / f"rank-{rank:05d}.log"
-

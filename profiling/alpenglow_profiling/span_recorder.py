@@ -1,4 +1,4 @@
-"""What a trainer holds to say where its time goes: the shape of a recorder, and one that keeps nothing.
+"""What a trainer holds to say where its time goes: a recorder's shape, and one that keeps nothing.
 
 The recorder that keeps spans is `alpenglow_profiling.recorder.Recorder`.
 """

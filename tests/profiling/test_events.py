@@ -15,6 +15,7 @@ import pytest
 
 from alpenglow_profiling import events
 from alpenglow_profiling.bench import row_sizes, span_cost
+from alpenglow_profiling.blocks import HEADER_BYTES, MAGIC
 from alpenglow_profiling.events import (
     ROW,
     EventsError,
@@ -27,7 +28,7 @@ from alpenglow_profiling.events import (
     read,
 )
 from alpenglow_profiling.kind import PACKED
-from alpenglow_profiling.log import HEADER_BYTES, MAGIC, LogError, read_log
+from alpenglow_profiling.log import LogError, read_log
 
 KINDS = (
     "startup restart data_wait forward recompute backward weight_grad p2p tensor_reduce "
