@@ -82,7 +82,8 @@ def contents(events: Events, directory: Path) -> Iterator[str]:
         if steps
         else (f"spans    {spans}, inside no step")
     )
-    yield f"kept     every step of which {events.sample_every} is a divisor, and anomalies"
+    rule = f"each step whose number {events.sample_every} divides, the first two, and anomalies"
+    yield f"rule     {'every step' if events.sample_every == 1 else rule}"
     files = sorted({*directory.glob("*.h5"), *directory.glob("rank-*.log")})
     size = sum(path.stat().st_size for path in files)
     yield f"disk     {size} bytes in {len(files)} files, {size / max(1, spans + totals):.1f} a row"

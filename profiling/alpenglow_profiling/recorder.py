@@ -28,7 +28,7 @@ import os
 import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
-from time import monotonic, monotonic_ns, sleep
+from time import monotonic, monotonic_ns, sleep, thread_time
 from types import TracebackType
 
 from alpenglow_profiling.device_times import DeviceClock, Item, Marker, Marks
@@ -142,6 +142,8 @@ class Recorder:
         self.step = 0
         self.device = device
         self.failure: str | None = None
+        self.thread_s = 0.0
+        """Processor time of the thread that writes, until its last flush."""
         self.path = log_path(directory, rank)
         self._steps = StepsUnderWay(rank, StepSampling(sample_every), device)
         directory.mkdir(parents=True, exist_ok=True)
@@ -237,6 +239,7 @@ class Recorder:
             self._wake.wait(self._flush_seconds)
             self._wake.clear()
             self.flush()
+            self.thread_s = thread_time()
 
     def close(self) -> None:
         """See `SpanRecorder.close`. Closing twice is harmless."""

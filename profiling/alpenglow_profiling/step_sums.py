@@ -67,5 +67,5 @@ def step_sums(rank: int, spans: Sequence[Span]) -> bytes:
     return b"".join([SUM_PACKED.pack(rank, *key, *found[key]) for key in sorted(found)])
 
 
-def _outer_first(span: Span) -> tuple[int, int]:
-    return span[3], -span[4]
+def _outer_first(span: Span) -> tuple[int, int, bool]:
+    return span[3], -span[4], span[1] not in _ABSORBING
