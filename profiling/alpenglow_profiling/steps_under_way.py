@@ -89,7 +89,7 @@ class StepsUnderWay:
         if not all(self._passed(item) for item in items):
             return None
         spans = self._timed(items)
-        if self._device is not None:
+        if self._device is not None and self.lost is None:
             used = markers(items)
             if used:
                 self._device_end_ns = spans[-1][4]
