@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from alpenglow_profiling.kind import ROW, SUM
-from alpenglow_profiling.log import LogError, read_about, read_log
+from alpenglow_profiling.log import LogError, State, read_about, read_log
 from alpenglow_profiling.node_events import (
     CLOCK,
     ROW_ORDER,
@@ -117,29 +117,29 @@ def _brought_up_to_date(
     directory: Path, ranks: Collection[int] | None, damages: list[str], *, write: bool = True
 ) -> Iterator[_Node]:
     """Write the file of each node whose logs have grown, reading only those, and each once."""
-    for name, sizes in sorted(_logs_by_node(directory, ranks, damages).items()):
+    for name, states in sorted(_logs_by_node(directory, ranks, damages).items()):
         file = _node_path(directory, name)
-        if _holds(file, sizes):
-            yield _Node(file, tuple(sizes))
+        if _holds(file, states):
+            yield _Node(file, tuple(states))
             continue
-        events = _join(name, list(sizes), file, damages)
+        events = _join(name, list(states), file, damages)
         if not write:
-            yield _Node(file, tuple(sizes), None, events)
+            yield _Node(file, tuple(states), None, events)
             continue
         try:
             write_node(file, events, directory.name)
-            yield _Node(file, tuple(sizes))
+            yield _Node(file, tuple(states))
         except OSError as error:
-            yield _Node(file, tuple(sizes), error, events)
+            yield _Node(file, tuple(states), error, events)
         del events  # before the next node's are read
 
 
 def _logs_by_node(
     directory: Path, ranks: Collection[int] | None, damages: list[str]
-) -> dict[str, dict[Path, int]]:
-    """Logs that can be read, with their sizes, by node; told by their first block where whole."""
+) -> dict[str, dict[Path, State]]:
+    """Logs that can be read, with their states, by node; told by their first block where whole."""
     mine = None if ranks is None else {log_path(directory, rank) for rank in ranks}
-    nodes: dict[str, dict[Path, int]] = defaultdict(dict)
+    nodes: dict[str, dict[Path, State]] = defaultdict(dict)
     for path in sorted(directory.glob("rank-*.log")):
         if mine is not None and path not in mine:
             continue
@@ -147,7 +147,7 @@ def _logs_by_node(
             about = read_about(path)
             if about is None:
                 log = read_log(path)
-                about = log.node, log.size
+                about = log.node, log.state
             nodes[about[0]][path] = about[1]
         except LogError as error:
             damages.append(str(error))
@@ -161,21 +161,24 @@ def _node_path(directory: Path, node: str) -> Path:
     return directory / f"{safe or 'node'}.h5"
 
 
-def _holds(path: Path, logs: Mapping[Path, int]) -> bool:
+def _holds(path: Path, logs: Mapping[Path, State]) -> bool:
     """Whether the node's file was made from these logs as they are now."""
     try:
         with h5py.File(path, "r") as file:
-            held = json.loads(file.attrs["logs"])
+            sizes, tails = (json.loads(file.attrs[name]) for name in ("logs", "tails"))
     except (OSError, KeyError, ValueError):
         return False
-    return all(held.get(log.name) == size for log, size in logs.items())
+    return all(
+        sizes.get(log.name) == state.size and tails.get(log.name) == state.tail
+        for log, state in logs.items()
+    )
 
 
 def _join(node: str, paths: Sequence[Path], file: Path, damages: list[str]) -> NodeEvents:
     """All that the logs of a node tell, and its file of ranks whose logs are no longer there."""
     outer, inner, totals, clocks = _empty(ROW), _empty(ROW), _empty(SUM), _empty(CLOCK)
     told: list[str] = []
-    sizes: dict[str, int] = {}
+    states: dict[str, State] = {}
     ranks: set[int] = set()
     world = every = 1
     for path in paths:
@@ -192,12 +195,12 @@ def _join(node: str, paths: Sequence[Path], file: Path, damages: list[str]) -> N
         clock["monotonic_ns"], clock["wall_ns"] = log.clock.T
         clocks.append(clock)
         ranks.add(log.rank)
-        sizes[path.name] = log.size
+        states[path.name] = log.state
         world, every = max(world, log.world_size), max(every, log.sample_every)
         if log.unread:
             told.append(
-                f"{path.name} of {node}: {log.unread} of {log.size} bytes belong to no whole block "
-                "and were left out"
+                f"{path.name} of {node}: {log.unread} of {log.state.size} bytes belong to no whole "
+                "block and were left out"
             )
     earlier = _earlier(file, ranks)
     if earlier is not None:
@@ -207,7 +210,8 @@ def _join(node: str, paths: Sequence[Path], file: Path, damages: list[str]) -> N
         ):  # fmt: skip
             parts.append(part)
         ranks.update(earlier.ranks)
-        sizes = {**earlier.logs, **sizes}
+        for name, size in earlier.logs.items():
+            states.setdefault(name, State(size, earlier.tails.get(name, 0)))
         told.extend(earlier.damages)
     return NodeEvents(
         node,
@@ -215,11 +219,12 @@ def _join(node: str, paths: Sequence[Path], file: Path, damages: list[str]) -> N
         _joined(clocks),
         world,
         tuple(sorted(ranks)),
-        sizes,
+        {name: state.size for name, state in states.items()},
         tuple(told),
         every,
         sort(_joined(inner), ROW_ORDER),
         sort(_joined(totals), SUM_ORDER),
+        tails={name: state.tail for name, state in states.items()},
     )
 
 

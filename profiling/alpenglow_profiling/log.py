@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from alpenglow_profiling.blocks import (
     HEADER_BYTES,
@@ -35,10 +36,25 @@ from alpenglow_profiling.self_time import sums
 
 ABOUT, ROWS, STEPS, UNFINISHED = 0, 1, 2, 3
 _COUNT = struct.Struct("<I")
+_TAIL_BYTES = 1 << 12
 
 
 class LogError(ValueError):
     """A log that holds nothing usable; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What tells whether a log has changed: it may have been written over and be as long."""
+
+    size: int
+    tail: int
+    """xxh3-64 of its last 4 KiB."""
+
+    @classmethod
+    def of(cls, size: int, end: bytes) -> State:
+        """From its size and its last bytes."""
+        return cls(size, xxhash.xxh3_64_intdigest(end[-_TAIL_BYTES:]))
 
 
 @dataclass(frozen=True)
@@ -55,8 +71,8 @@ class Log:
     """Of every step that ended, and of what spans tell of the others."""
     clock: np.ndarray[Any, np.dtype[np.int64]]
     """Shape [blocks, 2]: (monotonic_ns, wall_ns), read together at each flush."""
-    size: int
-    """Bytes of the file when it was read."""
+    state: State
+    """Of the file when it was read."""
     unread: int
     """Bytes that belong to no whole block."""
     sample_every: int
@@ -81,19 +97,21 @@ def encode_about(
     return encode(json.dumps(about).encode(), ABOUT, *(clock or clock_pair()))
 
 
-def read_about(path: Path) -> tuple[str, int] | None:
-    """Node and size of a log from its first block alone; None where that is not whole.
+def read_about(path: Path) -> tuple[str, State] | None:
+    """Node and state of a log from its ends alone; None where its first block is not whole.
 
     Raises:
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
         size = file.seek(0, 2)
+        file.seek(max(0, size - _TAIL_BYTES))
+        state = State.of(size, file.read(size))
         file.seek(0)
         block = block_at(file.read(1 << 14), 0)
     if block is None or block.kind != ABOUT:
         return None
-    return str(json.loads(bytes(block.payload))["node"]), size
+    return str(json.loads(bytes(block.payload))["node"]), state
 
 
 def read_log(path: Path) -> Log:
@@ -134,10 +152,11 @@ def read_log(path: Path) -> Log:
     rows = _once(np.concatenate(settled), np.concatenate(unfinished))
     untold = rows[~np.isin(rows["step"], sums_told["step"]) | np.isin(rows["kind"], _NO_SUM)]
     found = np.concatenate([sums_told, sums(untold)])
+    state = State.of(len(data), data)
     clock = np.array([block.clock for block in blocks], dtype=np.int64).reshape(-1, 2)
     rank, node, world = int(about["rank"]), str(about["node"]), int(about["world_size"])
     every = int(about.get("sample_every", 1))
-    return Log(path, rank, node, world, rows, found, clock, len(data), unread, every)
+    return Log(path, rank, node, world, rows, found, clock, state, unread, every)
 
 
 _OUTER = [int(kind) for kind in OUTER]

@@ -220,6 +220,29 @@ def test_a_log_that_grew_is_merged_again_and_removed_ones_are_kept(tmp_path: Pat
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_log_that_changed_without_growing_is_read_again(tmp_path: Path) -> None:
+    """The step under way is written in place, so another one may take as much room."""
+    path = log_path(tmp_path, 0)
+    with Recorder(tmp_path, 0, "h", world_size=1, sample_every=1000, flush_seconds=60) as recorder:
+        for step in range(1, 4):
+            record_steps(recorder, range(step, step + 1))
+        recorder.step = 4
+        for i in range(60):
+            recorder.record(Kind.FORWARD, i, i + 1)
+            if i % 10 == 9:
+                recorder.flush()
+        size = path.stat().st_size
+        assert read(tmp_path).kept.tolist() == [1, 2, 4]
+        recorder.record(Kind.STEP, 0, 60)
+        recorder.step = 5
+        for i in range(61):
+            recorder.record(Kind.FORWARD, i, i + 1)
+        recorder.flush()
+        # 6 headers and 60 rows went; 2 headers, a count, 2 sums and 62 rows came.
+        assert path.stat().st_size == size
+        assert read(tmp_path).kept.tolist() == [1, 2, 5]
+
+
 def test_reading_does_not_need_to_write(tmp_path: Path) -> None:
     with Recorder(tmp_path, 0, "h", world_size=1) as recorder:
         record_steps(recorder, range(1, 3))
