@@ -1,6 +1,6 @@
 """What recording costs: time a span, share of a step, bytes a row.
 
-    python -m alpenglow_profiling.bench [--pairs 40] [--spans 200000]
+    python -m alpenglow_profiling.bench [--pairs 60] [--spans 200000]
 
 The step is one that a rank of a pipeline does: 8 micro-batches through the layers of its stage,
 forward and backward in torch, activations and gradients copied to and from other memory in the
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m alpenglow_profiling.bench")
     parser.add_argument("--spans", type=int, default=200_000, help="without content, and of sizes")
-    parser.add_argument("--pairs", type=int, default=40, help="steps with and without recording")
+    parser.add_argument("--pairs", type=int, default=60, help="steps with and without recording")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         with Recorder(Path(folder) / "cost", 0, "node", world_size=1) as recorder:
