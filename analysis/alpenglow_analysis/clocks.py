@@ -1,0 +1,401 @@
+"""The clocks of all nodes brought together, with what they may still be wrong by.
+
+    alignment = align(events, layout, micro_batches, schedule, steps)
+    events = events.moved(alignment.clocks)
+    alignment.error_ns["h017"]
+
+Wall clocks of two nodes agree to about a millisecond, messages take less. What is sure is that
+nothing ends before what it waits for has begun: `clock_bounds` makes intervals of that, one a node
+and step, `clock_lines` a line through them, offset and drift. The error of a node is the furthest
+that its interval reaches from the line in any of the steps, so it is a bound and no guess, whatever
+the network's asymmetry; it is about the time of the fastest message there and back, halved, for
+each hop from the reference. All ranks of a node share a clock.
+
+What is used: messages between stages, tensor-parallel collectives that leave a node, the optimizer
+(its norm is agreed on by all ranks), and gradient reductions, of which only this is sure: they end
+after every member has begun its last backward pass, in which they may travel already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from alpenglow.parallel.layout import Layout
+from alpenglow_analysis.clock_bounds import Causality, Floats, Ints, Rates
+from alpenglow_analysis.clock_lines import FASTEST, Lines, fit
+from alpenglow_analysis.clock_words import Checked, Problems, in_words
+from alpenglow_analysis.messages import Instances, InSteps, groups, instances, transfers
+from alpenglow_profiling.backwards import without_backwards
+from alpenglow_profiling.clock_map import ClockMap
+from alpenglow_profiling.kind import ROW, Kind, Rows
+from alpenglow_profiling.segment_events import Events
+
+MOST_STEPS = 24
+"""Of the kept ones, that are looked at where none are named."""
+_PASSES = 5
+_INSTANCES = 8
+"""Of a tensor-parallel group in a step, that are looked at: they are many and much alike."""
+_FAR = 10 * 86_400 * 10**9
+"""ns: how far beyond the steps a line is drawn."""
+_SECOND = 10**9
+
+
+class Exchange(Protocol):
+    """A ping-pong between a node and rank 0's node, as `alpenglow_profiling.clock_exchange` has."""
+
+    @property
+    def when_ns(self) -> int:
+        """CLOCK_MONOTONIC of rank 0's node."""
+
+    @property
+    def node(self) -> str:
+        """The other node."""
+
+    @property
+    def offset_ns(self) -> int:
+        """What the node's CLOCK_MONOTONIC shows more."""
+
+    @property
+    def error_ns(self) -> int:
+        """At most so much is the offset wrong."""
+
+    @property
+    def reference(self) -> str:
+        """Rank 0's node."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The clocks of a segment."""
+
+    clocks: dict[str, ClockMap]
+    """By node, for `events.moved`."""
+    error_ns: dict[str, float]
+    """By node: at most so far is its clock from the reference's, in any of the steps, and between
+    them where it runs evenly. Infinite where nothing binds it."""
+    reference: str
+    """The node that keeps its own wall clock."""
+    sentences: tuple[str, ...]
+    """For the report: the error first, then what is wrong."""
+    checked: tuple[Checked, ...] = ()
+    """Ping-pongs that were made beside, each against these clocks."""
+    rate: dict[str, float] = field(default_factory=dict)
+    """By node: how much slower its clock runs than the reference's, relatively."""
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """The clocks as they are: wall clocks, one offset a node."""
+
+    names: list[str]
+    shift: Ints
+    """[nodes]: from CLOCK_MONOTONIC to the time that lines start from."""
+    of_rank: Ints
+    """[world]: index of each rank's node; -1: it left nothing."""
+    reference: int
+
+
+def align(
+    events: Events,
+    layout: Layout,
+    micro_batches: int,
+    schedule: str = "1f1b",
+    steps: Collection[int] | None = None,
+    exchanges: Sequence[Exchange] = (),
+) -> Alignment:
+    """Find the clocks of all nodes of a segment.
+
+    Args:
+        events: of one segment.
+        layout: of the run.
+        micro_batches: a step.
+        schedule: name of the run's schedule.
+        steps: kept steps to look at; None: up to `MOST_STEPS`, spread evenly.
+        exchanges: ping-pongs to compare with; they have no part in the result.
+
+    Raises:
+        ValueError: an unknown schedule.
+    """
+    if not events.parts:
+        return Alignment({}, {}, "", ())
+    if steps is None:
+        kept = events.kept
+        steps = kept[np.unique(np.linspace(0, len(kept) - 1, MOST_STEPS).astype(int))].tolist()
+    table, nodes, damages = _read(events, layout, steps)
+    problems = Problems(nodes.names, list(damages))
+    flushes = {part.node: ClockMap.of_flushes(part.clock) for part in events.parts}
+    reference = nodes.names[nodes.reference]
+    if len(nodes.names) == 1:
+        sentence = f"All ranks are on {reference}: one clock, nothing to align."
+        return Alignment(flushes, {reference: 0.0}, reference, (sentence, *damages))
+    if not (table["kind"] == Kind.STEP).any():
+        sentence = "No whole step has its spans: nodes keep their wall clocks, error unknown."
+        unknown = dict.fromkeys(nodes.names, np.inf) | {reference: 0.0}
+        return Alignment(flushes, unknown, reference, (sentence, *damages))
+    found = _solve(table, nodes, layout, micro_batches, schedule, problems)
+    clocks, error = dict(flushes), dict.fromkeys(nodes.names, np.inf)
+    rate = dict.fromkeys(nodes.names, 0.0)
+    for index, name in enumerate(nodes.names):
+        if index in problems.apart:
+            continue
+        error[name] = float(found.error[index])
+        rate[name] = float(found.slope[index])
+        if index != nodes.reference:
+            clocks[name] = found.clock(index, nodes.shift)
+    checked = tuple(
+        _check(each, clocks, error, found, nodes.names)
+        for each in exchanges
+        if max(error.get(node, np.inf) for node in (each.node, each.reference)) < np.inf
+    )
+    sentences = in_words(reference, error, found.counts, problems, checked)
+    return Alignment(clocks, error, reference, sentences, checked, rate)
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """Lines (or points) of all nodes; times from `origin`."""
+
+    origin: int
+    moment: Floats
+    offset: Floats
+    slope: Floats
+    error: Floats
+    doubt: Floats
+    points: dict[int, tuple[Floats, Floats]]
+    """Moments and corrections of the nodes that no line fits."""
+    counts: tuple[int, int, int]
+    """Messages, collectives, steps."""
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First and last moment, on the reference's wall clock."""
+        return self.origin + int(self.moment[0]), self.origin + int(self.moment[-1])
+
+    def clock(self, node: int, shift: Ints) -> ClockMap:
+        """From a node's CLOCK_MONOTONIC to the reference's wall clock."""
+        far = np.array([self.moment[0] - _FAR, self.moment[-1] + _FAR])
+        at, value = far, self.offset[node] + self.slope[node] * far
+        if node in self.points:
+            inner, bend = self.points[node]
+            # Beyond its first and last step a bent clock goes on as it does on the whole.
+            value = bend[[0, -1]] + self.slope[node] * (far - inner[[0, -1]])
+            at = np.concatenate([far[:1], inner, far[1:]])
+            value = np.concatenate([value[:1], bend, value[1:]])
+        own = np.rint(at).astype(np.int64) + self.origin - shift[node]
+        return ClockMap(own, np.rint(value).astype(np.int64) + shift[node])
+
+
+def _read(
+    events: Events, layout: Layout, steps: Collection[int]
+) -> tuple[Rows, _Nodes, tuple[str, ...]]:
+    """The spans that say something about clocks, on the wall clocks of their nodes."""
+    names = [part.node for part in events.parts]
+    shift = np.array([ClockMap.of_flushes(part.clock).offset_ns[0] for part in events.parts])
+    of_rank = np.full(layout.world, -1)
+    for index, part in enumerate(events.parts):
+        of_rank[[rank for rank in part.ranks if rank < layout.world]] = index
+    reference = max(int(of_rank[0]), 0)
+    kinds = [Kind.STEP, Kind.P2P, Kind.OPTIMIZER]
+    if layout.data > 1:
+        kinds += [Kind.GRADIENT_REDUCE, Kind.BACKWARD, Kind.WEIGHT_GRAD]
+    if _crossing(of_rank, groups(layout, Kind.TENSOR_REDUCE)).any():
+        kinds.append(Kind.TENSOR_REDUCE)
+    tables = []
+    for part in events.parts:
+        outer, inner = part.outer, part.spans(steps)
+        for rows in (outer[np.isin(outer["step"], [*steps])], inner):
+            tables.append(rows[np.isin(rows["kind"], [int(kind) for kind in kinds])])
+    whole = [rows[rows["kind"] == Kind.STEP] for rows in tables[::2]]
+    shift = shift + _gross(whole, shift, reference)
+    for index, rows in enumerate(tables):
+        moved: Any = rows
+        for name in ("begin_ns", "end_ns"):
+            moved[name] += shift[index // 2]
+    rows, damages = without_backwards(np.concatenate([np.empty(0, ROW), *tables]), events.nodes)
+    return rows, _Nodes(names, shift, of_rank, reference), damages
+
+
+def _gross(whole: list[Rows], shift: Ints, reference: int) -> Ints:
+    """What brings steps together that wall clocks set seconds apart, or that have none."""
+    more = np.zeros(len(whole), np.int64)
+    begins = [dict(zip(w["step"].tolist(), w["begin_ns"].tolist(), strict=True)) for w in whole]
+    for index, mine in enumerate(begins):
+        both = sorted(mine.keys() & begins[reference].keys())
+        apart = [begins[reference][step] - mine[step] for step in both[:1]]
+        off = sum(apart) + int(shift[reference] - shift[index])
+        more[index] = off if abs(off) > _SECOND else 0
+    return more
+
+
+def _crossing(of_rank: Ints, members: Ints) -> Any:
+    """Which groups have members on more than one node."""
+    at = of_rank[members]
+    return at.max(axis=1) > np.where(at < 0, len(of_rank), at).min(axis=1)
+
+
+def _solve(
+    rows: Rows, nodes: _Nodes, layout: Layout, micro_batches: int, schedule: str, problems: Problems
+) -> _Solution:
+    """Bounds, lines, and again with times that the lines have straightened."""
+    whole = rows[rows["kind"] == Kind.STEP]
+    steps = np.unique(whole["step"])
+    rows = rows[np.isin(rows["step"], steps)]  # one that was cut short has no such span
+    origin = int(whole["begin_ns"].min()) if len(whole) else 0
+    middle = (whole["begin_ns"] - origin + (whole["end_ns"] - whole["begin_ns"]) / 2)[:, None]
+    moment = np.array([float(np.median(middle[whole["step"] == step])) for step in steps])
+    longest = float((whole["end_ns"] - whole["begin_ns"]).max(initial=0))
+    said = Causality(len(nodes.names), moment)
+    counts = _say(said, rows, origin, steps, nodes, layout, micro_batches, schedule)
+    graph = said.graph()
+
+    mine = np.arange(len(nodes.names)) != nodes.reference
+    nothing = np.zeros(len(mine))
+    rates = Rates(nothing, nothing, np.where(mine, FASTEST, 0.0))
+    found = graph.judge(rates, nodes.reference)
+    problems.contradictions = [(int(steps[place]), bad, gone) for place, bad, gone in found]
+    best: tuple[Rates, Lines, Floats, Floats] | None = None
+    for _ in range(_PASSES):
+        lower, upper, bad = graph.bounds(rates, nodes.reference)
+        if best is not None and len(bad):
+            break  # a clock that bends within its bounds was taken for a line: keep what was sure
+        lines = fit(moment, lower, upper, rates.slope)
+        best = (rates, lines, lower, upper)
+        offset, slope = rates.offset + lines.offset, rates.slope + lines.slope
+        doubt = np.where(mine, lines.doubt, 0.0)
+        settled = (doubt > 0.7 * rates.doubt)[mine].all()
+        rates = Rates(offset, slope, doubt)
+        if settled:
+            break
+    assert best is not None
+    return _solution(origin, moment, longest, *best, problems, counts)
+
+
+def _solution(
+    origin: int,
+    moment: Floats,
+    longest: float,
+    rates: Rates,
+    lines: Lines,
+    lower: Floats,
+    upper: Floats,
+    problems: Problems,
+    counts: tuple[int, int, int],
+) -> _Solution:
+    """The corrections, and how far the bounds reach from them."""
+    there = np.isfinite(lower) & np.isfinite(upper)
+    problems.apart = np.flatnonzero(~there.any(axis=0)).tolist()
+    value = lines.at(moment)
+    points: dict[int, tuple[Floats, Floats]] = {}
+    for node in np.flatnonzero(~lines.fits & there.any(axis=0)).tolist():
+        mine = there[:, node]
+        value[mine, node] = (lower + upper)[mine, node] / 2
+        known = rates.offset[node] + rates.slope[node] * moment[mine]
+        points[node] = (moment[mine], known + value[mine, node])
+    problems.bent = sorted(points)
+    reach = np.maximum(upper - value, value - lower, where=there, out=np.zeros_like(value))
+    error = reach.max(axis=0, initial=0)
+    # Within a step a clock may go another way than its line; a line is read at a time that is
+    # itself off by the correction; offsets are whole ns.
+    within = lines.doubt * longest + np.abs(lines.slope) * np.abs(value).max(axis=0, initial=0) + 1
+    error += np.where(rates.doubt > 0, within, 0)
+    return _Solution(
+        origin, moment, rates.offset + lines.offset, rates.slope + lines.slope, error,
+        lines.doubt, points, counts,
+    )  # fmt: skip
+
+
+def _say(
+    said: Causality,
+    rows: Rows,
+    origin: int,
+    steps: Ints,
+    nodes: _Nodes,
+    layout: Layout,
+    micro_batches: int,
+    schedule: str,
+) -> tuple[int, int, int]:
+    """Tell what cannot have happened before what; returns messages, collectives, steps."""
+    node = nodes.of_rank
+    moved = transfers(rows, layout, micro_batches, schedule)
+    place = np.searchsorted(steps, moved.step)
+    sender, receiver = node[moved.sender], node[moved.receiver]
+    receive_end, send_begin = moved.receive_end - origin, moved.send_begin - origin
+    said.link(place, receiver, receive_end, sender, send_begin)
+    send_end, receive_begin = moved.send_end - origin, moved.receive_begin - origin
+    said.link(place, sender, send_end, receiver, receive_begin)
+    count = 0
+    kinds = [Kind.OPTIMIZER] + [Kind.GRADIENT_REDUCE] * (layout.data > 1)
+    for kind in kinds:
+        found = instances(rows, layout, kind, partial=True)
+        begin = found.table.column("begin_ns") - origin
+        end = found.table.column("end_ns") - origin
+        if kind is Kind.GRADIENT_REDUCE:
+            begin = _last_passes(rows, found, steps, layout.world) - origin
+        row = found.index.ravel()
+        there = row >= 0
+        row, number = row[there], np.repeat(np.arange(len(found.step)), found.index.shape[1])[there]
+        at = np.searchsorted(steps, found.step)[number]
+        said.collective(at, number, node[found.table.rank[row]], end[row], begin[row])
+        count += len(found.step)
+    if (rows["kind"] == Kind.TENSOR_REDUCE).any():
+        count += _say_tensor(said, rows, origin, steps, nodes, layout)
+    return int((sender != receiver).sum()), count, len(steps)
+
+
+def _say_tensor(
+    said: Causality, rows: Rows, origin: int, steps: Ints, nodes: _Nodes, layout: Layout
+) -> int:
+    """Some collectives of each tensor-parallel group that leaves a node, as pairs of members."""
+    found = instances(rows, layout, Kind.TENSOR_REDUCE, partial=True)
+    crossing = _crossing(nodes.of_rank, groups(layout, Kind.TENSOR_REDUCE))[found.group]
+    last = np.flatnonzero(np.diff(found.instance, append=0) <= 0)
+    size = np.repeat(found.instance[last] + 1, found.instance[last] + 1)
+    spread = -(-size // _INSTANCES)
+    index = found.index[crossing & (found.instance % spread == 0)]
+    place = np.searchsorted(steps, found.step[crossing & (found.instance % spread == 0)])
+    begin = found.table.column("begin_ns") - origin
+    end = found.table.column("end_ns") - origin
+    node = nodes.of_rank[found.table.rank]
+    for one in range(index.shape[1]):
+        for other in range(index.shape[1]):
+            both = (index[:, one] >= 0) & (index[:, other] >= 0)
+            if one != other and both.any():
+                a, b = index[both, one], index[both, other]
+                said.link(place[both], node[a], end[a], node[b], begin[b])
+    return len(index)
+
+
+def _last_passes(rows: Rows, found: Instances, steps: Ints, world: int) -> Ints:
+    """When the rank of each row of a reduction began its last backward or weight pass.
+
+    A rank without one says nothing: the beginning of time.
+    """
+    latest = np.full((len(steps), world), int(found.table.rows["begin_ns"].min()) - _FAR)
+    for kind in (Kind.BACKWARD, Kind.WEIGHT_GRAD):
+        table = InSteps.of(rows, kind, world)
+        at = np.searchsorted(steps, table.steps)[table.place]
+        np.maximum.at(latest, (at, table.rank), table.column("begin_ns"))
+    own = np.searchsorted(steps, found.table.steps)[found.table.place]
+    return np.asarray(latest[own, found.table.rank])
+
+
+def _check(
+    exchange: Exchange, clocks: dict[str, ClockMap], error: dict[str, float], found: _Solution,
+    names: list[str],
+) -> Checked:  # fmt: skip
+    """A ping-pong against the clocks."""
+    here = np.array([exchange.when_ns])
+    common = clocks[exchange.reference].at(here)
+    apart = int((clocks[exchange.node].at(here + exchange.offset_ns) - common)[0])
+    # Outside the steps a line may go on another way within its doubt.
+    first, last = found.span
+    outside = max(first - int(common[0]), int(common[0]) - last, 0)
+    allowed = exchange.error_ns + sum(
+        error[node] + found.doubt[names.index(node)] * outside
+        for node in {exchange.node, exchange.reference}
+    )
+    return Checked(exchange.node, exchange.when_ns, apart, float(allowed))
