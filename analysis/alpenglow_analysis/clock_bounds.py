@@ -30,6 +30,7 @@ Floats = npt.NDArray[np.float64]
 
 ROUNDS = 512
 """Of relaxation, at most. A path that is cut short is still a bound."""
+_AT_ONCE = 32
 TOLERANCE = 0.5
 """ns: what a path must gain to count; times are whole ns."""
 
@@ -155,14 +156,30 @@ class Graph:
         """
         weight = self.weights(rates)
         source, target = self.source[self.first], self.target[self.first]
-        start = np.arange(len(self.moment)) * self.nodes + reference
+        start = np.full((len(self.moment), self.nodes), np.inf)
+        start[:, reference] = 0
         upper, bad = self._shortest(source, target, weight, start)
         lower, worse = self._shortest(target, source, weight, start)
-        shape = (len(self.moment), self.nodes)
-        upper, lower = (d[: shape[0] * shape[1]].reshape(shape) for d in (upper, lower))
-        bad = bad | worse | (upper + lower < -TOLERANCE).any(axis=1)
+        bad |= worse | (upper[:, reference] < -TOLERANCE) | (lower[:, reference] < -TOLERANCE)
+        bad |= (upper + lower < -TOLERANCE).any(axis=1)
         upper[bad], lower[bad] = np.inf, np.inf
         return -lower, upper, np.flatnonzero(bad)
+
+    def nearest(self, rates: Rates, wish: Floats) -> Floats:
+        """The corrections next to wished ones that contradict nothing.
+
+        The largest below and the smallest above contradict nothing, nor does what lies between two
+        such (the constraints are convex); where the wish itself contradicts nothing, it is kept.
+
+        Args:
+            rates: as `bounds`.
+            wish: [steps, nodes], beside what `rates` say.
+        """
+        weight = self.weights(rates)
+        source, target = self.source[self.first], self.target[self.first]
+        below, _ = self._shortest(source, target, weight, wish)
+        above, _ = self._shortest(target, source, weight, -wish)
+        return (below - above) / 2
 
     def judge(self, rates: Rates, reference: int) -> list[tuple[int, list[int], bool]]:
         """Find the nodes whose clocks contradict the others, step by step, and leave them out.
@@ -180,32 +197,41 @@ class Graph:
         return found
 
     def _shortest(
-        self, source: Ints, target: Ints, weight: Floats, start: Ints
+        self, source: Ints, target: Ints, weight: Floats, start: Floats
     ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-        """Bellman-Ford from the start of every step at once; which steps hold negative cycles."""
+        """Bellman-Ford in all steps at once, from distances [steps, nodes] to begin with.
+
+        Returns:
+            Distances [steps, nodes], and which steps have not come to rest: negative cycles.
+        """
         distance = np.full(self.vertices, np.inf)
-        distance[start] = 0
-        bad = np.zeros(len(start), bool)
-        if not len(source):
-            return distance, bad
-        order = np.argsort(target, kind="stable")
-        source, weight = source[order], weight[order].copy()
-        step = self.step[self.first][order]
-        heads = np.flatnonzero(np.diff(target[order], prepend=-1))
-        head = target[order][heads]
+        distance[: start.size] = start.ravel()
+        moving = np.zeros(len(start), bool)
+        if len(source):
+            order = np.argsort(target, kind="stable")
+            step = self.step[self.first]
+            for _ in range(0, ROUNDS, _AT_ONCE):
+                edges = self._relax(distance, source[order], target[order], weight[order])
+                moving[:] = False
+                moving[step[order[edges]]] = True
+                order = order[moving[step[order]]]
+                if not len(order):
+                    break
+        return distance[: start.size].reshape(start.shape), moving
+
+    @staticmethod
+    def _relax(distance: Floats, source: Ints, target: Ints, weight: Floats) -> Ints:
+        """Some rounds, edges sorted by target; returns edges to what moved in the last of them."""
+        heads = np.flatnonzero(np.diff(target, prepend=-1))
+        head = target[heads]
         better = np.zeros(len(heads), bool)
-        for round_ in range(ROUNDS):
+        for _ in range(_AT_ONCE):
             best = np.minimum.reduceat(distance[source] + weight, heads)
             better = best < distance[head] - TOLERANCE
             if not better.any():
                 break
             distance[head[better]] = best[better]
-            if round_ % 8 == 7:
-                bad |= distance[start] < -TOLERANCE
-                weight[bad[step]] = np.inf
-        bad |= distance[start] < -TOLERANCE
-        bad[np.unique(step[heads][better])] = True
-        return distance, bad
+        return heads[better]
 
     def _culprits(self, step: int, rates: Rates) -> list[int]:
         weight = self.weights(rates)

@@ -44,10 +44,10 @@ class Lines:
         return np.asarray(self.offset + moment[:, None] * self.slope)
 
 
-def fit(moment: Floats, lower: Floats, upper: Floats, known: Floats) -> Lines:
+def fit(moment: Floats, lower: Floats, upper: Floats, guess: Floats, known: Floats) -> Lines:
     """Fit a line to the bounds of each node.
 
-    The first try is the least-squares line through the middles, each step weighed by the width
+    The first try is the least-squares line through the guesses, each step weighed by the width
     that bounds usually have in it: weights that all nodes share keep two nodes that are bound
     closely to each other close. Where that leaves a node's bounds, the line is taken that stays
     nearest to the middles relative to each bound's width (Chebyshev): it lies within all of them if
@@ -57,17 +57,18 @@ def fit(moment: Floats, lower: Floats, upper: Floats, known: Floats) -> Lines:
         moment: [steps], ns from t0.
         lower: [steps, nodes], ns; infinite where nothing is known.
         upper: the same.
+        guess: the same: where between them the correction is thought to be.
         known: [nodes]: slope that is in the bounds' times already; slopes are thought to be near
             `USUAL` together with it.
     """
     there = np.isfinite(lower) & np.isfinite(upper)
-    middle = np.where(there, (lower + upper) / 2, 0) if there.size else lower
+    middle, guess = np.where(there, (lower + upper) / 2, 0), np.where(there, guess, 0)
     half = np.where(there, (upper - lower) / 2, np.inf)
     with np.errstate(invalid="ignore"):
         usual = np.array(
             [np.median(h[t]) if t.any() else np.inf for h, t in zip(half, there, strict=True)]
         )
-    offset, slope = _least_squares(moment, middle, usual, there, known)
+    offset, slope = _least_squares(moment, guess, usual, there, known)
     steepest, flattest = _slopes(moment, lower, upper, there, known)
     slope_ok = np.clip(slope, flattest, np.maximum(steepest, flattest))
     offset, slope = offset + (slope - slope_ok) * _mean(moment, usual, there), slope_ok
@@ -90,19 +91,19 @@ def _mean(moment: Floats, usual: Floats, there: npt.NDArray[np.bool_]) -> Floats
 
 def _least_squares(
     moment: Floats,
-    middle: Floats,
+    guess: Floats,
     usual: Floats,
     there: npt.NDArray[np.bool_],
     known: Floats,
 ) -> tuple[Floats, Floats]:
-    """Lines through the middles; with few or wide bounds the slope stays what is usual."""
+    """Lines through the guesses; with few or wide bounds the slope stays what is usual."""
     weight = 3 / np.square(usual[:, None] + 1) * there  # of a uniform distribution
     total = np.maximum(weight.sum(axis=0), 1e-300)
     time = moment[:, None] - (weight * moment[:, None]).sum(axis=0) / total
-    mean = (weight * middle).sum(axis=0) / total
+    mean = (weight * guess).sum(axis=0) / total
     spread = (weight * time**2).sum(axis=0)
     prior = 1 / USUAL**2
-    slope = ((weight * time * (middle - mean)).sum(axis=0) - prior * known) / (spread + prior)
+    slope = ((weight * time * (guess - mean)).sum(axis=0) - prior * known) / (spread + prior)
     return mean - slope * (moment[:, None] - time)[0], slope
 
 

@@ -7,13 +7,9 @@
 Wall clocks of two nodes agree to about a millisecond, messages take less. What is sure is that
 nothing ends before what it waits for has begun: `clock_bounds` makes intervals of that, one a node
 and step, `clock_lines` a line through them, offset and drift. The error of a node is the furthest
-that its interval reaches from the line in any of the steps, so it is a bound and no guess, whatever
+that its intervals reach from the line in any of the steps, so it is a bound and no guess, whatever
 the network's asymmetry; it is about the time of the fastest message there and back, halved, for
 each hop from the reference. All ranks of a node share a clock.
-
-What is used: messages between stages, tensor-parallel collectives that leave a node, the optimizer
-(its norm is agreed on by all ranks), and gradient reductions, of which only this is sure: they end
-after every member has begun its last backward pass, in which they may travel already.
 """
 
 from __future__ import annotations
@@ -25,10 +21,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from alpenglow.parallel.layout import Layout
-from alpenglow_analysis.clock_bounds import Causality, Floats, Ints, Rates
+from alpenglow_analysis.clock_bounds import Causality, Floats, Graph, Ints, Rates
+from alpenglow_analysis.clock_evidence import kinds as evidence_kinds
+from alpenglow_analysis.clock_evidence import tell
 from alpenglow_analysis.clock_lines import FASTEST, Lines, fit
 from alpenglow_analysis.clock_words import Checked, Problems, in_words
-from alpenglow_analysis.messages import Instances, InSteps, groups, instances, transfers
 from alpenglow_profiling.backwards import without_backwards
 from alpenglow_profiling.clock_map import ClockMap
 from alpenglow_profiling.kind import ROW, Kind, Rows
@@ -37,11 +34,14 @@ from alpenglow_profiling.segment_events import Events
 MOST_STEPS = 24
 """Of the kept ones, that are looked at where none are named."""
 _PASSES = 5
-_INSTANCES = 8
-"""Of a tensor-parallel group in a step, that are looked at: they are many and much alike."""
 _FAR = 10 * 86_400 * 10**9
 """ns: how far beyond the steps a line is drawn."""
 _SECOND = 10**9
+MIDDLE = 0.1
+"""Standard deviation of the middle of bounds, by their width: the fastest message there and the
+fastest one back differ by so much."""
+NTP = 1e6
+"""ns: standard deviation of a wall clock that contradicts nothing."""
 
 
 class Exchange(Protocol):
@@ -199,16 +199,12 @@ def _read(
     for index, part in enumerate(events.parts):
         of_rank[[rank for rank in part.ranks if rank < layout.world]] = index
     reference = max(int(of_rank[0]), 0)
-    kinds = [Kind.STEP, Kind.P2P, Kind.OPTIMIZER]
-    if layout.data > 1:
-        kinds += [Kind.GRADIENT_REDUCE, Kind.BACKWARD, Kind.WEIGHT_GRAD]
-    if _crossing(of_rank, groups(layout, Kind.TENSOR_REDUCE)).any():
-        kinds.append(Kind.TENSOR_REDUCE)
+    kinds = [int(kind) for kind in evidence_kinds(layout, of_rank)]
     tables = []
     for part in events.parts:
         outer, inner = part.outer, part.spans(steps)
         for rows in (outer[np.isin(outer["step"], [*steps])], inner):
-            tables.append(rows[np.isin(rows["kind"], [int(kind) for kind in kinds])])
+            tables.append(rows[np.isin(rows["kind"], kinds)])
     whole = [rows[rows["kind"] == Kind.STEP] for rows in tables[::2]]
     shift = shift + _gross(whole, shift, reference)
     for index, rows in enumerate(tables):
@@ -231,12 +227,6 @@ def _gross(whole: list[Rows], shift: Ints, reference: int) -> Ints:
     return more
 
 
-def _crossing(of_rank: Ints, members: Ints) -> Any:
-    """Which groups have members on more than one node."""
-    at = of_rank[members]
-    return at.max(axis=1) > np.where(at < 0, len(of_rank), at).min(axis=1)
-
-
 def _solve(
     rows: Rows, nodes: _Nodes, layout: Layout, micro_batches: int, schedule: str, problems: Problems
 ) -> _Solution:
@@ -249,7 +239,7 @@ def _solve(
     moment = np.array([float(np.median(middle[whole["step"] == step])) for step in steps])
     longest = float((whole["end_ns"] - whole["begin_ns"]).max(initial=0))
     said = Causality(len(nodes.names), moment)
-    counts = _say(said, rows, origin, steps, nodes, layout, micro_batches, schedule)
+    counts = tell(said, rows, origin, steps, nodes.of_rank, layout, micro_batches, schedule)
     graph = said.graph()
 
     mine = np.arange(len(nodes.names)) != nodes.reference
@@ -257,13 +247,14 @@ def _solve(
     rates = Rates(nothing, nothing, np.where(mine, FASTEST, 0.0))
     found = graph.judge(rates, nodes.reference)
     problems.contradictions = [(int(steps[place]), bad, gone) for place, bad, gone in found]
-    best: tuple[Rates, Lines, Floats, Floats] | None = None
+    best: tuple[Rates, Lines, Floats, Floats, Floats] | None = None
     for _ in range(_PASSES):
         lower, upper, bad = graph.bounds(rates, nodes.reference)
         if best is not None and len(bad):
             break  # a clock that bends within its bounds was taken for a line: keep what was sure
-        lines = fit(moment, lower, upper, rates.slope)
-        best = (rates, lines, lower, upper)
+        guess = _guess(graph, rates, nodes.reference, lower, upper)
+        lines = fit(moment, lower, upper, guess, rates.slope)
+        best = (rates, lines, lower, upper, guess)
         offset, slope = rates.offset + lines.offset, rates.slope + lines.slope
         doubt = np.where(mine, lines.doubt, 0.0)
         settled = (doubt > 0.7 * rates.doubt)[mine].all()
@@ -274,6 +265,40 @@ def _solve(
     return _solution(origin, moment, longest, *best, problems, counts)
 
 
+def _guess(graph: Graph, rates: Rates, reference: int, lower: Floats, upper: Floats) -> Floats:
+    """Where between its bounds each node's clock is thought to be.
+
+    The middles contradict nothing, and are right where messages take as long one way as the other.
+    So does what is left of the wall clocks when they give way just so far. Which of the two counts
+    more is a matter of their variances: of the middles a share of the bounds' width, of the wall
+    clocks what they had to give way, and no less than NTP leaves them.
+    """
+    there = np.isfinite(lower) & np.isfinite(upper)
+    middle = np.where(there, (lower + upper) / 2, 0)
+    wall = -(rates.offset + graph.moment[:, None] * rates.slope)
+    near = graph.nearest(rates, wall)
+    gave_way = np.abs(near - wall).max(initial=0)
+    near = np.where(there, near - near[:, [reference]], 0)
+    of_middles = (MIDDLE * np.median((upper - lower)[there])) ** 2 if there.any() else 0.0
+    share = of_middles / (of_middles + max(NTP, float(gave_way)) ** 2)
+    return np.asarray(middle + share * (near - middle))
+
+
+def _reach(moment: Floats, upper: Floats, lower: Floats, value: Floats, doubt: Floats) -> Floats:
+    """[nodes]: how far a clock can be from its line in any step.
+
+    What bounds it in one step bounds it in another too, less tightly the further that is: its rate
+    is no further from the line's than the doubt.
+    """
+    furthest = np.zeros(len(doubt))
+    for now in moment:
+        away = doubt * np.abs(moment - now)[:, None]
+        above = (upper - value + away).min(axis=0)
+        below = (value - lower + away).min(axis=0)
+        furthest = np.maximum(furthest, np.maximum(above, below))
+    return furthest
+
+
 def _solution(
     origin: int,
     moment: Floats,
@@ -282,6 +307,7 @@ def _solution(
     lines: Lines,
     lower: Floats,
     upper: Floats,
+    guess: Floats,
     problems: Problems,
     counts: tuple[int, int, int],
 ) -> _Solution:
@@ -292,12 +318,14 @@ def _solution(
     points: dict[int, tuple[Floats, Floats]] = {}
     for node in np.flatnonzero(~lines.fits & there.any(axis=0)).tolist():
         mine = there[:, node]
-        value[mine, node] = (lower + upper)[mine, node] / 2
+        value[mine, node] = guess[mine, node]
         known = rates.offset[node] + rates.slope[node] * moment[mine]
         points[node] = (moment[mine], known + value[mine, node])
     problems.bent = sorted(points)
-    reach = np.maximum(upper - value, value - lower, where=there, out=np.zeros_like(value))
-    error = reach.max(axis=0, initial=0)
+    reach = np.where(there, np.maximum(upper - value, value - lower), 0)
+    error = np.where(
+        lines.fits, _reach(moment, upper, lower, value, lines.doubt), reach.max(axis=0)
+    )
     # Within a step a clock may go another way than its line; a line is read at a time that is
     # itself off by the correction; offsets are whole ns.
     within = lines.doubt * longest + np.abs(lines.slope) * np.abs(value).max(axis=0, initial=0) + 1
@@ -306,81 +334,6 @@ def _solution(
         origin, moment, rates.offset + lines.offset, rates.slope + lines.slope, error,
         lines.doubt, points, counts,
     )  # fmt: skip
-
-
-def _say(
-    said: Causality,
-    rows: Rows,
-    origin: int,
-    steps: Ints,
-    nodes: _Nodes,
-    layout: Layout,
-    micro_batches: int,
-    schedule: str,
-) -> tuple[int, int, int]:
-    """Tell what cannot have happened before what; returns messages, collectives, steps."""
-    node = nodes.of_rank
-    moved = transfers(rows, layout, micro_batches, schedule)
-    place = np.searchsorted(steps, moved.step)
-    sender, receiver = node[moved.sender], node[moved.receiver]
-    receive_end, send_begin = moved.receive_end - origin, moved.send_begin - origin
-    said.link(place, receiver, receive_end, sender, send_begin)
-    send_end, receive_begin = moved.send_end - origin, moved.receive_begin - origin
-    said.link(place, sender, send_end, receiver, receive_begin)
-    count = 0
-    kinds = [Kind.OPTIMIZER] + [Kind.GRADIENT_REDUCE] * (layout.data > 1)
-    for kind in kinds:
-        found = instances(rows, layout, kind, partial=True)
-        begin = found.table.column("begin_ns") - origin
-        end = found.table.column("end_ns") - origin
-        if kind is Kind.GRADIENT_REDUCE:
-            begin = _last_passes(rows, found, steps, layout.world) - origin
-        row = found.index.ravel()
-        there = row >= 0
-        row, number = row[there], np.repeat(np.arange(len(found.step)), found.index.shape[1])[there]
-        at = np.searchsorted(steps, found.step)[number]
-        said.collective(at, number, node[found.table.rank[row]], end[row], begin[row])
-        count += len(found.step)
-    if (rows["kind"] == Kind.TENSOR_REDUCE).any():
-        count += _say_tensor(said, rows, origin, steps, nodes, layout)
-    return int((sender != receiver).sum()), count, len(steps)
-
-
-def _say_tensor(
-    said: Causality, rows: Rows, origin: int, steps: Ints, nodes: _Nodes, layout: Layout
-) -> int:
-    """Some collectives of each tensor-parallel group that leaves a node, as pairs of members."""
-    found = instances(rows, layout, Kind.TENSOR_REDUCE, partial=True)
-    crossing = _crossing(nodes.of_rank, groups(layout, Kind.TENSOR_REDUCE))[found.group]
-    last = np.flatnonzero(np.diff(found.instance, append=0) <= 0)
-    size = np.repeat(found.instance[last] + 1, found.instance[last] + 1)
-    spread = -(-size // _INSTANCES)
-    index = found.index[crossing & (found.instance % spread == 0)]
-    place = np.searchsorted(steps, found.step[crossing & (found.instance % spread == 0)])
-    begin = found.table.column("begin_ns") - origin
-    end = found.table.column("end_ns") - origin
-    node = nodes.of_rank[found.table.rank]
-    for one in range(index.shape[1]):
-        for other in range(index.shape[1]):
-            both = (index[:, one] >= 0) & (index[:, other] >= 0)
-            if one != other and both.any():
-                a, b = index[both, one], index[both, other]
-                said.link(place[both], node[a], end[a], node[b], begin[b])
-    return len(index)
-
-
-def _last_passes(rows: Rows, found: Instances, steps: Ints, world: int) -> Ints:
-    """When the rank of each row of a reduction began its last backward or weight pass.
-
-    A rank without one says nothing: the beginning of time.
-    """
-    latest = np.full((len(steps), world), int(found.table.rows["begin_ns"].min()) - _FAR)
-    for kind in (Kind.BACKWARD, Kind.WEIGHT_GRAD):
-        table = InSteps.of(rows, kind, world)
-        at = np.searchsorted(steps, table.steps)[table.place]
-        np.maximum.at(latest, (at, table.rank), table.column("begin_ns"))
-    own = np.searchsorted(steps, found.table.steps)[found.table.place]
-    return np.asarray(latest[own, found.table.rank])
 
 
 def _check(

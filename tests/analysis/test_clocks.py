@@ -79,7 +79,7 @@ LAYOUTS = (
 def test_the_truth_is_within_the_error(
     seed: int, place: tuple[Layout, int], schedule: str, apart: int, count: int, overlapped: bool
 ) -> None:
-    """Any seed, layout, schedule and spacing of steps: every node, at every moment of every step."""
+    """Any seed, layout, schedule and spacing of steps: every node, all through every step."""
     layout, on_node = place
     played = lawful(
         seed, layout, ranks_per_node=on_node, schedule=schedule, steps=tuple(range(1, count + 1)),
