@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,8 @@ Floats = npt.NDArray[np.float64]
 ROUNDS = 512
 """Of relaxation, at most. A path that is cut short is still a bound."""
 _AT_ONCE = 32
+MOST_WRONG = 8
+"""Nodes that can be left out of a step; if more contradict the others, the step is."""
 TOLERANCE = 0.5
 """ns: what a path must gain to count; times are whole ns."""
 
@@ -45,6 +48,17 @@ class Rates:
     """[nodes]"""
     doubt: Floats
     """[nodes]: how much the slope may be off within a step."""
+
+
+class Contradiction(NamedTuple):
+    """Clocks of a step that cannot all be right."""
+
+    step: int
+    """Its index."""
+    groups: list[list[int]]
+    """Nodes, by what contradicts what: one that contradicts all others is a group by itself."""
+    whole: bool
+    """The whole step is left out: too many, or the reference is among them."""
 
 
 @dataclass
@@ -181,19 +195,18 @@ class Graph:
         above, _ = self._shortest(target, source, weight, -wish)
         return (below - above) / 2
 
-    def judge(self, rates: Rates, reference: int) -> list[tuple[int, list[int], bool]]:
+    def judge(self, rates: Rates, reference: int) -> list[Contradiction]:
         """Find the nodes whose clocks contradict the others, step by step, and leave them out.
 
-        Returns:
-            (index of the step, nodes, whether the whole step is left out). Where two nodes
-            contradict each other and nothing tells which is wrong, both are named.
+        Where nothing tells which of some nodes is wrong, all of them are named and left out.
         """
         found = []
         for step in self.bounds(rates, reference)[2].tolist():
-            nodes = self._culprits(step, rates)
-            whole = reference in nodes or len(nodes) > max(2, self.nodes // 8)
+            groups = self._culprits(step, rates)
+            nodes = [node for group in groups for node in group]
+            whole = reference in nodes or len(nodes) > MOST_WRONG
             self.left_out[step, slice(None) if whole else nodes] = True
-            found.append((step, nodes, whole))
+            found.append(Contradiction(step, groups, whole))
         return found
 
     def _shortest(
@@ -233,7 +246,7 @@ class Graph:
             distance[head[better]] = best[better]
         return heads[better]
 
-    def _culprits(self, step: int, rates: Rates) -> list[int]:
+    def _culprits(self, step: int, rates: Rates) -> list[list[int]]:
         weight = self.weights(rates)
         edge = np.flatnonzero((self.step[self.first] == step) & np.isfinite(weight))
         ends, local = np.unique(
@@ -243,7 +256,7 @@ class Graph:
         source, target = local.reshape(2, -1)
         weight = weight[edge]
         is_node = ends < len(self.moment) * self.nodes
-        wrong: list[int] = []
+        wrong: list[list[int]] = []
         while cycle := _cycle(source, target, weight, len(ends)):
             candidates = [vertex for vertex in cycle if is_node[vertex]]
             kept = {v: (source != v) & (target != v) for v in candidates}
@@ -251,12 +264,12 @@ class Graph:
                 v for v, k in kept.items() if not _cycle(source[k], target[k], weight[k], len(ends))
             ]
             out = cures or [_most_at_odds(candidates, source, target, weight)]
-            wrong += out
+            wrong.append(sorted(int(ends[vertex]) % self.nodes for vertex in out))
             keep = ~(np.isin(source, out) | np.isin(target, out))
             source, target, weight = source[keep], target[keep], weight[keep]
-            if len(wrong) > max(2, self.nodes // 8):
+            if sum(map(len, wrong)) > MOST_WRONG:
                 break
-        return sorted(int(ends[vertex]) % self.nodes for vertex in wrong)
+        return wrong
 
 
 def _cycle(source: Ints, target: Ints, weight: Floats, vertices: int) -> list[int]:

@@ -52,6 +52,8 @@ def tell(
     layout: Layout,
     micro_batches: int,
     schedule: str,
+    *,
+    rendezvous: bool = True,
 ) -> tuple[int, int, int]:
     """Tell what cannot have happened before what.
 
@@ -64,6 +66,7 @@ def tell(
         layout: of the run.
         micro_batches: a step.
         schedule: name of the run's schedule.
+        rendezvous: sends end only when their receives have begun.
 
     Returns:
         How many messages between nodes, collectives and steps there were.
@@ -77,7 +80,8 @@ def tell(
     receive_end, send_begin = moved.receive_end - origin, moved.send_begin - origin
     said.link(place, receiver, receive_end, sender, send_begin)
     send_end, receive_begin = moved.send_end - origin, moved.receive_begin - origin
-    said.link(place, sender, send_end, receiver, receive_begin)
+    if rendezvous:
+        said.link(place, sender, send_end, receiver, receive_begin)
     count = 0
     for kind in [Kind.OPTIMIZER] + [Kind.GRADIENT_REDUCE] * (layout.data > 1):
         found = instances(rows, layout, kind, partial=True)

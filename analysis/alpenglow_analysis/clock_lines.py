@@ -61,8 +61,8 @@ def fit(moment: Floats, lower: Floats, upper: Floats, guess: Floats, known: Floa
         known: [nodes]: slope that is in the bounds' times already; slopes are thought to be near
             `USUAL` together with it.
     """
-    there = np.isfinite(lower) & np.isfinite(upper)
-    middle, guess = np.where(there, (lower + upper) / 2, 0), np.where(there, guess, 0)
+    there, middle = middles(lower, upper)
+    guess = np.where(there, guess, 0)
     half = np.where(there, (upper - lower) / 2, np.inf)
     with np.errstate(invalid="ignore"):
         usual = np.array(
@@ -75,11 +75,18 @@ def fit(moment: Floats, lower: Floats, upper: Floats, guess: Floats, known: Floa
     fits = _inside(moment, offset, slope, lower, upper, there)
     for node in np.flatnonzero(~fits & (there.sum(axis=0) > 1)):
         mine = there[:, node]
-        offset[node], slope[node] = _chebyshev(moment[mine], middle[mine, node], half[mine, node])
+        of_node = (moment[mine], middle[mine, node], half[mine, node])
+        offset[node], slope[node] = _chebyshev(*of_node, float(known[node]))
     fits = _inside(moment, offset, slope, lower, upper, there)
     doubt = np.maximum(steepest - slope, slope - flattest)
     doubt = np.where(fits, np.maximum(doubt, 0), FASTEST + np.abs(known + slope)) + WANDER
     return Lines(offset, slope, doubt, fits)
+
+
+def middles(lower: Floats, upper: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
+    """Where there are bounds on both sides, and their middles; zero elsewhere."""
+    there = np.isfinite(lower) & np.isfinite(upper)
+    return there, np.where(there, lower, 0) / 2 + np.where(there, upper, 0) / 2
 
 
 def _mean(moment: Floats, usual: Floats, there: npt.NDArray[np.bool_]) -> Floats:
@@ -134,7 +141,7 @@ def _inside(
     return np.asarray((within | ~there).all(axis=0))
 
 
-def _chebyshev(moment: Floats, middle: Floats, half: Floats) -> tuple[float, float]:
+def _chebyshev(moment: Floats, middle: Floats, half: Floats, known: float) -> tuple[float, float]:
     """The line a + b t with the least max |a + b t - middle| / half, by halving the slopes.
 
     For a slope the least maximum is the largest of (c_i - c_j) / (half_i + half_j) over pairs of
@@ -148,7 +155,7 @@ def _chebyshev(moment: Floats, middle: Floats, half: Floats) -> tuple[float, flo
         i, j = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
         return float(ratio[i, j]), float((moment[j] - moment[i]) / width[i, j])
 
-    left, right = -4 * FASTEST, 4 * FASTEST
+    left, right = -FASTEST - known, FASTEST - known
     for _ in range(80):
         slope = (left + right) / 2
         if excess(slope)[1] > 0:  # the maximum grows with the slope

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from alpenglow_analysis.clock_bounds import Contradiction
 from alpenglow_analysis.units import seconds
 
 _NAMED = 3
@@ -35,44 +36,54 @@ class Problems:
 
     names: list[str]
     damages: list[str] = field(default_factory=list)
-    contradictions: list[tuple[int, list[int], bool]] = field(default_factory=list)
-    """(step, nodes, whether the whole step was left out)."""
+    contradictions: list[Contradiction] = field(default_factory=list)
+    """With the number of the step in place of its index."""
     apart: list[int] = field(default_factory=list)
     """Nodes that nothing connects with the reference."""
+    buffered: bool = False
+    """Sends end before their receives begin."""
     bent: list[int] = field(default_factory=list)
     """Nodes whose clock is no straight line."""
 
     def sentences(self) -> list[str]:
         """One for each thing that is wrong."""
         found = list(self.damages)
-        by_node: dict[int, list[int]] = {}
-        for step, nodes, _ in self.contradictions:
-            for node in nodes:
-                by_node.setdefault(node, []).append(step)
-        for node, steps in sorted(by_node.items())[:_NAMED]:
+        if self.buffered:
             found.append(
-                f"The clock of {self.names[node]} contradicts the others in step "
-                f"{_listed([str(step) for step in steps])} (it jumped, or rows are damaged): "
-                "left out there."
+                "Sends end before their receives begin (messages are buffered): only receives "
+                "and collectives bound the clocks."
             )
-        if len(by_node) > _NAMED:
-            found.append(f"So do those of {len(by_node) - _NAMED} more nodes in some steps.")
-        gone = [str(step) for step, _, whole in self.contradictions if whole]
+        by_group: dict[tuple[int, ...], list[int]] = {}
+        for step, groups, _ in self.contradictions:
+            for group in groups:
+                by_group.setdefault(tuple(group), []).append(step)
+        for group, steps in sorted(by_group.items())[:_NAMED]:
+            names, where = self._named(group), _listed([str(step) for step in steps])
+            subject = f"The clock of {names} contradicts the others"
+            if len(group) > 1:
+                subject = f"The clocks of {names} contradict one another"
+            found.append(f"{subject} in step {where} (a jump, or damaged rows): left out there.")
+        if len(by_group) > _NAMED:
+            found.append(f"So do those of {len(by_group) - _NAMED} more in some steps.")
+        gone = [str(each.step) for each in self.contradictions if each.whole]
         if gone:
             found.append(f"Step {_listed(gone)} says nothing of the clocks for that reason.")
         if self.bent:
-            names = _listed([self.names[node] for node in self.bent])
+            names = self._named(self.bent)
             found.append(
                 f"No straight line fits the clock of {names} (slewed or set during the segment): "
                 "it is followed from step to step, and between them nothing bounds it."
             )
         if self.apart:
-            names = _listed([self.names[node] for node in self.apart])
+            names = self._named(self.apart)
             found.append(
                 f"No message or collective connects {names} with the other nodes: wall clocks are "
                 "kept there, their error is unknown."
             )
         return found
+
+    def _named(self, nodes: Sequence[int]) -> str:
+        return _listed([self.names[node] for node in nodes])
 
 
 def in_words(

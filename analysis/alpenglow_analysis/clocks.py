@@ -24,7 +24,7 @@ from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.clock_bounds import Causality, Floats, Graph, Ints, Rates
 from alpenglow_analysis.clock_evidence import kinds as evidence_kinds
 from alpenglow_analysis.clock_evidence import tell
-from alpenglow_analysis.clock_lines import FASTEST, Lines, fit
+from alpenglow_analysis.clock_lines import FASTEST, Lines, fit, middles
 from alpenglow_analysis.clock_words import Checked, Problems, in_words
 from alpenglow_profiling.backwards import without_backwards
 from alpenglow_profiling.clock_map import ClockMap
@@ -161,6 +161,8 @@ class _Solution:
 
     origin: int
     moment: Floats
+    longest: float
+    """Step, ns."""
     offset: Floats
     slope: Floats
     error: Floats
@@ -180,11 +182,16 @@ class _Solution:
         far = np.array([self.moment[0] - _FAR, self.moment[-1] + _FAR])
         at, value = far, self.offset[node] + self.slope[node] * far
         if node in self.points:
+            # Within a step, before the first and after the last it goes on as on the whole: it
+            # bends, or was set, between them.
             inner, bend = self.points[node]
-            # Beyond its first and last step a bent clock goes on as it does on the whole.
-            value = bend[[0, -1]] + self.slope[node] * (far - inner[[0, -1]])
-            at = np.concatenate([far[:1], inner, far[1:]])
-            value = np.concatenate([value[:1], bend, value[1:]])
+            gap = np.diff(inner, prepend=inner[0] - _FAR, append=inner[-1] + _FAR)
+            near = np.minimum(self.longest, 0.45 * np.stack([gap[:-1], gap[1:]]))
+            at = np.concatenate([far, inner - near[0], inner + near[1]])
+            value = np.concatenate([bend[[0, -1]], bend, bend])
+            value += self.slope[node] * (at - np.concatenate([inner[[0, -1]], inner, inner]))
+            order = np.argsort(at)
+            at, value = at[order], value[order]
         own = np.rint(at).astype(np.int64) + self.origin - shift[node]
         return ClockMap(own, np.rint(value).astype(np.int64) + shift[node])
 
@@ -238,15 +245,19 @@ def _solve(
     middle = (whole["begin_ns"] - origin + (whole["end_ns"] - whole["begin_ns"]) / 2)[:, None]
     moment = np.array([float(np.median(middle[whole["step"] == step])) for step in steps])
     longest = float((whole["end_ns"] - whole["begin_ns"]).max(initial=0))
-    said = Causality(len(nodes.names), moment)
-    counts = tell(said, rows, origin, steps, nodes.of_rank, layout, micro_batches, schedule)
-    graph = said.graph()
-
     mine = np.arange(len(nodes.names)) != nodes.reference
     nothing = np.zeros(len(mine))
     rates = Rates(nothing, nothing, np.where(mine, FASTEST, 0.0))
+    for buffered in (False, True):
+        said = Causality(len(nodes.names), moment)
+        about = (origin, steps, nodes.of_rank, layout, micro_batches, schedule)
+        counts = tell(said, rows, *about, rendezvous=not buffered)
+        graph = said.graph()
+        problems.buffered = buffered
+        if len(graph.bounds(rates, nodes.reference)[2]) * 2 <= len(steps):
+            break  # else sends may not wait for their receivers here
     found = graph.judge(rates, nodes.reference)
-    problems.contradictions = [(int(steps[place]), bad, gone) for place, bad, gone in found]
+    problems.contradictions = [each._replace(step=int(steps[each.step])) for each in found]
     best: tuple[Rates, Lines, Floats, Floats, Floats] | None = None
     for _ in range(_PASSES):
         lower, upper, bad = graph.bounds(rates, nodes.reference)
@@ -273,13 +284,13 @@ def _guess(graph: Graph, rates: Rates, reference: int, lower: Floats, upper: Flo
     more is a matter of their variances: of the middles a share of the bounds' width, of the wall
     clocks what they had to give way, and no less than NTP leaves them.
     """
-    there = np.isfinite(lower) & np.isfinite(upper)
-    middle = np.where(there, (lower + upper) / 2, 0)
+    there, middle = middles(lower, upper)
     wall = -(rates.offset + graph.moment[:, None] * rates.slope)
     near = graph.nearest(rates, wall)
     gave_way = np.abs(near - wall).max(initial=0)
     near = np.where(there, near - near[:, [reference]], 0)
-    of_middles = (MIDDLE * np.median((upper - lower)[there])) ** 2 if there.any() else 0.0
+    width = np.median(upper[there] - lower[there]) if there.any() else 0.0
+    of_middles = (MIDDLE * width) ** 2
     share = of_middles / (of_middles + max(NTP, float(gave_way)) ** 2)
     return np.asarray(middle + share * (near - middle))
 
@@ -331,7 +342,7 @@ def _solution(
     within = lines.doubt * longest + np.abs(lines.slope) * np.abs(value).max(axis=0, initial=0) + 1
     error += np.where(rates.doubt > 0, within, 0)
     return _Solution(
-        origin, moment, rates.offset + lines.offset, rates.slope + lines.slope, error,
+        origin, moment, longest, rates.offset + lines.offset, rates.slope + lines.slope, error,
         lines.doubt, points, counts,
     )  # fmt: skip
 
