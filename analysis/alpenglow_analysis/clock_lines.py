@@ -47,11 +47,11 @@ class Lines:
 def fit(moment: Floats, lower: Floats, upper: Floats, guess: Floats, known: Floats) -> Lines:
     """Fit a line to the bounds of each node.
 
-    The first try is the least-squares line through the guesses, each step weighed by the width
-    that bounds usually have in it: weights that all nodes share keep two nodes that are bound
-    closely to each other close. Where that leaves a node's bounds, the line is taken that stays
-    nearest to the middles relative to each bound's width (Chebyshev): it lies within all of them if
-    any line does.
+    It is the least-squares line through the guesses, each step weighed by the width that bounds
+    usually have in it: weights that all nodes share keep two nodes that are bound closely to each
+    other close. What leaves the bounds is moved to the next line within them: first its slope, to
+    what every pair of steps allows, then its offset. A line with a slope that every pair allows
+    exists always; where pairs contradict one another no line fits.
 
     Args:
         moment: [steps], ns from t0.
@@ -61,57 +61,33 @@ def fit(moment: Floats, lower: Floats, upper: Floats, guess: Floats, known: Floa
         known: [nodes]: slope that is in the bounds' times already; slopes are thought to be near
             `USUAL` together with it.
     """
-    there, middle = middles(lower, upper)
-    guess = np.where(there, guess, 0)
-    half = np.where(there, (upper - lower) / 2, np.inf)
-    with np.errstate(invalid="ignore"):
-        usual = np.array(
-            [np.median(h[t]) if t.any() else np.inf for h, t in zip(half, there, strict=True)]
-        )
-    offset, slope = _least_squares(moment, guess, usual, there, known)
+    there, _ = middles(lower, upper)
+    widths = zip((upper - lower) / 2, there, strict=True)
+    usual = np.array([np.median(width[t]) if t.any() else np.inf for width, t in widths])
+    weight = there * 3 / np.square(usual[:, None] + 1)  # the variance of a uniform distribution
+    total = np.maximum(weight.sum(axis=0), 1e-300)
+    centre = (weight * moment[:, None]).sum(axis=0) / total
+    mean = (weight * np.where(there, guess, 0)).sum(axis=0) / total
+    away = moment[:, None] - centre
+    prior = 1 / USUAL**2
+    slope = (weight * away * np.where(there, guess - mean, 0)).sum(axis=0) - prior * known
+    slope /= (weight * away**2).sum(axis=0) + prior
     steepest, flattest = _slopes(moment, lower, upper, there, known)
-    slope_ok = np.clip(slope, flattest, np.maximum(steepest, flattest))
-    offset, slope = offset + (slope - slope_ok) * _mean(moment, usual, there), slope_ok
-    fits = _inside(moment, offset, slope, lower, upper, there)
-    for node in np.flatnonzero(~fits & (there.sum(axis=0) > 1)):
-        mine = there[:, node]
-        of_node = (moment[mine], middle[mine, node], half[mine, node])
-        offset[node], slope[node] = _chebyshev(*of_node, float(known[node]))
-    fits = _inside(moment, offset, slope, lower, upper, there)
-    doubt = np.maximum(steepest - slope, slope - flattest)
-    doubt = np.where(fits, np.maximum(doubt, 0), FASTEST + np.abs(known + slope)) + WANDER
-    return Lines(offset, slope, doubt, fits)
+    slope = np.clip(slope, np.minimum(flattest, steepest), np.maximum(flattest, steepest))
+    leaning = away * slope
+    least = np.where(there, lower - leaning, -np.inf).max(axis=0)
+    most = np.where(there, upper - leaning, np.inf).min(axis=0)
+    fits = (flattest <= steepest) & (least <= most + TOLERANCE)
+    mean = np.where(fits, np.clip(mean, least, np.maximum(least, most)), mean)
+    doubt = np.maximum(np.maximum(steepest - slope, slope - flattest), 0)
+    doubt = np.where(fits, doubt, FASTEST + np.abs(known + slope)) + WANDER
+    return Lines(mean - centre * slope, slope, doubt, fits)
 
 
 def middles(lower: Floats, upper: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
     """Where there are bounds on both sides, and their middles; zero elsewhere."""
     there = np.isfinite(lower) & np.isfinite(upper)
     return there, np.where(there, lower, 0) / 2 + np.where(there, upper, 0) / 2
-
-
-def _mean(moment: Floats, usual: Floats, there: npt.NDArray[np.bool_]) -> Floats:
-    weight = there / np.square(usual[:, None] + 1)
-    return np.asarray(
-        (weight * moment[:, None]).sum(axis=0) / np.maximum(weight.sum(axis=0), 1e-300)
-    )
-
-
-def _least_squares(
-    moment: Floats,
-    guess: Floats,
-    usual: Floats,
-    there: npt.NDArray[np.bool_],
-    known: Floats,
-) -> tuple[Floats, Floats]:
-    """Lines through the guesses; with few or wide bounds the slope stays what is usual."""
-    weight = 3 / np.square(usual[:, None] + 1) * there  # of a uniform distribution
-    total = np.maximum(weight.sum(axis=0), 1e-300)
-    time = moment[:, None] - (weight * moment[:, None]).sum(axis=0) / total
-    mean = (weight * guess).sum(axis=0) / total
-    spread = (weight * time**2).sum(axis=0)
-    prior = 1 / USUAL**2
-    slope = ((weight * time * (guess - mean)).sum(axis=0) - prior * known) / (spread + prior)
-    return mean - slope * (moment[:, None] - time)[0], slope
 
 
 def _slopes(
@@ -126,42 +102,3 @@ def _slopes(
             down = np.where(both, (lower[last] - upper[first]) / apart, -np.inf)
             steepest, flattest = np.minimum(steepest, up), np.maximum(flattest, down)
     return steepest, flattest
-
-
-def _inside(
-    moment: Floats,
-    offset: Floats,
-    slope: Floats,
-    lower: Floats,
-    upper: Floats,
-    there: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.bool_]:
-    value = offset + moment[:, None] * slope
-    within = (value >= lower - TOLERANCE) & (value <= upper + TOLERANCE)
-    return np.asarray((within | ~there).all(axis=0))
-
-
-def _chebyshev(moment: Floats, middle: Floats, half: Floats, known: float) -> tuple[float, float]:
-    """The line a + b t with the least max |a + b t - middle| / half, by halving the slopes.
-
-    For a slope the least maximum is the largest of (c_i - c_j) / (half_i + half_j) over pairs of
-    steps, c = middle - b t: convex in b.
-    """
-    width = half[:, None] + half[None, :] + 1e-9
-
-    def excess(slope: float) -> tuple[float, float]:
-        c = middle - slope * moment
-        ratio = (c[:, None] - c[None, :]) / width
-        i, j = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
-        return float(ratio[i, j]), float((moment[j] - moment[i]) / width[i, j])
-
-    left, right = -FASTEST - known, FASTEST - known
-    for _ in range(80):
-        slope = (left + right) / 2
-        if excess(slope)[1] > 0:  # the maximum grows with the slope
-            right = slope
-        else:
-            left = slope
-    slope = (left + right) / 2
-    most, c = excess(slope)[0], middle - slope * moment
-    return float((np.max(c - most * half) + np.min(c + most * half)) / 2), slope

@@ -57,10 +57,10 @@ class Problems:
         for step, groups, _ in self.contradictions:
             for group in groups:
                 by_group.setdefault(tuple(group), []).append(step)
-        for group, steps in sorted(by_group.items())[:_NAMED]:
-            names, where = self._named(group), _listed([str(step) for step in steps])
+        for nodes, steps in sorted(by_group.items())[:_NAMED]:
+            names, where = self._named(nodes), _listed([str(step) for step in steps])
             subject = f"The clock of {names} contradicts the others"
-            if len(group) > 1:
+            if len(nodes) > 1:
                 subject = f"The clocks of {names} contradict one another"
             found.append(f"{subject} in step {where} (a jump, or damaged rows): left out there.")
         if len(by_group) > _NAMED:
