@@ -19,7 +19,7 @@ large as what was recorded. All steps are one graph: vertex `step * nodes + node
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -32,6 +32,7 @@ Floats = npt.NDArray[np.float64]
 ROUNDS = 512
 """Of relaxation, at most. A path that is cut short is still a bound."""
 _AT_ONCE = 32
+_CYCLES = 64
 MOST_WRONG = 8
 """Nodes that can be left out of a step; if more contradict the others, the step is."""
 TOLERANCE = 0.5
@@ -263,7 +264,7 @@ class Graph:
             cures = [
                 v for v, k in kept.items() if not _cycle(source[k], target[k], weight[k], len(ends))
             ]
-            out = cures or [_most_at_odds(candidates, source, target, weight)]
+            out = cures or _most_at_odds(source, target, weight, is_node)
             wrong.append(sorted(int(ends[vertex]) % self.nodes for vertex in out))
             keep = ~(np.isin(source, out) | np.isin(target, out))
             source, target, weight = source[keep], target[keep], weight[keep]
@@ -309,7 +310,22 @@ def _loop(before: list[int]) -> list[int]:
     return []
 
 
-def _most_at_odds(nodes: Iterable[int], source: Ints, target: Ints, weight: Floats) -> int:
-    """The node with the most negative edges."""
-    negative = weight < -TOLERANCE
-    return max(nodes, key=lambda v: int((negative & ((source == v) | (target == v))).sum()))
+def _most_at_odds(
+    source: Ints, target: Ints, weight: Floats, is_node: npt.NDArray[np.bool_]
+) -> list[int]:
+    """The nodes that lie on the most negative cycles of which no two share an edge.
+
+    A clock that is wrong is at odds with everyone it talks to, each of them only with that one.
+    """
+    votes: Counter[int] = Counter()
+    for _ in range(_CYCLES):
+        cycle = _cycle(source, target, weight, len(is_node))
+        if not cycle:
+            break
+        votes.update(vertex for vertex in cycle if is_node[vertex])
+        before = dict(zip(cycle, [*cycle[1:], cycle[0]], strict=True))
+        on_cycle = np.array([before.get(vertex, -1) for vertex in range(len(is_node))])
+        keep = on_cycle[target] != source
+        source, target, weight = source[keep], target[keep], weight[keep]
+    most = max(votes.values())
+    return [vertex for vertex, count in votes.items() if count == most]

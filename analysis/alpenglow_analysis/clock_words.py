@@ -61,7 +61,7 @@ class Problems:
             names, where = self._named(nodes), _listed([str(step) for step in steps])
             subject = f"The clock of {names} contradicts the others"
             if len(nodes) > 1:
-                subject = f"The clocks of {names} contradict one another"
+                subject = f"One or more of the clocks of {names} contradict the others"
             found.append(f"{subject} in step {where} (a jump, or damaged rows): left out there.")
         if len(by_group) > _NAMED:
             found.append(f"So do those of {len(by_group) - _NAMED} more in some steps.")

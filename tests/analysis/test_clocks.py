@@ -153,29 +153,44 @@ def test_halves_that_never_talk_are_named() -> None:
         assert found.clocks[node].offset_ns == walls[node].offset_ns
 
 
+def jumped(events: Events, node: int) -> Events:
+    """The same, but in the midst of step 3 the clock of a node jumps ahead."""
+    inner = events.parts[node].inner
+    assert inner is not None
+    rows: Any = inner.copy()
+    outer: Any = events.parts[node].outer.copy()
+    third = np.flatnonzero(rows["step"] == 3)
+    for name in ("begin_ns", "end_ns"):
+        rows[name][third[len(third) // 2 :]] += 400 * MS
+    outer["end_ns"][outer["step"] == 3] += 400 * MS
+    return changed(events, node, inner=rows, outer=outer)
+
+
 @pytest.mark.parametrize("node", [0, 3])
 def test_a_clock_that_jumps_within_a_step_is_left_out_there(node: int) -> None:
     layout = Layout(4, 1, 4)
     played = lawful(3, layout, ranks_per_node=2, steps=(1, 2, 3, 4))
     events = played.events()
-    inner = events.parts[node].inner
-    assert inner is not None
-    jumped: Any = inner.copy()
-    third = np.flatnonzero(jumped["step"] == 3)
-    late = third[len(third) // 2 :]
-    for name in ("begin_ns", "end_ns"):
-        jumped[name][late] += 400 * MS
-    outer: Any = events.parts[node].outer.copy()
-    outer["end_ns"][outer["step"] == 3] += 400 * MS
-    events = changed(events, node, inner=jumped, outer=outer)
+    events = jumped(events, node)
     found = align(events, layout, 4, "1f1b", played.steps)
     # The first node shares all its messages with one other, and with all only the end of the step.
-    who = "clock of n0003 contradicts the others"
+    who = "The clock of n0003 contradicts the others"
     if node == 0:
-        who = "clocks of n0000, n0002 contradict one another"
-    assert found.sentences[1] == f"The {who} in step 3 (a jump, or damaged rows): left out there."
+        who = "One or more of the clocks of n0000, n0002 contradict the others"
+    assert found.sentences[1] == f"{who} in step 3 (a jump, or damaged rows): left out there."
     gone = ["Step 3 says nothing of the clocks for that reason."] if node == 0 else []
     assert list(found.sentences[2:]) == gone  # the reference's own: nothing to compare with
+    for name, off in furthest(played, found).items():
+        assert off <= found.error_ns[name] < 20 * MS
+
+
+def test_two_clocks_that_jump_in_one_step_are_told_from_those_they_talk_to() -> None:
+    layout = Layout(6, 1, 6)
+    played = lawful(3, layout, ranks_per_node=2, steps=(1, 2, 3, 4))
+    events = jumped(jumped(played.events(), 7), 9)
+    found = align(events, layout, 4, "1f1b", played.steps)
+    named = {name for name in found.clocks for told in found.sentences[1:] if name in told}
+    assert named == {"n0007", "n0009"}
     for name, off in furthest(played, found).items():
         assert off <= found.error_ns[name] < 20 * MS
 
