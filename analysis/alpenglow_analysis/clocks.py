@@ -4,6 +4,8 @@
     events = events.moved(alignment.clocks)
     alignment.error_ns["h017"]
 
+    python -m alpenglow_analysis.clocks runs/NAME       what is known of its clocks, by segment
+
 Wall clocks of two nodes agree to about a millisecond, messages take less. What is sure is that
 nothing ends before what it waits for has begun: `clock_bounds` makes intervals of that, one a node
 and step, `clock_lines` a line through them, offset and drift. The error of a node is the furthest
@@ -14,9 +16,12 @@ each hop from the reference. All ranks of a node share a clock.
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +32,7 @@ from alpenglow_analysis.clock_evidence import tell
 from alpenglow_analysis.clock_lines import FASTEST, Lines, fit, middles
 from alpenglow_analysis.clock_words import Checked, Problems, in_words
 from alpenglow_profiling.backwards import without_backwards
+from alpenglow_profiling.clock_exchange import Exchange, ExchangeError, read_exchanges
 from alpenglow_profiling.clock_map import ClockMap
 from alpenglow_profiling.kind import ROW, Kind, Rows
 from alpenglow_profiling.segment_events import Events
@@ -42,30 +48,6 @@ MIDDLE = 0.1
 fastest one back differ by so much."""
 NTP = 1e6
 """ns: standard deviation of a wall clock that contradicts nothing."""
-
-
-class Exchange(Protocol):
-    """A ping-pong between a node and rank 0's node, as `alpenglow_profiling.clock_exchange` has."""
-
-    @property
-    def when_ns(self) -> int:
-        """CLOCK_MONOTONIC of rank 0's node."""
-
-    @property
-    def node(self) -> str:
-        """The other node."""
-
-    @property
-    def offset_ns(self) -> int:
-        """What the node's CLOCK_MONOTONIC shows more."""
-
-    @property
-    def error_ns(self) -> int:
-        """At most so much is the offset wrong."""
-
-    @property
-    def reference(self) -> str:
-        """Rank 0's node."""
 
 
 @dataclass(frozen=True)
@@ -363,3 +345,36 @@ def _check(
         for node in {exchange.node, exchange.reference}
     )
     return Checked(exchange.node, exchange.when_ns, apart, float(allowed))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Say how well the clocks of each segment of a run are known."""
+    from alpenglow_analysis.bubble import schedule_name
+    from alpenglow_analysis.run import Run
+    from alpenglow_analysis.segment import RunError
+
+    parser = argparse.ArgumentParser(prog="python -m alpenglow_analysis.clocks")
+    parser.add_argument("run", type=Path, help="a run directory")
+    try:
+        run = Run.load(parser.parse_args(arguments).run)
+    except RunError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    shape = (run.facts.layout, run.facts.micro_batches, schedule_name(run))
+    for name, events in run.events.items():
+        told: tuple[str, ...] = ()
+        exchanges: tuple[Exchange, ...] = ()
+        try:
+            exchanges = read_exchanges(run.path / "events" / name)
+        except ExchangeError as error:
+            told = (str(error),)
+        if events.world_size == run.facts.ranks:
+            told = (*align(events, *shape, exchanges=exchanges).sentences, *told)
+        else:
+            told = (*told, "Another number of ranks than the run's layout: not aligned.")
+        sys.stdout.write("".join(f"{name}: {sentence}\n" for sentence in told))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,6 +16,7 @@ from training_ranks import tiny_recipe, train
 from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.clocks import Alignment, align
 from alpenglow_analysis.messages import collectives, coordinates, transfers
+from alpenglow_profiling.clock_exchange import Exchange
 from alpenglow_profiling.clock_map import ClockMap
 from alpenglow_profiling.events import read
 from alpenglow_profiling.kind import Kind
@@ -266,22 +267,13 @@ def test_one_node_and_no_steps() -> None:
     assert found.sentences[0].startswith("No whole step has its spans")
 
 
-@dataclasses.dataclass(frozen=True)
-class PingPong:
-    when_ns: int
-    node: str
-    offset_ns: int
-    error_ns: int
-    reference: str = "n0000"
-
-
 def test_ping_pongs_are_compared_and_have_no_part() -> None:
     layout = Layout(4, 1, 2)
     played = lawful(9, layout, ranks_per_node=2, steps=(1, 2, 3), apart=60_000 * MS)
     moments = np.array([-5_000 * MS, 130_000 * MS])
     here = played.clock(0, moments)
     right = [
-        PingPong(int(when), f"n{node:04d}", int(there - when + 20_000), 40_000)
+        Exchange(int(when), f"n{node:04d}", int(there - when + 20_000), 40_000, "n0000")
         for node in (1, 2, 3)
         for when, there in zip(here, played.clock(node, moments), strict=True)
     ]
