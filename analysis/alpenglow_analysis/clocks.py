@@ -106,7 +106,8 @@ def align(
         return Alignment({}, {}, "", ())
     if steps is None:
         kept = events.kept
-        steps = kept[np.unique(np.linspace(0, len(kept) - 1, MOST_STEPS).astype(int))].tolist()
+        evenly = np.linspace(0, len(kept) - 1, min(MOST_STEPS, len(kept))).astype(int)
+        steps = kept[evenly].tolist()
     table, nodes, damages = _read(events, layout, steps)
     problems = Problems(nodes.names, list(damages))
     flushes = {part.node: ClockMap.of_flushes(part.clock) for part in events.parts}

@@ -14,8 +14,9 @@ from lawful_steps import LawfulSteps
 from training_ranks import tiny_recipe, train
 
 from alpenglow.parallel.layout import Layout
-from alpenglow_analysis.clocks import Alignment, align
+from alpenglow_analysis.clocks import Alignment, align, main
 from alpenglow_analysis.messages import collectives, coordinates, transfers
+from alpenglow_analysis.synthetic import Segment, Synthetic
 from alpenglow_profiling.clock_exchange import Exchange
 from alpenglow_profiling.clock_map import ClockMap
 from alpenglow_profiling.events import read
@@ -262,7 +263,8 @@ def test_one_node_and_no_steps() -> None:
     assert found.error_ns == {"n0000": 0.0}
     assert align(Events(()), layout, 4).clocks == {}
     apart = lawful(1, layout, ranks_per_node=1, steps=(1,))
-    found = align(apart.events(), layout, 4, "1f1b", ())
+    rows = apart.true_rows()
+    found = align(apart.events(rows[rows["kind"] == Kind.STEP]), layout, 4)  # no step was kept
     assert found.error_ns == {"n0000": 0.0, "n0001": np.inf}
     assert found.sentences[0].startswith("No whole step has its spans")
 
@@ -289,6 +291,21 @@ def test_ping_pongs_are_compared_and_have_no_part() -> None:
     assert found.sentences[2].startswith("The ping-pong of n0003 is ")
 
 
+def test_the_clocks_of_a_run_are_told_by_segment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = Synthetic(Layout(2, 1, 2), 2, (Segment(1, 3), Segment(4, 6)), ranks_per_node=2)
+    path = spec.write(tmp_path / "run")
+    (path / "events" / "1002.0" / "clock_exchange.json").write_text("{")
+    assert main([str(path)]) == 0
+    first, second, damage = capsys.readouterr().out.splitlines()
+    assert first.startswith("1001.0: Clocks of 2 nodes are aligned with n000 ")
+    assert second.startswith("1002.0: Clocks of 2 nodes ")
+    assert damage.startswith("1002.0: ") and "clock_exchange.json" in damage
+    assert main([str(tmp_path / "none")]) == 1
+    assert "no such run directory" in capsys.readouterr().err
+
+
 def test_tensor_groups_that_leave_a_node_bind_it() -> None:
     """Two nodes share tensor groups and nothing else that is quick: the bounds are theirs."""
     layout = Layout(1, 4, 1)
@@ -313,7 +330,7 @@ def test_ranks_of_one_machine_are_found_to_share_a_clock(tmp_path: Path, schedul
         )
         for rank in range(4)
     ]  # fmt: skip
-    steps = [2, 3, 4, 5, 6]  # the first one builds what later ones use
+    steps = [1, 2, 3, 4, 5, 6]
     layout = Layout(2, 1, 2)
     m = recipe.micro_batches(layout)
     sent = transfers(Events(tuple(parts)).spans(steps), layout, m, schedule)
