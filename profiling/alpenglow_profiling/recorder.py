@@ -90,7 +90,11 @@ class _Span:
         marks = None
         if recorder.device is not None and self._origin is not None:
             assert self._mark is not None
-            marks = Marks(self._origin, self._mark, recorder.device.mark())
+            try:
+                marks = Marks(self._origin, self._mark, recorder.device.mark())
+            except RuntimeError:  # a device that failed takes no markers either
+                if error is None:
+                    raise
         if kind is Kind.STEP:
             recorder._step_ends(self._step, broken=error_type is not None)
         recorder._append(
@@ -221,18 +225,20 @@ class Recorder:
         with self._writing:
             with self._lock:
                 items, self._items = self._items, []
-            if self.failure is None:
+            if self.failure is not None:
+                return
+            try:
                 self._write(self._steps.take(items))
+            except Exception as error:  # a number that fits no row, a full disk: training goes on
+                why = error.strerror if isinstance(error, OSError) else error
+                self.failure = f"{self.path}: recording ends here: {why}"
+                LOG.warning("%s", self.failure)
 
     def _write(self, due: Due) -> None:
-        try:
-            if due.settles:
-                self._log.settle(due.sums, due.spans, due.late, due.unfinished)
-            elif due.unfinished:
-                self._log.add(due.unfinished)
-        except OSError as error:
-            self.failure = f"{self.path}: recording ends here: {error.strerror}"
-            LOG.warning("%s", self.failure)
+        if due.settles:
+            self._log.settle(due.sums, due.spans, due.late, due.unfinished)
+        elif due.unfinished:
+            self._log.add(due.unfinished)
 
     def _run(self) -> None:
         while not self._closed:

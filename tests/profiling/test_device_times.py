@@ -46,7 +46,6 @@ class Device:
 
     def __init__(self) -> None:
         self.made = 0
-        self.fails = False
         self._idle: list[Event] = []
         self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work)
@@ -254,6 +253,24 @@ def test_a_device_that_fails_takes_only_its_own_times(
     rows = read(tmp_path).rows
     assert len(rows[rows["step"] == 1]) == 8
     assert rows["kind"][rows["step"] == 2].tolist() == [Kind.STEP, Kind.CHECKPOINT]
+
+
+def test_an_error_of_the_device_is_the_one_that_is_told(
+    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Marker:
+        raise RuntimeError("no marker")
+
+    recorder = Recorder(tmp_path, 0, "h", world_size=1, device=device)
+    with (
+        pytest.raises(RuntimeError, match="illegal address"),
+        recorder.span(Kind.STEP),
+        recorder.span(Kind.FORWARD),
+    ):
+        monkeypatch.setattr(device, "mark", refuse)
+        raise RuntimeError("illegal address")
+    recorder.close()
+    assert read(tmp_path).rows["kind"].tolist() == [Kind.STEP, Kind.FORWARD]
 
 
 def test_times_between_markers_become_host_times() -> None:

@@ -248,6 +248,20 @@ def test_what_is_left_of_old_blocks_does_no_harm(tmp_path: Path) -> None:
     assert (sums(after.rows)["step"] != 0).all()
 
 
+def test_a_number_that_fits_no_row_ends_the_recording_not_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Recorder(tmp_path, 0, "h", world_size=1, flush_seconds=60) as recorder:
+        for step in (1, 2, 3):
+            recorder.step = step
+            recorder.record(Kind.FORWARD, 1, 2, micro_batch=0 if step < 3 else 10**6)
+            recorder.record(Kind.STEP, 0, 3)
+            recorder.flush()
+    assert "rank-00000.log: recording ends here: " in (recorder.failure or "")
+    assert "recording ends here" in caplog.text
+    assert read(tmp_path).sums.step.tolist() == [1, 2]
+
+
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
