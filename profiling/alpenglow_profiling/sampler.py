@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from alpenglow_profiling.blocks import clock_pair
 from alpenglow_profiling.gpu import LIBRARY, Nvml, NvmlError
 from alpenglow_profiling.host import Host
-from alpenglow_profiling.log import clock_pair
 from alpenglow_profiling.sample_log import UNKNOWN, About, SampleLogFile
 from alpenglow_profiling.samples import log_path
 

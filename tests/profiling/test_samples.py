@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
+from alpenglow_profiling.blocks import HEADER_BYTES
 from alpenglow_profiling.energy import J_PER_MWH, energy, energy_mwh, power_curve, segment_power
 from alpenglow_profiling.host import Host
-from alpenglow_profiling.log import HEADER_BYTES
 from alpenglow_profiling.sample_log import SAMPLE, UNKNOWN, About, SampleLogFile
 from alpenglow_profiling.sampler import Sampler
 from alpenglow_profiling.samples import HOST, SamplesError, each, log_path, merge, read
