@@ -1,0 +1,352 @@
+"""Complete events ("ph": "X") of a stretch of Chrome JSON, as columns, without a JSON parser.
+
+Keys (a quote before a colon) and braces are found for the whole stretch at once; the quotes between
+braces, odd or even, tell which braces are text. A key is recognised by the bytes before its colon. So
+time goes with bytes at the pace of a few numpy passes, and no event becomes a Python object. Only
+events of communication, which are few, are read whole, for their sizes and groups.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpenglow_profiling.kineto_numbers import PADDING, Words, decimals, words
+
+Index = NDArray[np.intp]
+Integers = NDArray[np.int64]
+
+_QUOTE, _OPEN, _CLOSE, _BAR, _BACKSLASH, _COLON = b'"{}|\\:'
+_FRONT = b" " * 16  # a key's eight last bytes may be read before the first brace
+_SPACE = np.zeros(256, dtype=bool)
+_SPACE[list(b" \n\r\t")] = True
+_MASKS = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype=np.uint64)
+_QUOTES = np.uint64(0x2222222222222222)
+_LOW = np.uint64(0x0101010101010101)
+_HIGH = np.uint64(0x8080808080808080)
+_COMMUNICATION = (b"nccl", b"gloo:", b"c10d::", b"record_param_comms", b"rccl", b"mpi:", b"ucc:")
+_SPACED_COLON = re.compile(rb'(?<!\\)"[ \n\r\t]+:')
+
+# name of the column, key in the file, depth (1: of the event, 2: of its args)
+NUMBERS = (
+    ("pid", b"pid", 1),
+    ("tid", b"tid", 1),
+    ("stream", b"stream", 2),
+    ("correlation", b"correlation", 2),
+    ("external", b"External id", 2),
+)
+_TEXTS = (b"ph", b"ts", b"dur", b"cat", b"name")
+_KEYS = (*_TEXTS, *(key for _, key, _ in NUMBERS))
+# Keys by their last two bytes, which is enough to leave most others behind.
+_ENDINGS = np.zeros(1 << 16, dtype=np.uint8)
+_ENDINGS[[int.from_bytes(key[-2:], "little") for key in _KEYS]] = [
+    1 + [key[-2:] for key in _KEYS].index(key[-2:]) for key in _KEYS
+]
+
+
+class Names(dict[bytes, int]):
+    """Numbers for strings as they stand in the file (escapes included), in order of appearance.
+
+    `communication` tells for each of them whether events of that name are read whole.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.communication: list[bool] = []
+
+    def __missing__(self, text: bytes) -> int:
+        self[text] = number = len(self)
+        self.communication.append(text.lower().startswith(_COMMUNICATION))
+        return number
+
+    def decoded(self) -> list[str]:
+        """The strings themselves, by number."""
+        return [_decoded(text) for text in self]
+
+
+def _decoded(text: bytes) -> str:
+    plain = text.decode("utf-8", "replace")
+    if "\\" not in plain:
+        return plain
+    try:
+        return str(json.loads(f'"{plain}"', strict=False))
+    except ValueError:
+        return plain
+
+
+@dataclass
+class Stretch:
+    """Columns of one stretch: a row a complete event, in the order of the file.
+
+    Times in ns as the file has them; -1 where an event has no such number. `details` are (row in this
+    stretch, args) of communication. `used` bytes of the stretch were read; `over` says that the array
+    of events ended there. `problem` is empty or says what is wrong behind `used`. `whole_times` is
+    False where an event, complete or not, has no time or one with a fraction.
+    """
+
+    used: int
+    over: bool
+    problem: str
+    events: int
+    whole_times: bool
+    begin: Integers
+    duration: Integers
+    name: NDArray[np.int32]
+    category: NDArray[np.int16]
+    numbers: dict[str, Integers]
+    details: list[tuple[int, dict[str, Any]]]
+
+
+def scan(text: bytes, names: Names, categories: Names) -> Stretch:
+    """Read the whole events of `text`, which begins between two events of the array.
+
+    The rest behind the last whole event is the caller's to keep. New strings are added to `names` and
+    `categories`.
+    """
+    buffer = b"".join((_FRONT, text, bytes(PADDING)))
+    word = words(buffer)
+    found = _Tokens(buffer)
+    shape = _Shape(found, len(_FRONT), len(_FRONT) + len(text))
+    keys = _Keys(found, shape, word)
+    complete = np.zeros(shape.count, dtype=bool)
+    event, value = keys.of(b"ph", 1)
+    complete[event] = (word[value] & _MASKS[3]) == _number(b'"X"')
+    rows = {key: keys.of(key, 1) for key in (b"ts", b"dur", b"cat", b"name")}
+    for key in (b"ts", b"dur", b"name"):  # without these nothing can be said of an event
+        has = np.zeros(shape.count, dtype=bool)
+        has[rows[key][0]] = True
+        complete &= has
+    row_of = np.cumsum(complete) - 1
+    total = int(np.count_nonzero(complete))
+
+    def placed(event: Index, value: Index) -> tuple[Index, Index]:
+        keep = complete[event]
+        return row_of[event[keep]], value[keep]
+
+    times, fraction = _columns(
+        buffer, word, [placed(*rows[b"ts"]), placed(*rows[b"dur"])], total, milli=True
+    )
+    places = [placed(*keys.of(key, depth)) for _, key, depth in NUMBERS]
+    numbers, _ = _columns(buffer, word, places, total, milli=False)
+    name = np.zeros(total, dtype=np.int32)
+    row, start = placed(*rows[b"name"])
+    name[row] = list(map(names.__getitem__, found.strings(start + 1)))
+    category = np.full(total, categories[b""], dtype=np.int16)
+    row, start = placed(*rows[b"cat"])
+    category[row] = _few(buffer, word, start + 1, categories)
+    opens, closes = shape.opens[complete], shape.closes[complete]
+    details = [
+        (row, args)
+        for row in np.flatnonzero(np.array(names.communication, dtype=bool)[name]).tolist()
+        if (args := _args(buffer[opens[row] : closes[row] + 1]))
+    ]
+    return Stretch(
+        used=shape.used - len(_FRONT),
+        over=shape.over,
+        problem=shape.problem,
+        events=shape.count,
+        whole_times=len(rows[b"ts"][0]) >= shape.count and not fraction,
+        begin=times[0],
+        duration=times[1],
+        name=name,
+        category=category,
+        numbers={label: numbers[i] for i, (label, _, _) in enumerate(NUMBERS)},
+        details=details,
+    )
+
+
+def close_colons(text: bytes) -> bytes:
+    """The same JSON without white space between a key and its colon (some writers put it there)."""
+    return _SPACED_COLON.sub(b'":', text)
+
+
+def _columns(
+    buffer: bytes, word: Words, places: list[tuple[Index, Index]], total: int, *, milli: bool
+) -> tuple[Integers, bool]:
+    """A row of numbers for each of `places` (rows and where their values stand), -1 where none is.
+
+    Also whether one of the first place has a fraction.
+    """
+    starts = np.concatenate([start for _, start in places])
+    values, fraction = decimals(buffer, word, starts, milli=milli)
+    table = np.full((len(places), total), -1, dtype=np.int64)
+    end = 0
+    for column, (row, _) in zip(table, places, strict=True):
+        begin, end = end, end + len(row)
+        column[row] = values[begin:end]
+    return table, bool(fraction[: len(places[0][1])].any())
+
+
+class _Tokens:
+    """The closing quotes of keys, and the braces outside of strings."""
+
+    def __init__(self, buffer: bytes) -> None:
+        self.buffer = buffer
+        text = self.text = np.frombuffer(buffer, np.uint8)
+        quote = text == _QUOTE
+        self.escapes = b"\\" in buffer
+        if self.escapes:
+            _drop_escaped(text, quote)
+        self.quote = quote
+        brace = (text - np.uint8(_OPEN)) <= 2  # { | }: a bar is dropped below
+        brace[:-1] |= quote[:-1] & (text[1:] == _COLON)
+        token = np.flatnonzero(brace)
+        kind = text[token]
+        if (bar := kind == _BAR).any():
+            token, kind = token[~bar], kind[~bar]
+        at = np.flatnonzero(kind != _QUOTE)
+        # Quotes in [0, first brace), [first, second) ...; odd sums are braces inside a string.
+        between = np.bitwise_xor.reduceat(quote.view(np.uint8), np.concatenate(([0], token[at])))
+        inside = np.bitwise_xor.accumulate(between)[:-1] == 1
+        if inside.any():
+            keep = np.ones(len(token), dtype=bool)
+            keep[at[inside]] = False
+            token, kind = token[keep], kind[keep]
+            at = np.flatnonzero(kind != _QUOTE)
+        key = np.flatnonzero(kind == _QUOTE)
+        self.key = token[key]
+        self.braces_before = key - np.arange(len(key))
+        self.brace = token[at]
+        self.opening = kind[at] == _OPEN
+        self.depth = np.cumsum(np.where(self.opening, 1, -1))
+
+    def strings(self, start: Index) -> list[bytes]:
+        """The texts of strings that begin at `start`, as they stand in the file."""
+        buffer = self.buffer
+        if not self.escapes:
+            return [buffer[at : buffer.find(b'"', at)] for at in start.tolist()]
+        quotes = np.flatnonzero(self.quote)
+        end = quotes[np.minimum(np.searchsorted(quotes, start), len(quotes) - 1)]
+        return [buffer[a:b] for a, b in zip(start.tolist(), end.tolist(), strict=True)]
+
+
+def _drop_escaped(text: NDArray[np.uint8], quote: NDArray[np.bool_]) -> None:
+    """Unset the quotes before which an odd number of backslashes stands."""
+    at = np.flatnonzero(quote[1:] & (text[:-1] == _BACKSLASH)) + 1
+    back, left = np.ones(len(at), dtype=np.intp), np.arange(len(at))
+    while len(left):
+        left = left[text[at[left] - back[left] - 1] == _BACKSLASH]
+        back[left] += 1
+    quote[at[back % 2 == 1]] = False
+
+
+class _Shape:
+    """Which events are whole, and whether the array of events ends in this stretch."""
+
+    def __init__(self, tokens: _Tokens, begin: int, length: int) -> None:
+        text, depth, brace = tokens.text, tokens.depth, tokens.brace
+        outside = np.concatenate(([0], depth))[tokens.braces_before] == 0
+        ends = [length]
+        if len(first := np.flatnonzero(depth < 0)[:1]):  # the object around the array closes
+            ends.append(int(brace[first[0]]))
+        if len(first := np.flatnonzero(outside)[:1]):  # a key behind the array
+            ends.append(tokens.buffer.rfind(b'"', 0, int(tokens.key[first[0]])))
+        end = min(ends)
+        self.closes = brace[~tokens.opening & (depth == 0) & (brace < end)]
+        self.count = len(self.closes)
+        self.opens = brace[tokens.opening & (depth == 1)][: self.count]
+        self.used = int(self.closes[-1]) + 1 if self.count else begin
+        tail = tokens.buffer[self.used : end]
+        after = tail.lstrip(b" \n\r\t,")
+        self.over = after.startswith(b"]")
+        self.problem = ""
+        if self.over:
+            self.used += len(tail) - len(after) + 1
+        elif end < length or (after and not after.startswith(b"{")):
+            self.problem = "is not a list of JSON objects"
+        if self.count and not self._separate(text, np.append(begin, self.closes[:-1] + 1)):
+            self.problem = "is not a list of JSON objects"
+
+    def _separate(self, text: NDArray[np.uint8], at: Index) -> bool:
+        """Whether only commas and white space stand between the events."""
+        left = self.opens - at
+        while len(at):
+            keep = left > 0
+            at, left = at[keep], left[keep]
+            found = text[at]
+            if not (_SPACE[found] | (found == ord(","))).all():
+                return False
+            at, left = at + 1, left - 1
+        return True
+
+
+class _Keys:
+    """The keys of the stretch: which event, how deep, and where the value stands."""
+
+    def __init__(self, tokens: _Tokens, shape: _Shape, word: Words) -> None:
+        text = self._text = tokens.text
+        self._quote = tokens.quote if tokens.escapes else None
+        self._word = word
+        count = int(np.searchsorted(tokens.key, shape.used))
+        key = tokens.key[:count]
+        ending = np.ndarray((len(text) - 1,), "<u2", tokens.buffer, 0, (1,))
+        slot = _ENDINGS[ending[key - 2]]
+        wanted = np.flatnonzero(slot)
+        self._key = key[wanted]
+        brace = tokens.braces_before[wanted] - 1
+        depth = tokens.depth[brace]
+        # An ending and a depth in one byte; deeper keys than those of args fall outside.
+        self._code = (slot[wanted] + 16 * np.minimum(depth, 3)).astype(np.uint8)
+        self._event = (np.cumsum(tokens.opening & (tokens.depth == 1)) - 1)[brace]
+
+    def of(self, name: bytes, depth: int) -> tuple[Index, Index]:
+        """Event and first character of the value, for each such key at this depth."""
+        ending = _ENDINGS[int.from_bytes(name[-2:], "little")]
+        pick = np.flatnonzero(self._code == ending + 16 * depth)
+        key = self._key[pick]
+        spelled = b'"' + name
+        last = spelled[-8:]
+        same = self._word[key - 8] >> np.uint64(8 * (8 - len(last))) == _number(last)
+        if len(spelled) > 8:
+            same &= self._word[key - len(spelled)] == _number(spelled[:8])
+        if self._quote is not None:  # the quote before the name may be a character of a longer key
+            same &= self._quote[key - len(spelled)]
+        if not same.all():
+            pick, key = pick[same], key[same]
+        value = key + 2
+        value += self._text[value] == ord(" ")
+        blank = np.flatnonzero(self._text[value] <= ord(" "))
+        while len(blank):
+            value[blank] += 1
+            blank = blank[_SPACE[self._text[value[blank]]]]
+        return self._event[pick], value
+
+
+def _number(text: bytes) -> np.uint64:
+    return np.uint64(int.from_bytes(text, "little"))
+
+
+def _few(buffer: bytes, word: Words, start: Index, table: Names) -> NDArray[np.int16]:
+    """Numbers of strings of which there are only a few different ones, told apart by 24 bytes."""
+    key = np.zeros(len(start), dtype=np.uint64)
+    going = np.ones(len(start), dtype=bool)
+    for part in range(3):
+        piece = word[np.minimum(start + 8 * part, len(word) - 1)]
+        other = piece ^ _QUOTES
+        ends = (other - _LOW) & ~other & _HIGH  # the lowest set bit marks the first quote
+        lowest = ends & (~ends + np.uint64(1))
+        within = np.where(ends == 0, ~np.uint64(0), (lowest >> np.uint64(7)) - np.uint64(1))
+        key = key * np.uint64(0x9E3779B97F4A7C15) + (piece & within) * going
+        going &= ends == 0
+    result = np.full(len(start), -1, dtype=np.int16)
+    left = np.arange(len(start))
+    while len(left):
+        sample = left[0]
+        same = key[left] == key[sample]
+        at = int(start[sample])
+        result[left[same]] = table[buffer[at : buffer.find(b'"', at)]]
+        left = left[~same]
+    return result
+
+
+def _args(event: bytes) -> dict[str, Any]:
+    try:
+        args = json.loads(event).get("args")
+    except ValueError:
+        return {}
+    return args if isinstance(args, dict) else {}
