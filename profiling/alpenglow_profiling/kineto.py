@@ -1,4 +1,5 @@
-"""Traces of torch.profiler (Kineto's Chrome JSON), plain or gzip, as columns; the readers' front door.
+"""Traces of torch.profiler (Kineto's Chrome JSON), plain or gzip, as columns; the readers' front
+door.
 
     from alpenglow_profiling.kineto import read, trace_files
 
@@ -139,7 +140,9 @@ def trace_files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.name.endswith((".json", ".json.gz")))
         if not files:
-            raise TraceError(f"{path}: no *.json or *.json.gz in this folder; name a trace or a folder of them")
+            raise TraceError(
+                f"{path}: no *.json or *.json.gz in this folder; name a trace or a folder of them"
+            )
         return files
     if not path.exists():
         raise TraceError(f"{path}: no such file or folder")
@@ -152,8 +155,8 @@ def read(path: Path) -> Trace:
     The rank is `distributedInfo.rank`, else the number behind "rank" in the file's name, else 0.
     Whole events of a cut file are kept and `damages` says so.
 
-    Raises `TraceError` (one sentence that names the file) for what is no trace and for a file damaged
-    before its first event; `OSError` where it cannot be read.
+    Raises `TraceError` (one sentence that names the file) for what is no trace and for a file
+    damaged before its first event; `OSError` where it cannot be read.
     """
     reader = _Reader(path)
     file = TraceFile(path)
@@ -168,7 +171,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.names, self.categories = Names(), Names()
-        self.categories[b""]  # noqa: B018: the number of a missing category is 0
+        self.categories.setdefault(b"", 0)  # an event without a category
         self.head, self.rest = b"", b""
         self.inside = self.over = self.spaced = False
         self.parts: list[Stretch] = []
@@ -186,7 +189,8 @@ class _Reader:
         part = scan(self.rest, self.names, self.categories)
         if part.problem:
             raise TraceError(
-                f"{self.path}: traceEvents {part.problem} behind its event {self.events + part.events}"
+                f"{self.path}: traceEvents {part.problem} "
+                f"behind its event {self.events + part.events}"
             )
         self.events += part.events
         self.over = part.over
@@ -207,7 +211,10 @@ class _Reader:
                 if len(self.rest) > _LONGEST_HEAD:
                     raise TraceError(f"{self.path}: {_NOT_A_TRACE}")
                 return False
-            self.head, self.rest = start[: match.start() - len(self.rest) + len(start)], self.rest[match.end() :]
+            self.head, self.rest = (
+                start[: match.start() - len(self.rest) + len(start)],
+                self.rest[match.end() :],
+            )
         self.inside = True
         self.spaced = bool(_SPACED.search(self.rest[:4096]))
         return True
@@ -215,13 +222,17 @@ class _Reader:
     def finish(self, damage: str) -> Trace:
         if not self.inside:
             if damage:
-                raise TraceError(f"{self.path}: {damage} before the first event; take the file from its source again")
+                raise TraceError(
+                    f"{self.path}: {damage} before the first event; copy it again from its source"
+                )
             if not self.rest.strip():
                 raise TraceError(f"{self.path}: the file is empty")
             try:
                 json.loads(self.rest)
             except ValueError:
-                raise TraceError(f"{self.path}: {_NOT_A_TRACE}, or it was cut before its events") from None
+                raise TraceError(
+                    f"{self.path}: {_NOT_A_TRACE}, or it was cut before its events"
+                ) from None
             raise TraceError(f"{self.path}: {_NOT_A_TRACE}")
         damages = []
         if damage or not self.over:

@@ -35,9 +35,11 @@ def words(buffer: bytes) -> Words:
 
 
 def _digits(word: Words) -> tuple[Words, NDArray[np.intp]]:
-    """The number that the leading digits of each word spell, and how many digits that are (0..8)."""
+    """The number that the leading digits of each word spell, and how many they are (0..8)."""
     digit = word ^ _ZEROS
-    other = ((digit + _ABOVE_NINE) | digit) & _HIGH_BITS  # the lowest set bit is exact, carries go up
+    other = (
+        (digit + _ABOVE_NINE) | digit
+    ) & _HIGH_BITS  # the lowest set bit is exact, carries go up
     lowest = other & (~other + np.uint64(1))
     count = ((((lowest >> np.uint64(7)) - np.uint64(1)) & _ONES) * _ONES) >> np.uint64(56)
     # The digits move to the end of the word; numpy defines a shift by all 64 bits as 0.

@@ -1,9 +1,9 @@
 """Complete events ("ph": "X") of a stretch of Chrome JSON, as columns, without a JSON parser.
 
 Keys (a quote before a colon) and braces are found for the whole stretch at once; the quotes between
-braces, odd or even, tell which braces are text. A key is recognised by the bytes before its colon. So
-time goes with bytes at the pace of a few numpy passes, and no event becomes a Python object. Only
-events of communication, which are few, are read whole, for their sizes and groups.
+braces, odd or even, tell which braces are text. A key is recognised by the bytes before its colon.
+So time goes with bytes at the pace of a few numpy passes, and no event becomes a Python object.
+Only events of communication, which are few, are read whole, for their sizes and groups.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ def _decoded(text: bytes) -> str:
 class Stretch:
     """Columns of one stretch: a row a complete event, in the order of the file.
 
-    Times in ns as the file has them; -1 where an event has no such number. `details` are (row in this
-    stretch, args) of communication. `used` bytes of the stretch were read; `over` says that the array
-    of events ended there. `problem` is empty or says what is wrong behind `used`. `whole_times` is
-    False where an event, complete or not, has no time or one with a fraction.
+    Times in ns as the file has them; -1 where an event has no such number. `details` are (row in
+    this stretch, args) of communication. `used` bytes of the stretch were read; `over` says that
+    the array of events ended there. `problem` is empty or says what is wrong behind `used`.
+    `whole_times` is False where an event, complete or not, has no time or one with a fraction.
     """
 
     used: int
@@ -105,8 +105,8 @@ class Stretch:
 def scan(text: bytes, names: Names, categories: Names) -> Stretch:
     """Read the whole events of `text`, which begins between two events of the array.
 
-    The rest behind the last whole event is the caller's to keep. New strings are added to `names` and
-    `categories`.
+    The rest behind the last whole event is the caller's to keep. New strings are added to `names`
+    and `categories`.
     """
     buffer = b"".join((_FRONT, text, bytes(PADDING)))
     word = words(buffer)

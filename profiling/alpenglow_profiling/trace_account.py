@@ -7,9 +7,10 @@
     exposed      = communication - overlap
 
 The words are Holistic Trace Analysis' (its documentation, "Temporal Breakdown"); the times are not
-rounded and no step is left out. By stream, a gap in front of an event is host wait if its launch began
-after the stream's work had ended, else kernel wait if shorter than `kernel_gap_ns`, else other (waits
-for events of another stream, mostly). Without the launch in the trace a gap is unlinked: no cause is made up.
+rounded and no step is left out. By stream, a gap in front of an event is host wait if its launch
+began after the stream's work had ended, else kernel wait if shorter than `kernel_gap_ns`, else
+other (waits for events of another stream, mostly). Without the launch in the trace a gap is
+unlinked: no cause is made up.
 """
 
 from __future__ import annotations
@@ -92,7 +93,10 @@ def window(trace: Trace, first: int | None, last: int | None) -> tuple[int, int]
 
 
 def account(
-    trace: Trace, first: int | None = None, last: int | None = None, kernel_gap_ns: int = KERNEL_GAP_NS
+    trace: Trace,
+    first: int | None = None,
+    last: int | None = None,
+    kernel_gap_ns: int = KERNEL_GAP_NS,
 ) -> Account:
     """The figures of one rank, for the steps `first` to before `last` or the whole trace.
 
@@ -101,11 +105,15 @@ def account(
     bounds = window(trace, first, last)
     numbers = list(trace.steps)
     if bounds:
-        numbers = [n for n, (begin, end) in trace.steps.items() if begin >= bounds[0] and end <= bounds[1]]
+        numbers = [
+            n for n, (begin, end) in trace.steps.items() if begin >= bounds[0] and end <= bounds[1]
+        ]
     notes = list(trace.damages)
     gpu = trace.on_gpu
     if not gpu.any():
-        notes.append(f"{trace.path}: no GPU kernels in this trace: nothing is said of idle GPU time")
+        notes.append(
+            f"{trace.path}: no GPU kernels in this trace: nothing is said of idle GPU time"
+        )
         return Account(
             trace.rank, len(trace), numbers, None, host=_host(trace, bounds), notes=notes
         )
@@ -117,13 +125,21 @@ def account(
     busy = times(gpu)
     if bounds is None:
         bounds = int(trace.begin_ns[gpu].min()), int(trace.end_ns[gpu].max())
-    compute, communication = times(trace_kinds.computation(trace)), times(trace_kinds.communication(trace))
+    compute, communication = (
+        times(trace_kinds.computation(trace)),
+        times(trace_kinds.communication(trace)),
+    )
     span = bounds[1] - bounds[0]
     if not numbers:
-        notes.append(f"{trace.path}: no ProfilerStep in this trace: start-up and set-down count as well")
+        notes.append(
+            f"{trace.path}: no ProfilerStep in this trace: start-up and set-down count as well"
+        )
     unlinked = int(np.count_nonzero(gpu & (trace.launch < 0)))
     if unlinked:
-        notes.append(f"{trace.path}: {unlinked} GPU events without their launch; gaps before them are unlinked")
+        notes.append(
+            f"{trace.path}: {unlinked} GPU events without their launch; "
+            "no cause is given for the gaps before them"
+        )
     return Account(
         rank=trace.rank,
         events=len(trace),
@@ -144,7 +160,15 @@ def account(
 def _host(trace: Trace, bounds: tuple[int, int] | None) -> dict[str, int]:
     """Span of the host's events, time in operators, in communication, and in both, in ns."""
     rows = ~trace.on_gpu & trace.in_categories(
-        ("cpu_op", "Operator", "operator", "user_annotation", "cuda_runtime", "cuda_driver", "Runtime")
+        (
+            "cpu_op",
+            "Operator",
+            "operator",
+            "user_annotation",
+            "cuda_runtime",
+            "cuda_driver",
+            "Runtime",
+        )
     )
     if not rows.any():
         return {}

@@ -3,8 +3,8 @@
 Its rules, from its code (hta/common/trace.py, trace_parser.py; hta/analyzers/breakdown_analysis.py,
 communication_analysis.py; hta/utils/utils.py), which differ from `trace_account`:
 
-- If any time in the file has a fraction, begins are rounded up and ends down to whole us, in floats.
-  An event within one us gets a length of -1 and is counted so.
+- If any time in the file has a fraction, begins are rounded up and ends down to whole us, in
+  floats. An event within one us gets a length of -1 and is counted so.
 - With two or more ProfilerSteps, host events that begin at or after the last one are dropped, and
   GPU events that no remaining host event launched.
 - Whatever has a stream counts as running on the GPU: waits for events (cuda_sync) as well.
@@ -49,13 +49,19 @@ class HtaAccount:
     idle_by_stream: dict[int, tuple[float, float, float]]
 
 
+def step_names(trace: Trace) -> list[str]:
+    """Names of its ProfilerSteps; two different ones in any rank make all ranks drop their last."""
+    return [name for name in trace.names if "ProfilerStep" in name]
+
+
 def hta_accounts(traces: Sequence[Trace]) -> list[HtaAccount]:
     """The figures of ranks that were loaded together (whether steps are dropped depends on all).
 
     Ranks without a GPU event are left out: that tool raises on them.
     """
-    steps = {n for t in traces for n in t.names if "ProfilerStep" in n}
-    return [found for t in traces if (found := _one(t, drop_last=len(steps) > 1)) is not None]
+    steps = {name for trace in traces for name in step_names(trace)}
+    found = (hta_account(trace, drop_last=len(steps) > 1) for trace in traces)
+    return [one for one in found if one is not None]
 
 
 def _microseconds(trace: Trace) -> tuple[Times, Times]:
@@ -95,7 +101,8 @@ def _merged(begin: Times, end: Times) -> tuple[Times, Times]:
     return begin[first], np.maximum.reduceat(end, first)
 
 
-def _one(trace: Trace, drop_last: bool) -> HtaAccount | None:
+def hta_account(trace: Trace, *, drop_last: bool) -> HtaAccount | None:
+    """The figures of a rank with or without the GPU events of its last step; None without any."""
     begin, end = _microseconds(trace)
     kept = _kept(trace, begin, end, drop_last)
     busy = kept & (trace.stream != -1)

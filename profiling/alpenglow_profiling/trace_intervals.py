@@ -1,6 +1,7 @@
 """Arithmetic of sets of time: unions of intervals [begin, end) in integer nanoseconds, exact.
 
-A set is a pair of equally long int64 columns, sorted, disjoint and without empty or touching pieces.
+A set is a pair of equally long int64 columns, sorted, disjoint and without empty or touching
+pieces.
 """
 
 from __future__ import annotations

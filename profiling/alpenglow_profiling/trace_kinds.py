@@ -1,9 +1,10 @@
 """What an event of a trace is: computation, communication, a copy; told by its name.
 
 NCCL's kernels have had several names: `ncclAllReduceRingLLKernel_sum_f32` (2.4), `ncclKernel_...`,
-`ncclDevKernel_...` (2.19), `ncclSymkDevKernel_...` (2.27); RCCL keeps NCCL's. Writers differ in case.
-On the host torch.profiler names gloo's work `gloo:all_reduce`, NCCL's `nccl:all_reduce`, and the calls
-`c10d::allreduce_` and `record_param_comms` (torch/csrc/distributed/c10d/ParamCommsUtils.hpp).
+`ncclDevKernel_...` (2.19), `ncclSymkDevKernel_...` (2.27); RCCL keeps NCCL's. Writers differ in
+case. On the host torch.profiler names gloo's work `gloo:all_reduce`, NCCL's `nccl:all_reduce`, and
+the calls `c10d::allreduce_` and `record_param_comms`
+(torch/csrc/distributed/c10d/ParamCommsUtils.hpp).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def computation(trace: Trace) -> Rows:
 
 
 def host_communication(trace: Trace) -> Rows:
-    """Communication of a trace without a GPU: the backend's work, else the calls that asked for it."""
+    """Communication on the host: the backend's work, else the calls that asked for it."""
     work = trace.named(HOST_COMMUNICATION) & ~trace.on_gpu
     return work if work.any() else trace.named(HOST_CALLS) & ~trace.on_gpu
 
