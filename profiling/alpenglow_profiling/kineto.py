@@ -1,5 +1,4 @@
-"""Traces of torch.profiler (Kineto's Chrome JSON), plain or gzip, as columns; the readers' front
-door.
+"""Traces of torch.profiler (Kineto's Chrome JSON), plain or gzip, as columns: the front door.
 
     from alpenglow_profiling.kineto import read, trace_files
 

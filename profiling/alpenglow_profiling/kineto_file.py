@@ -21,8 +21,7 @@ class TraceError(ValueError):
 
 
 class TraceFile:
-    """Iterates over a file's unpacked bytes in blocks of about `BLOCK`; says afterwards if it was
-    cut.
+    """A file's unpacked bytes in blocks of about `BLOCK`, and afterwards whether it was cut.
 
     `damage` is empty for a sound file, else half a sentence ("the gzip data ends early"). Whether a
     file is gzip is told by its first two bytes, not by its name; members in a row are joined.

@@ -64,14 +64,14 @@ def hta_accounts(traces: Sequence[Trace]) -> list[HtaAccount]:
     return [one for one in found if one is not None]
 
 
-def _microseconds(trace: Trace) -> tuple[Times, Times]:
+def _microseconds(trace: Trace, rounding: bool) -> tuple[Times, Times]:
     """Begin and end: whole us if any time has a fraction, else as they are."""
 
     def exact(ns: NDArray[np.int64]) -> Times:
         return ns // 1000 + ns % 1000 / 1000.0  # the float nearest to the text in the file
 
     begin, length = exact(trace.begin_ns), exact(trace.end_ns - trace.begin_ns)
-    if trace.whole_times:
+    if trace.whole_times or not rounding:
         return begin, begin + length
     return np.ceil(begin), np.floor(begin + length)
 
@@ -101,9 +101,13 @@ def _merged(begin: Times, end: Times) -> tuple[Times, Times]:
     return begin[first], np.maximum.reduceat(end, first)
 
 
-def hta_account(trace: Trace, *, drop_last: bool) -> HtaAccount | None:
-    """The figures of a rank with or without the GPU events of its last step; None without any."""
-    begin, end = _microseconds(trace)
+def hta_account(trace: Trace, *, drop_last: bool, rounding: bool = True) -> HtaAccount | None:
+    """The figures of a rank with or without the GPU events of its last step; None without any.
+
+    Without `rounding` times are kept as they are, which that tool does where the environment sets
+    HTA_DISABLE_NS_ROUNDING: so each rule can be told apart in a difference.
+    """
+    begin, end = _microseconds(trace, rounding)
     kept = _kept(trace, begin, end, drop_last)
     busy = kept & (trace.stream != -1)
     if not busy.any():

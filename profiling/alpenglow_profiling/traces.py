@@ -46,7 +46,7 @@ def examine_by_hta_rules(path: Path) -> tuple[list[str], HtaAccount | None, HtaA
 
 
 @contextmanager
-def _workers(jobs: int, files: int) -> Iterator[Any]:
+def workers(jobs: int, files: int) -> Iterator[Any]:
     """A map over files: in this process, or in some of their own so that ranks run side by side."""
     if min(jobs, files) < 2:
         yield map
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         files = trace_files(options.path)
-        with _workers(options.jobs, len(files)) as each:
+        with workers(options.jobs, len(files)) as each:
             if options.rules == "hta":
                 if options.steps != (None, None):
                     raise TraceError(
