@@ -35,7 +35,7 @@ from alpenglow_profiling.trace_hta import HtaAccount, hta_account, step_names
 PEER = "HolisticTraceAnalysis==0.5.0"
 
 _PEER_PROGRAM = """
-import json, sys, time
+import json, resource, sys, time
 from hta.trace_analysis import TraceAnalysis
 begin = time.perf_counter()
 files = {int(rank): path for rank, path in json.loads(sys.argv[1]).items()}
@@ -45,12 +45,14 @@ shared = analysis.get_comm_comp_overlap(visualize=False).set_index("rank")["comp
 inside = time.perf_counter() - begin
 found = {r["rank"]: [r["idle_time(us)"], r["compute_time(us)"], r["non_compute_time(us)"],
                      r["kernel_time(us)"], shared[r["rank"]]] for r in rows}
-print(json.dumps({"inside": inside, "figures": {int(k): list(map(float, v)) for k, v in
-found.items()}}))
+peak = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")][0]
+peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+print(json.dumps({"inside": inside, "peak": peak, "figures": {int(k): list(map(float, v)) for k, v
+in found.items()}}))
 """
 
 _OUR_PROGRAM = """
-import json, os, sys, time
+import json, os, resource, sys, time
 from pathlib import Path
 from alpenglow_profiling.traces import examine, workers
 begin = time.perf_counter()
@@ -58,16 +60,20 @@ files = [Path(path) for path in json.loads(sys.argv[1]).values()]
 with workers(os.cpu_count() or 1, len(files)) as each:
     accounts = [found[0] for found in each(examine, files)]
 figures = {a.rank: [a.idle, a.compute, a.non_compute, a.span, a.overlap] for a in accounts}
-print(json.dumps({"inside": time.perf_counter() - begin, "figures": figures}))
+inside = time.perf_counter() - begin
+peak = [int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")][0]
+peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+print(json.dumps({"inside": inside, "peak": peak, "figures": figures}))
 """
 
 
 @dataclass(frozen=True)
 class Run:
-    """A process: seconds from start to end and from after the imports, peak MB, its figures."""
+    """A process: seconds from start to end, from after the imports, and of all its cores; peak MB."""
 
     whole: float
     inside: float
+    cpu: float
     megabytes: float
     figures: dict[str, list[float]]
 
@@ -87,7 +93,8 @@ def run(python: Path | str, program: str, files: dict[int, Path]) -> Run:
             last = (errors.read().strip().splitlines() or ["(no message)"])[-1]
             raise TraceError(f"{python} failed on {', '.join(map(str, files.values()))}: {last}")
         result = json.loads(out.read().strip().splitlines()[-1])
-    return Run(whole, result["inside"], usage.ru_maxrss / 1024, result["figures"])
+    cpu = usage.ru_utime + usage.ru_stime
+    return Run(whole, result["inside"], cpu, result["peak"] / 1024, result["figures"])
 
 
 def peer_python(folder: Path) -> Path:
@@ -151,7 +158,7 @@ def _cases(
 
 
 def _measure(python: Path, cases: list[tuple[str, dict[int, Path]]], rounds: int) -> None:
-    print(f"{'input':<28}{'':>16}{'whole s':>9}{'inside s':>10}{'peak MB':>9}")
+    print(f"{'input':<28}{'':>16}{'whole s':>9}{'inside s':>10}{'cpu s':>9}{'peak MB':>9}")
     for label, files in cases:
         runs: dict[str, list[Run]] = {"peer": [], "alpenglow": []}
         for _ in range(rounds):
@@ -160,12 +167,12 @@ def _measure(python: Path, cases: list[tuple[str, dict[int, Path]]], rounds: int
         medians = {
             who: [
                 statistics.median(getattr(r, f) for r in each)
-                for f in ("whole", "inside", "megabytes")
+                for f in ("whole", "inside", "cpu", "megabytes")
             ]
             for who, each in runs.items()
         }
-        for who, (whole, inside, megabytes) in medians.items():
-            print(f"{label:<28}{who:>16}{whole:>9.2f}{inside:>10.3f}{megabytes:>9.0f}")
+        for who, (whole, inside, cpu, megabytes) in medians.items():
+            print(f"{label:<28}{who:>16}{whole:>9.2f}{inside:>10.3f}{cpu:>9.2f}{megabytes:>9.0f}")
         ratios = [p / o for p, o in zip(medians["peer"], medians["alpenglow"], strict=True)]
         print(
             f"{'':<28}{'times less':>16}{ratios[0]:>9.1f}{ratios[1]:>10.1f}{ratios[2]:>9.1f}",

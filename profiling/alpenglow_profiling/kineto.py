@@ -36,7 +36,7 @@ _SPACED = re.compile(rb'"(?:ph|ts|name|cat)"\s+:')
 _RANK_IN_NAME = re.compile(r"rank[-_.]?(\d+)", re.IGNORECASE)
 _NOT_A_TRACE = "no trace of torch.profiler (a JSON object with a list traceEvents is expected)"
 
-Integers = NDArray[np.int64]
+Integers = NDArray[np.signedinteger[Any]]
 
 
 @dataclass
@@ -55,8 +55,8 @@ class Trace:
     path: Path
     rank: int
     meta: dict[str, Any]
-    begin_ns: Integers
-    end_ns: Integers
+    begin_ns: NDArray[np.int64]
+    end_ns: NDArray[np.int64]
     name: NDArray[np.int32]
     category: NDArray[np.int16]
     pid: Integers
@@ -107,9 +107,9 @@ class Trace:
                 found[int(match[1])] = (int(self.begin_ns[row]), int(self.end_ns[row]))
         return dict(sorted(found.items()))
 
-    def _launches(self) -> NDArray[np.int64]:
+    def _launches(self) -> NDArray[np.int32]:
         gpu = self.on_gpu
-        launch = np.full(len(self), -1, dtype=np.int64)
+        launch = np.full(len(self), -1, dtype=np.int32)
         calls = np.flatnonzero(~gpu & (self.correlation >= 0) & (self.stream < 0))
         if not len(calls):
             return launch
@@ -170,7 +170,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.names, self.categories = Names(), Names()
-        self.categories.setdefault(b"", 0)  # an event without a category
+        self.categories.update({b'"': self.categories[b'"']})  # number 0: without a category
         self.head, self.rest = b"", b""
         self.inside = self.over = self.spaced = False
         self.parts: list[Stretch] = []
@@ -248,13 +248,13 @@ class _Reader:
             first += len(part.begin)
         whole = all(part.whole_times for part in self.parts)
         self.parts.clear()
-        np.add(begin, columns["duration"], out=columns["duration"])
+        end = np.add(begin, columns.pop("duration"), dtype=np.int64)
         return Trace(
             path=self.path,
             rank=_rank(meta, self.path),
             meta=meta,
             begin_ns=begin,
-            end_ns=columns["duration"],
+            end_ns=end,
             name=columns["name"].astype(np.int32, copy=False),
             category=columns["category"].astype(np.int16, copy=False),
             names=self.names.decoded(),

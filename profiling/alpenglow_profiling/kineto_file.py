@@ -1,17 +1,19 @@
-"""The bytes of a trace file, plain or gzip, in blocks; the next block is fetched beside the work.
+"""The bytes of a trace file, plain or gzip, in blocks; gzip is unpacked by a thread beside the work.
 
-zlib and file reads let other threads run, so on a second core unpacking costs next to nothing.
+zlib lets other threads run, so on a second core unpacking costs next to nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-BLOCK = 1 << 20
+BLOCK = 1 << 19
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 31  # zlib's window argument for a gzip header and 32 KiB of history
 
@@ -39,12 +41,10 @@ class TraceFile:
         with self.path.open("rb") as raw:
             magic = raw.read(2)
             raw.seek(0)
-            blocks = self._unpacked(raw) if magic == _GZIP_MAGIC else self._plain(raw)
-            yield from _ahead(blocks)
-
-    def _plain(self, raw: BinaryIO) -> Iterator[bytes]:
-        while block := raw.read(self._block):
-            yield block
+            if magic == _GZIP_MAGIC:
+                yield from _ahead(self._unpacked(raw))
+            else:  # the system reads ahead by itself
+                yield from iter(lambda: raw.read(self._block), b"")
 
     def _unpacked(self, raw: BinaryIO) -> Iterator[bytes]:
         member = zlib.decompressobj(_GZIP_WINDOW)
@@ -70,25 +70,30 @@ class TraceFile:
 
 
 def _ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same blocks; a thread makes the next one while the caller works on this one."""
-    slot: list[bytes | BaseException | None] = [None]
+    """The same blocks; a thread makes the next ones while the caller works on this one."""
+    ready: queue.Queue[bytes | BaseException | None] = queue.Queue(2)
+    stop = threading.Event()
 
-    def fetch() -> None:
+    def work() -> None:
         try:
-            slot[0] = next(blocks, None)
+            for block in blocks:
+                ready.put(block)
+                if stop.is_set():
+                    return
+            ready.put(None)
         except BaseException as error:  # handed to the caller's thread, which raises it
-            slot[0] = error
+            ready.put(error)
 
-    fetch()
-    while True:
-        block = slot[0]
-        if block is None:
-            return
-        if isinstance(block, BaseException):
-            raise block
-        thread = threading.Thread(target=fetch, name="trace-ahead", daemon=True)
-        thread.start()
-        try:
+    thread = threading.Thread(target=work, name="trace-ahead", daemon=True)
+    thread.start()
+    try:
+        while (block := ready.get()) is not None:
+            if isinstance(block, BaseException):
+                raise block
             yield block
-        finally:
-            thread.join()
+    finally:
+        stop.set()
+        while thread.is_alive():  # it may be waiting for room
+            with contextlib.suppress(queue.Empty):
+                ready.get(timeout=0.01)
+        thread.join()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from alpenglow_profiling.kineto_numbers import PADDING, Words, decimals, words
 
 Index = NDArray[np.intp]
-Integers = NDArray[np.int64]
+Integers = NDArray[np.signedinteger[Any]]
 
 _QUOTE, _OPEN, _CLOSE, _BAR, _BACKSLASH, _COLON = b'"{}|\\:'
 _FRONT = b" " * 16  # a key's eight last bytes may be read before the first brace
@@ -30,6 +30,8 @@ _QUOTES = np.uint64(0x2222222222222222)
 _LOW = np.uint64(0x0101010101010101)
 _HIGH = np.uint64(0x8080808080808080)
 _COMMUNICATION = (b"nccl", b"gloo:", b"c10d::", b"record_param_comms", b"rccl", b"mpi:", b"ucc:")
+_STRING = re.compile(rb'(?:[^"\\]|\\.)*', re.DOTALL)
+_REMEMBERED = 1 << 16  # texts; names that never come twice shall not fill the memory
 _SPACED_COLON = re.compile(rb'(?<!\\)"[ \n\r\t]+:')
 
 # name of the column, key in the file, depth (1: of the event, 2: of its args)
@@ -50,23 +52,32 @@ _ENDINGS[[int.from_bytes(key[-2:], "little") for key in _KEYS]] = [
 
 
 class Names(dict[bytes, int]):
-    """Numbers for strings as they stand in the file (escapes included), in order of appearance.
+    """Numbers for strings in order of appearance, looked up by text that begins with the string.
 
-    `communication` tells for each of them whether events of that name are read whole.
+    Text goes on behind the string's closing quote in any way: looking it up finds the string and
+    counts equal ones once. `communication` tells for each whether events of that name are read
+    whole.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self._number: dict[bytes, int] = {}
         self.communication: list[bool] = []
 
     def __missing__(self, text: bytes) -> int:
-        self[text] = number = len(self)
-        self.communication.append(text.lower().startswith(_COMMUNICATION))
+        match = _STRING.match(text)
+        string = match[0] if match else text
+        number = self._number.get(string)
+        if number is None:
+            number = self._number[string] = len(self._number)
+            self.communication.append(string.lower().startswith(_COMMUNICATION))
+        if len(self) < _REMEMBERED:
+            self[text] = number
         return number
 
     def decoded(self) -> list[str]:
         """The strings themselves, by number."""
-        return [_decoded(text) for text in self]
+        return [_decoded(string) for string in self._number]
 
 
 def _decoded(text: bytes) -> str:
@@ -94,7 +105,7 @@ class Stretch:
     problem: str
     events: int
     whole_times: bool
-    begin: Integers
+    begin: NDArray[np.int64]
     duration: Integers
     name: NDArray[np.int32]
     category: NDArray[np.int16]
@@ -114,19 +125,24 @@ def scan(text: bytes, names: Names, categories: Names) -> Stretch:
     shape = _Shape(found, len(_FRONT), len(_FRONT) + len(text))
     keys = _Keys(found, shape, word)
     complete = np.zeros(shape.count, dtype=bool)
-    event, value = keys.of(b"ph", 1)
+    times_known = len(keys.of(b"ts", 1)[0]) >= shape.count
+    event, value, _ = keys.of(b"ph", 1)
     complete[event] = (word[value] & _MASKS[3]) == _number(b'"X"')
+    keys.keep(complete)
     rows = {key: keys.of(key, 1) for key in (b"ts", b"dur", b"cat", b"name")}
     for key in (b"ts", b"dur", b"name"):  # without these nothing can be said of an event
-        has = np.zeros(shape.count, dtype=bool)
-        has[rows[key][0]] = True
-        complete &= has
+        if len(rows[key][0]) < np.count_nonzero(complete):
+            has = np.zeros(shape.count, dtype=bool)
+            has[rows[key][0]] = True
+            complete &= has
     row_of = np.cumsum(complete) - 1
     total = int(np.count_nonzero(complete))
 
-    def placed(event: Index, value: Index) -> tuple[Index, Index]:
+    def placed(event: Index, value: Index, after: Index) -> tuple[Index, Index, Index]:
         keep = complete[event]
-        return row_of[event[keep]], value[keep]
+        if not keep.all():
+            event, value, after = event[keep], value[keep], after[keep]
+        return row_of[event], value, after
 
     times, fraction = _columns(
         buffer, word, [placed(*rows[b"ts"]), placed(*rows[b"dur"])], total, milli=True
@@ -134,10 +150,11 @@ def scan(text: bytes, names: Names, categories: Names) -> Stretch:
     places = [placed(*keys.of(key, depth)) for _, key, depth in NUMBERS]
     numbers, _ = _columns(buffer, word, places, total, milli=False)
     name = np.zeros(total, dtype=np.int32)
-    row, start = placed(*rows[b"name"])
-    name[row] = list(map(names.__getitem__, found.strings(start + 1)))
-    category = np.full(total, categories[b""], dtype=np.int16)
-    row, start = placed(*rows[b"cat"])
+    row, start, after = placed(*rows[b"name"])
+    texts = [buffer[a + 1 : b] for a, b in zip(start.tolist(), after.tolist(), strict=True)]
+    name[row] = list(map(names.__getitem__, texts))
+    category = np.zeros(total, dtype=np.int16)
+    row, start, _ = placed(*rows[b"cat"])
     category[row] = _few(buffer, word, start + 1, categories)
     opens, closes = shape.opens[complete], shape.closes[complete]
     details = [
@@ -150,12 +167,12 @@ def scan(text: bytes, names: Names, categories: Names) -> Stretch:
         over=shape.over,
         problem=shape.problem,
         events=shape.count,
-        whole_times=len(rows[b"ts"][0]) >= shape.count and not fraction,
-        begin=times[0],
-        duration=times[1],
+        whole_times=times_known and not fraction,
+        begin=times[0].copy(),
+        duration=_narrow(times[1]),
         name=name,
         category=category,
-        numbers={label: numbers[i] for i, (label, _, _) in enumerate(NUMBERS)},
+        numbers={label: _narrow(numbers[i]) for i, (label, _, _) in enumerate(NUMBERS)},
         details=details,
     )
 
@@ -166,20 +183,27 @@ def close_colons(text: bytes) -> bytes:
 
 
 def _columns(
-    buffer: bytes, word: Words, places: list[tuple[Index, Index]], total: int, *, milli: bool
-) -> tuple[Integers, bool]:
+    buffer: bytes, word: Words, places: list[tuple[Index, Index, Index]], total: int, *, milli: bool
+) -> tuple[NDArray[np.int64], bool]:
     """A row of numbers for each of `places` (rows and where their values stand), -1 where none is.
 
     Also whether one of the first place has a fraction.
     """
-    starts = np.concatenate([start for _, start in places])
+    starts = np.concatenate([start for _, start, _ in places])
     values, fraction = decimals(buffer, word, starts, milli=milli)
     table = np.full((len(places), total), -1, dtype=np.int64)
     end = 0
-    for column, (row, _) in zip(table, places, strict=True):
+    for column, (row, _, _) in zip(table, places, strict=True):
         begin, end = end, end + len(row)
         column[row] = values[begin:end]
     return table, bool(fraction[: len(places[0][1])].any())
+
+
+def _narrow(column: NDArray[np.int64]) -> Integers:
+    """A copy in 32 bits where that is enough."""
+    if len(column) and (column.max() >= 2**31 or column.min() < -(2**31)):
+        return column.copy()
+    return column.astype(np.int32)
 
 
 class _Tokens:
@@ -214,15 +238,6 @@ class _Tokens:
         self.brace = token[at]
         self.opening = kind[at] == _OPEN
         self.depth = np.cumsum(np.where(self.opening, 1, -1))
-
-    def strings(self, start: Index) -> list[bytes]:
-        """The texts of strings that begin at `start`, as they stand in the file."""
-        buffer = self.buffer
-        if not self.escapes:
-            return [buffer[at : buffer.find(b'"', at)] for at in start.tolist()]
-        quotes = np.flatnonzero(self.quote)
-        end = quotes[np.minimum(np.searchsorted(quotes, start), len(quotes) - 1)]
-        return [buffer[a:b] for a, b in zip(start.tolist(), end.tolist(), strict=True)]
 
 
 def _drop_escaped(text: NDArray[np.uint8], quote: NDArray[np.bool_]) -> None:
@@ -286,7 +301,8 @@ class _Keys:
         key = tokens.key[:count]
         ending = np.ndarray((len(text) - 1,), "<u2", tokens.buffer, 0, (1,))
         slot = _ENDINGS[ending[key - 2]]
-        wanted = np.flatnonzero(slot)
+        wanted = self._wanted = np.flatnonzero(slot)
+        self._all = np.append(key, len(text) - PADDING)
         self._key = key[wanted]
         brace = tokens.braces_before[wanted] - 1
         depth = tokens.depth[brace]
@@ -294,14 +310,25 @@ class _Keys:
         self._code = (slot[wanted] + 16 * np.minimum(depth, 3)).astype(np.uint8)
         self._event = (np.cumsum(tokens.opening & (tokens.depth == 1)) - 1)[brace]
 
-    def of(self, name: bytes, depth: int) -> tuple[Index, Index]:
-        """Event and first character of the value, for each such key at this depth."""
+    def keep(self, events: NDArray[np.bool_]) -> None:
+        """Forget the keys of the other events."""
+        wanted = np.flatnonzero(events[self._event])
+        self._key, self._code = self._key[wanted], self._code[wanted]
+        self._event, self._wanted = self._event[wanted], self._wanted[wanted]
+
+    def of(self, name: bytes, depth: int) -> tuple[Index, Index, Index]:
+        """Event, first character of the value, and closing quote of the key that follows."""
         ending = _ENDINGS[int.from_bytes(name[-2:], "little")]
         pick = np.flatnonzero(self._code == ending + 16 * depth)
         key = self._key[pick]
         spelled = b'"' + name
-        last = spelled[-8:]
-        same = self._word[key - 8] >> np.uint64(8 * (8 - len(last))) == _number(last)
+        if len(spelled) <= 5:
+            same = self._text[key - len(spelled)] == _QUOTE
+            for back, letter in enumerate(name[:-2]):
+                same &= self._text[key - len(name) + back] == letter
+        else:
+            last = spelled[-8:]
+            same = self._word[key - 8] >> np.uint64(8 * (8 - len(last))) == _number(last)
         if len(spelled) > 8:
             same &= self._word[key - len(spelled)] == _number(spelled[:8])
         if self._quote is not None:  # the quote before the name may be a character of a longer key
@@ -314,7 +341,7 @@ class _Keys:
         while len(blank):
             value[blank] += 1
             blank = blank[_SPACE[self._text[value[blank]]]]
-        return self._event[pick], value
+        return self._event[pick], value, self._all[self._wanted[pick] + 1]
 
 
 def _number(text: bytes) -> np.uint64:

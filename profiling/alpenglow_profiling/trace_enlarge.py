@@ -19,8 +19,7 @@ _PAUSE_US = 1000
 
 
 def enlarge(source: Path, target: Path, megabytes: float, rank: int = 0) -> int:
-    """Write a trace of at least so many MB (10^6 bytes of JSON) to `target`; gives its number of
-    copies.
+    """Write a trace of at least so many MB (10^6 bytes of JSON) to `target`; gives its copies.
 
     `target` is packed if its name ends in .gz. Raises `TraceError` if `source` is no sound trace.
     """
