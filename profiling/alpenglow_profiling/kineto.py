@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alpenglow_profiling.kineto_file import TraceError, TraceFile
+from alpenglow_profiling.kineto_file import BLOCK, TraceError, TraceFile
 from alpenglow_profiling.kineto_scan import NUMBERS, Names, Stretch, close_colons, scan
 
 __all__ = ["Trace", "TraceError", "read", "trace_files"]
@@ -148,17 +148,17 @@ def trace_files(path: Path) -> list[Path]:
     return [path]
 
 
-def read(path: Path) -> Trace:
+def read(path: Path, block: int = BLOCK) -> Trace:
     """Read the trace of one rank.
 
     The rank is `distributedInfo.rank`, else the number behind "rank" in the file's name, else 0.
-    Whole events of a cut file are kept and `damages` says so.
+    `block` bytes are looked at at a time. Whole events of a cut file are kept and `damages` says so.
 
     Raises `TraceError` (one sentence that names the file) for what is no trace and for a file
     damaged before its first event; `OSError` where it cannot be read.
     """
     reader = _Reader(path)
-    file = TraceFile(path)
+    file = TraceFile(path, block)
     for block in file:
         reader.feed(block)
     return reader.finish(file.damage)
@@ -183,6 +183,8 @@ class _Reader:
             return
         if self.over:
             return
+        if not self.events and not self.spaced:  # the first whole event shows how the file is spelled
+            self.spaced = bool(_SPACED.search(self.rest[: 1 << 16]))
         if self.spaced:
             self.rest = close_colons(self.rest)
         part = scan(self.rest, self.names, self.categories)
@@ -215,7 +217,6 @@ class _Reader:
                 self.rest[match.end() :],
             )
         self.inside = True
-        self.spaced = bool(_SPACED.search(self.rest[:4096]))
         return True
 
     def finish(self, damage: str) -> Trace:

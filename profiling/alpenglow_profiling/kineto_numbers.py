@@ -8,7 +8,6 @@ microseconds with a fraction; kept as integers of nanoseconds they lose nothing.
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +54,8 @@ def _digits(word: Words) -> tuple[Words, NDArray[np.intp]]:
 
 def _one(buffer: bytes, start: int, scale: int, missing: int) -> int:
     """A number in any JSON spelling, or in quotes; `missing` for anything else."""
+    from decimal import Decimal, InvalidOperation  # seldom needed, and slow to import
+
     match = _NUMBER.match(buffer, start)
     if match is None:
         return missing

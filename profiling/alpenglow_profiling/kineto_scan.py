@@ -302,7 +302,7 @@ class _Keys:
         ending = np.ndarray((len(text) - 1,), "<u2", tokens.buffer, 0, (1,))
         slot = _ENDINGS[ending[key - 2]]
         wanted = self._wanted = np.flatnonzero(slot)
-        self._all = np.append(key, len(text) - PADDING)
+        self._all = np.append(key, [len(text) - PADDING] * 2)
         self._key = key[wanted]
         brace = tokens.braces_before[wanted] - 1
         depth = tokens.depth[brace]
@@ -341,7 +341,9 @@ class _Keys:
         while len(blank):
             value[blank] += 1
             blank = blank[_SPACE[self._text[value[blank]]]]
-        return self._event[pick], value, self._all[self._wanted[pick] + 1]
+        following = self._wanted[pick] + 1
+        following += self._all[following] == value  # the value's own opening quote before a colon
+        return self._event[pick], value, self._all[following]
 
 
 def _number(text: bytes) -> np.uint64:

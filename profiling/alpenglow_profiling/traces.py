@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +50,8 @@ def workers(jobs: int, files: int) -> Iterator[Any]:
     if min(jobs, files) < 2:
         yield map
         return
+    import multiprocessing  # slow to import, and one file needs none
+
     with multiprocessing.get_context("fork").Pool(min(jobs, files)) as pool:
         yield partial(pool.imap, chunksize=1)
 
