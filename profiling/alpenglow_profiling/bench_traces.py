@@ -69,7 +69,7 @@ print(json.dumps({"inside": inside, "peak": peak, "figures": figures}))
 
 @dataclass(frozen=True)
 class Run:
-    """A process: seconds from start to end, from after the imports, and of all its cores; peak MB."""
+    """A process: seconds from start to end, after the imports, and of all cores; peak MB."""
 
     whole: float
     inside: float
@@ -202,7 +202,8 @@ def _compare(python: Path, traces: list[Path]) -> None:
         for i, (name, ours) in enumerate(zip(names, [*exact, share], strict=True)):
             print(
                 f"  {name:<12}{theirs[i]:>14.2f}{same[i]:>14.2f}{ours:>16.3f}"
-                f"{theirs[i] - ours:>16.3f} = {unrounded[i] - ours:.3f} + {same[i] - unrounded[i]:.3f}"
+                f"{theirs[i] - ours:>16.3f} = {unrounded[i] - ours:.3f}"
+                f" + {same[i] - unrounded[i]:.3f}"
             )
 
 

@@ -152,15 +152,15 @@ def read(path: Path, block: int = BLOCK) -> Trace:
     """Read the trace of one rank.
 
     The rank is `distributedInfo.rank`, else the number behind "rank" in the file's name, else 0.
-    `block` bytes are looked at at a time. Whole events of a cut file are kept and `damages` says so.
+    `block` bytes are looked at at a time. Whole events of a cut file are kept; `damages` says so.
 
     Raises `TraceError` (one sentence that names the file) for what is no trace and for a file
     damaged before its first event; `OSError` where it cannot be read.
     """
     reader = _Reader(path)
     file = TraceFile(path, block)
-    for block in file:
-        reader.feed(block)
+    for piece in file:
+        reader.feed(piece)
     return reader.finish(file.damage)
 
 
@@ -183,7 +183,9 @@ class _Reader:
             return
         if self.over:
             return
-        if not self.events and not self.spaced:  # the first whole event shows how the file is spelled
+        if (
+            not self.events and not self.spaced
+        ):  # the first whole event shows how the file is spelled
             self.spaced = bool(_SPACED.search(self.rest[: 1 << 16]))
         if self.spaced:
             self.rest = close_colons(self.rest)

@@ -1,4 +1,4 @@
-"""The bytes of a trace file, plain or gzip, in blocks; gzip is unpacked by a thread beside the work.
+"""The bytes of a trace file in blocks; gzip is unpacked by a thread beside the work.
 
 zlib lets other threads run, so on a second core unpacking costs next to nothing.
 """

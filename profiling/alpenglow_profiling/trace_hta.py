@@ -78,12 +78,12 @@ def _microseconds(trace: Trace, rounding: bool) -> tuple[Times, Times]:
 
 def _kept(trace: Trace, begin: Times, end: Times, drop_last: bool) -> Rows:
     """Which rows survive its filters."""
-    known = np.array([bool(c) and c != "Trace" for c in trace.categories])[trace.category]
+    known = np.array([c not in ("", "Trace") for c in trace.categories], dtype=bool)[trace.category]
     gpu = ((trace.stream >= 0) & (trace.correlation >= 0)) | trace.named(_SYNCHRONISATION)
     if not drop_last:
         return known
     host = known & ~gpu
-    steps = host & np.array(["ProfilerStep" in n for n in trace.names])[trace.name]
+    steps = host & np.array(["ProfilerStep" in n for n in trace.names], dtype=bool)[trace.name]
     last = begin[steps].max() if steps.any() else -np.inf
     host &= begin < last
     launched = np.isin(trace.correlation, trace.correlation[host])
