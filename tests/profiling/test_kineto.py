@@ -33,7 +33,7 @@ EVENTS: list[dict[str, Any]] = [
      "ts": 4458676983000.5, "dur": 900, "args": {"External id": 1}},
     {"ph": "X", "cat": "cuda_runtime", "name": "cudaLaunchKernel", "pid": 9, "tid": 9,
      "ts": 4458676983500.001, "dur": 3.5, "args": {"correlation": 5, "cbid": 211}},
-    {"ph": "s", "id": 5, "pid": 9, "tid": 9, "ts": 4458676983500.001, "cat": "ac2g", "name": "ac2g"},
+    {"ph": "s", "id": 5, "pid": 9, "tid": 9, "ts": 4458676983500.1, "cat": "ac2g", "name": "ac2g"},
     KERNEL,
     {"ph": "X", "cat": "Trace", "name": "PyTorch Profiler (0)", "pid": "Spans",
      "tid": "PyTorch Profiler", "ts": 4458676982999, "dur": 1e3, "args": {"Op count": 0}},
@@ -78,7 +78,14 @@ def by_json(path: Path) -> list[tuple[Any, ...]]:
 
 
 def rows(trace: Trace) -> list[tuple[Any, ...]]:
-    columns = [trace.begin_ns, trace.end_ns, trace.name, trace.category, trace.pid, trace.tid]
+    columns: list[np.ndarray[Any, Any]] = [
+        trace.begin_ns,
+        trace.end_ns,
+        trace.name,
+        trace.category,
+        trace.pid,
+        trace.tid,
+    ]
     columns += [trace.stream, trace.correlation, trace.external]
     return [
         (*row[:2], trace.names[row[2]], trace.categories[row[3]], *row[4:])
@@ -175,7 +182,8 @@ def test_any_events_read_as_json_reads_them(
     [
         ("0", 0, 0), ("7", 7000, 7), ("12345678", 12345678000, 12345678),
         ("123456789", 123456789000, 123456789), ("1682725898236567", 1682725898236567000, None),
-        ("1682725898236567.9", 1682725898236567900, None), ("4458676983543.183", 4458676983543183, None),
+        ("1682725898236567.9", 1682725898236567900, None),
+        ("4458676983543.183", 4458676983543183, None),
         ("1.5", 1500, 1), ("0.001", 1, 0), ("1.23456789012", 1234, 1), ("1.1234567", 1123, 1),
         ("-3.5", -3500, -3), ("1e3", 1000000, 1000), ("2.5E-1", 250, 0), ('"42"', 42000, 42),
         ('"x"', -1, -1), ("null", -1, -1), ("true", -1, -1), ("9223372036854775807", -1, 2**63 - 1),

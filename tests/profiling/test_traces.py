@@ -226,7 +226,7 @@ def test_collectives_that_cannot_be_matched_are_not(tmp_path: Path) -> None:
 
 
 def test_sizes_come_from_the_record_where_the_kernel_has_none(tmp_path: Path) -> None:
-    record = {
+    record: dict[str, Any] = {
         "Collective name": "allgather", "In msg nelems": 10, "Out msg nelems": 80,
         "dtype": "BFloat16", "Process Group Name": "dp", "Process Group Ranks": "[0, 1, ...]",
     }  # fmt: skip
@@ -235,8 +235,8 @@ def test_sizes_come_from_the_record_where_the_kernel_has_none(tmp_path: Path) ->
         gpu("ncclKernel_AllGather_RING_LL", 3, 4, 9, 1, **{"External id": 5}),
         gpu("ncclKernel_AllGather_RING_LL", 5, 6, 9, 2, **{"External id": 6}),
     ]
-    meta = {"pg_config": [{"pg_name": "dp", "ranks": [0, 1, 2]}, {"pg_name": "tp", "ranks": [0]}]}
-    known, unknown = collectives(read(saved(tmp_path / "t.json", events, **meta)))
+    listed = [{"pg_name": "dp", "ranks": [0, 1, 2]}, {"pg_name": "tp", "ranks": [0]}]
+    known, unknown = collectives(read(saved(tmp_path / "t.json", events, pg_config=listed)))
     assert (known.operation, known.group, known.ranks, known.bytes) == (
         "allgather",
         "dp",
@@ -304,12 +304,12 @@ def test_a_cut_trace_is_used_and_the_table_says_so(
     assert f"{path}: the file ends within the list of events; its first" in out
 
 
-# Frozen figures of Holistic Trace Analysis 0.5.0 from PyPI (pandas 3.1, numpy 2.4), each file alone:
+# Frozen figures of Holistic Trace Analysis 0.5.0 from PyPI (pandas 3.1, numpy 2.4), a file alone:
 # TraceAnalysis(trace_files={rank: file}), get_temporal_breakdown(visualize=False) (idle, compute,
 # non-compute, kernel time in us), get_comm_comp_overlap(visualize=False), and by stream
 # get_idle_time_breakdown(ranks=[rank], visualize=False) (host wait, kernel wait, other in us).
 # `python -m alpenglow_profiling.bench_traces FILE...` installs it and compares again.
-HTA = {
+HTA: dict[str, tuple[tuple[float, ...], dict[int, tuple[float, ...]]]] = {
     "sampled_rank-0of128": (
         (321378, 106252, 172428, 600058, 11.81),
         {7: (213825, 1985, 261740), 23: (596037, 70, 34), 25: (0, 9, 47865),
@@ -345,7 +345,7 @@ def test_by_its_rules_the_figures_are_those_of_holistic_trace_analysis(name: str
 
 def test_its_rules_on_hand_made_traces(tmp_path: Path) -> None:
     # The figures below are that tool's own for these traces, obtained as above.
-    # Rounded inwards: 10-20, 41-50, 55-60, 100-110; an event within one us, 30.2-30.6, counts as -1.
+    # Rounded inwards: 10-20, 41-50, 55-60, 100-110; one within a us, 30.2-30.6, counts as -1.
     events = [*EVENTS[2:10], EVENTS[11], gpu("tiny", 30.2, 30.6, 7, 6)]
     (found,) = hta_accounts([read(saved(tmp_path / "t.json", events))])
     assert (found.idle, found.compute, found.non_compute, found.span) == (72, 28, 0, 100)
