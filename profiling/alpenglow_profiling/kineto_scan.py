@@ -42,13 +42,40 @@ NUMBERS = (
     ("correlation", b"correlation", 2),
     ("external", b"External id", 2),
 )
-_TEXTS = (b"ph", b"ts", b"dur", b"cat", b"name")
-_KEYS = (*_TEXTS, *(key for _, key, _ in NUMBERS))
-# Keys by their last two bytes, which is enough to leave most others behind.
-_ENDINGS = np.zeros(1 << 16, dtype=np.uint8)
-_ENDINGS[[int.from_bytes(key[-2:], "little") for key in _KEYS]] = [
-    1 + [key[-2:] for key in _KEYS].index(key[-2:]) for key in _KEYS
-]
+_PH, _TS, _DUR, _CAT, _NAME, _FIRST_NUMBER = range(6)
+_KEYS = (b"ph", b"ts", b"dur", b"cat", b"name", *(key for _, key, _ in NUMBERS))
+_DEPTHS = np.array([1] * _FIRST_NUMBER + [depth for _, _, depth in NUMBERS])
+
+
+def _number(text: bytes) -> np.uint64:
+    return np.uint64(int.from_bytes(text, "little"))
+
+
+# A key is looked for by the three bytes before its closing quote, then compared whole.
+_SPELLED = [b'"' + key for key in _KEYS]
+_LENGTHS = np.array([len(spelled) for spelled in _SPELLED])
+_LAST = np.array([_number(spelled[-8:]) for spelled in _SPELLED])
+_SHIFTS = np.array([8 * max(8 - len(spelled), 0) for spelled in _SPELLED], dtype=np.uint64)
+_FIRST = np.array([_number(spelled[:8]) for spelled in _SPELLED])
+_NO_KEY = 255
+_TOP_BITS = np.uint32(22)
+
+
+def _perfect_hash() -> tuple[np.uint32, NDArray[np.uint8]]:
+    """A multiplier that sends the keys' endings to different ten-bit numbers; the key by number."""
+    endings = [int.from_bytes(spelled[-3:], "little") for spelled in _SPELLED]
+    mix = 1
+    for _ in range(1000):
+        mix = mix * 1664525 % 2**32  # Knuth's multiplier for 32 bits
+        places = [ending * mix % 2**32 >> 22 for ending in endings]
+        if len(set(places)) == len(places):
+            table = np.full(1 << 10, _NO_KEY, dtype=np.uint8)
+            table[places] = np.arange(len(places))
+            return np.uint32(mix), table
+    raise AssertionError("no multiplier tells the keys apart")
+
+
+_MIX, _SLOTS = _perfect_hash()
 
 
 class Names(dict[bytes, int]):
@@ -124,37 +151,15 @@ def scan(text: bytes, names: Names, categories: Names) -> Stretch:
     found = _Tokens(buffer)
     shape = _Shape(found, len(_FRONT), len(_FRONT) + len(text))
     keys = _Keys(found, shape, word)
-    complete = np.zeros(shape.count, dtype=bool)
-    times_known = len(keys.of(b"ts", 1)[0]) >= shape.count
-    event, value, _ = keys.of(b"ph", 1)
-    complete[event] = (word[value] & _MASKS[3]) == _number(b'"X"')
-    keys.keep(complete)
-    rows = {key: keys.of(key, 1) for key in (b"ts", b"dur", b"cat", b"name")}
-    for key in (b"ts", b"dur", b"name"):  # without these nothing can be said of an event
-        if len(rows[key][0]) < np.count_nonzero(complete):
-            has = np.zeros(shape.count, dtype=bool)
-            has[rows[key][0]] = True
-            complete &= has
-    row_of = np.cumsum(complete) - 1
-    total = int(np.count_nonzero(complete))
-
-    def placed(event: Index, value: Index, after: Index) -> tuple[Index, Index, Index]:
-        keep = complete[event]
-        if not keep.all():
-            event, value, after = event[keep], value[keep], after[keep]
-        return row_of[event], value, after
-
-    times, fraction = _columns(
-        buffer, word, [placed(*rows[b"ts"]), placed(*rows[b"dur"])], total, milli=True
-    )
-    places = [placed(*keys.of(key, depth)) for _, key, depth in NUMBERS]
-    numbers, _ = _columns(buffer, word, places, total, milli=False)
+    complete, total = keys.complete, int(np.count_nonzero(keys.complete))
+    times, fraction = _columns(buffer, word, keys, (_TS, _CAT), total, milli=True)
+    numbers, _ = _columns(buffer, word, keys, (_FIRST_NUMBER, len(_KEYS)), total, milli=False)
     name = np.zeros(total, dtype=np.int32)
-    row, start, after = placed(*rows[b"name"])
+    row, start, after = keys.of(_NAME, _NAME + 1)
     texts = [buffer[a + 1 : b] for a, b in zip(start.tolist(), after.tolist(), strict=True)]
     name[row] = list(map(names.__getitem__, texts))
     category = np.zeros(total, dtype=np.int16)
-    row, start, _ = placed(*rows[b"cat"])
+    row, start, _ = keys.of(_CAT, _CAT + 1)
     category[row] = _few(buffer, word, start + 1, categories)
     opens, closes = shape.opens[complete], shape.closes[complete]
     details = [
@@ -167,7 +172,7 @@ def scan(text: bytes, names: Names, categories: Names) -> Stretch:
         over=shape.over,
         problem=shape.problem,
         events=shape.count,
-        whole_times=times_known and not fraction,
+        whole_times=keys.times_known and not fraction,
         begin=times[0].copy(),
         duration=_narrow(times[1]),
         name=name,
@@ -183,20 +188,18 @@ def close_colons(text: bytes) -> bytes:
 
 
 def _columns(
-    buffer: bytes, word: Words, places: list[tuple[Index, Index, Index]], total: int, *, milli: bool
+    buffer: bytes, word: Words, keys: _Keys, which: tuple[int, int], total: int, *, milli: bool
 ) -> tuple[NDArray[np.int64], bool]:
-    """A row of numbers for each of `places` (rows and where their values stand), -1 where none is.
+    """A row of numbers for each of the keys from `which[0]` to before `which[1]`, -1 where none is.
 
-    Also whether one of the first place has a fraction.
+    Also whether one of the first key's has a fraction.
     """
-    starts = np.concatenate([start for _, start, _ in places])
-    values, fraction = decimals(buffer, word, starts, milli=milli)
-    table = np.full((len(places), total), -1, dtype=np.int64)
-    end = 0
-    for column, (row, _, _) in zip(table, places, strict=True):
-        begin, end = end, end + len(row)
-        column[row] = values[begin:end]
-    return table, bool(fraction[: len(places[0][1])].any())
+    row, start, _ = keys.of(*which)
+    column = keys.slots(*which)
+    values, fraction = decimals(buffer, word, start, milli=milli)
+    table = np.full((which[1] - which[0], total), -1, dtype=np.int64)
+    table[column, row] = values
+    return table, bool(fraction[column == 0].any())
 
 
 def _narrow(column: NDArray[np.int64]) -> Integers:
@@ -291,63 +294,66 @@ class _Shape:
 
 
 class _Keys:
-    """The keys of the stretch: which event, how deep, and where the value stands."""
+    """The wanted keys of complete events, sorted by key: row, where the value stands, what follows.
+
+    `complete`: which events of the stretch are (they have all of ph "X", ts, dur and name).
+    `times_known`: every event, complete or not, has a time.
+    """
 
     def __init__(self, tokens: _Tokens, shape: _Shape, word: Words) -> None:
-        text = self._text = tokens.text
-        self._quote = tokens.quote if tokens.escapes else None
-        self._word = word
-        count = int(np.searchsorted(tokens.key, shape.used))
-        key = tokens.key[:count]
-        ending = np.ndarray((len(text) - 1,), "<u2", tokens.buffer, 0, (1,))
-        slot = _ENDINGS[ending[key - 2]]
-        wanted = self._wanted = np.flatnonzero(slot)
-        self._all = np.append(key, [len(text) - PADDING] * 2)
-        self._key = key[wanted]
-        brace = tokens.braces_before[wanted] - 1
-        depth = tokens.depth[brace]
-        # An ending and a depth in one byte; deeper keys than those of args fall outside.
-        self._code = (slot[wanted] + 16 * np.minimum(depth, 3)).astype(np.uint8)
-        self._event = (np.cumsum(tokens.opening & (tokens.depth == 1)) - 1)[brace]
-
-    def keep(self, events: NDArray[np.bool_]) -> None:
-        """Forget the keys of the other events."""
-        wanted = np.flatnonzero(events[self._event])
-        self._key, self._code = self._key[wanted], self._code[wanted]
-        self._event, self._wanted = self._event[wanted], self._wanted[wanted]
-
-    def of(self, name: bytes, depth: int) -> tuple[Index, Index, Index]:
-        """Event, first character of the value, and closing quote of the key that follows."""
-        ending = _ENDINGS[int.from_bytes(name[-2:], "little")]
-        pick = np.flatnonzero(self._code == ending + 16 * depth)
-        key = self._key[pick]
-        spelled = b'"' + name
-        if len(spelled) <= 5:
-            same = self._text[key - len(spelled)] == _QUOTE
-            for back, letter in enumerate(name[:-2]):
-                same &= self._text[key - len(name) + back] == letter
-        else:
-            last = spelled[-8:]
-            same = self._word[key - 8] >> np.uint64(8 * (8 - len(last))) == _number(last)
-        if len(spelled) > 8:
-            same &= self._word[key - len(spelled)] == _number(spelled[:8])
-        if self._quote is not None:  # the quote before the name may be a character of a longer key
-            same &= self._quote[key - len(spelled)]
-        if not same.all():
-            pick, key = pick[same], key[same]
+        text = tokens.text
+        every = tokens.key[: int(np.searchsorted(tokens.key, shape.used))]
+        ending = np.ndarray((len(text) - 3,), "<u4", tokens.buffer, 0, (1,))[every - 4]
+        slot = _SLOTS[((ending >> np.uint32(8)) * _MIX) >> _TOP_BITS]
+        index = np.flatnonzero(slot != _NO_KEY)
+        key, slot = every[index], slot[index]
+        brace = tokens.braces_before[index] - 1
+        same = (word[key - 8] >> _SHIFTS[slot]) == _LAST[slot]
+        same &= tokens.depth[brace] == _DEPTHS[slot]
+        long = np.flatnonzero(slot >= len(_KEYS) - 2)  # correlation and External id
+        same[long] &= word[key[long] - _LENGTHS[slot[long]]] == _FIRST[slot[long]]
+        if tokens.escapes:  # the quote before the name may be a character of a longer key
+            same &= tokens.quote[key - _LENGTHS[slot]]
+        event = (np.cumsum(tokens.opening & (tokens.depth == 1)) - 1)[brace]
+        self.times_known = int(np.count_nonzero(same & (slot == _TS))) >= shape.count
+        phase = np.flatnonzero(same & (slot == _PH))
+        value = key[phase] + 2
+        _skip_space(text, value)
+        self.complete = np.zeros(shape.count, dtype=bool)
+        self.complete[event[phase]] = (word[value] & _MASKS[3]) == _number(b'"X"')
+        for needed in (_TS, _DUR, _NAME):
+            has = np.zeros(shape.count, dtype=bool)
+            has[event[same & (slot == needed)]] = True
+            self.complete &= has
+        pick = np.flatnonzero(same & self.complete[event])
+        pick = pick[np.argsort(slot[pick], kind="stable")]
+        slot, key, index = slot[pick], key[pick], index[pick] + 1
         value = key + 2
-        value += self._text[value] == ord(" ")
-        blank = np.flatnonzero(self._text[value] <= ord(" "))
-        while len(blank):
-            value[blank] += 1
-            blank = blank[_SPACE[self._text[value[blank]]]]
-        following = self._wanted[pick] + 1
-        following += self._all[following] == value  # the value's own opening quote before a colon
-        return self._event[pick], value, self._all[following]
+        _skip_space(text, value)
+        every = np.append(every, [len(text) - PADDING] * 2)
+        index += every[index] == value  # the value's own opening quote, before a colon
+        self._row = (np.cumsum(self.complete) - 1)[event[pick]]
+        self._value, self._after, self._slot = value, every[index], slot
+        self._bounds = np.searchsorted(slot, np.arange(len(_KEYS) + 1)).tolist()
+
+    def of(self, first: int, last: int) -> tuple[Index, Index, Index]:
+        """Row, first character of the value, and closing quote of the key that follows."""
+        part = slice(self._bounds[first], self._bounds[last])
+        return self._row[part], self._value[part], self._after[part]
+
+    def slots(self, first: int, last: int) -> Index:
+        """Which key it is, from 0, for the same ones as `of`."""
+        part: Index = self._slot[self._bounds[first] : self._bounds[last]].astype(np.intp)
+        return part - first
 
 
-def _number(text: bytes) -> np.uint64:
-    return np.uint64(int.from_bytes(text, "little"))
+def _skip_space(text: NDArray[np.uint8], at: Index) -> None:
+    """Move positions on to the next character that is no white space, in place."""
+    at += text[at] == ord(" ")
+    blank = np.flatnonzero(text[at] <= ord(" "))
+    while len(blank):
+        at[blank] += 1
+        blank = blank[_SPACE[text[at[blank]]]]
 
 
 def _few(buffer: bytes, word: Words, start: Index, table: Names) -> NDArray[np.int16]:
