@@ -37,7 +37,8 @@ def median_step(run: Run, shown: list[int]) -> tuple[int, float]:
     stages = run.facts.layout.pipeline
     found: dict[int, float] = {}
     for events in run.events.values():
-        rows = events.rows[np.isin(events.rows["rank"], shown)]
+        rows = events.rows
+        rows = rows[np.isin(rows["rank"], shown)]
         for step in np.unique(rows["step"][rows["kind"] == Kind.STEP]).tolist():
             found[step] = idle(rows[rows["step"] == step], stages)[0]
     if not found:

@@ -199,9 +199,9 @@ class Run:
         """The first step that a segment trained, by spans and metrics; None if it did not."""
         steps = [s for name, s in self.metrics.first_step.items() if name == segment.name]
         if segment.name in self.events:
-            rows = self.events[segment.name].rows
-            trained = rows["step"][(rows["step"] > 0) & (rows["kind"] == Kind.FORWARD)]
-            steps += [int(trained.min())] if len(trained) else []
+            sums = self.events[segment.name].sums
+            trained = sums.step[(sums.own(Kind.FORWARD) > 0).any(axis=1) & (sums.step > 0)]
+            steps += trained[:1].tolist()
         return min(steps, default=None)
 
     def lost_from(self, segment: Segment) -> int | None:
@@ -243,9 +243,10 @@ def _segment(
     """One segment by its record, or else by what its ranks left; None if that is nothing."""
     last = [metrics.last_seen.get(name, math.nan)]
     first = math.nan
-    if spans is not None and len(spans.rows):
-        last.append(float(spans.rows["end_ns"].max()) / 1e9)
-        first = float(spans.rows["begin_ns"].min()) / 1e9
+    extent = None if spans is None else spans.extent
+    if extent is not None:
+        first = extent[0] / 1e9
+        last.append(extent[1] / 1e9)
     seen = max((t for t in last if not math.isnan(t)), default=None)
     record = path / "segments" / f"{name}.json"
     if record.is_file():

@@ -42,8 +42,7 @@ def rows_of_step(run: Run, step: int) -> Rows | None:
     for segment in reversed(run.segments):
         if segment.name not in run.events:
             continue
-        every = run.events[segment.name].rows
-        rows: Rows = every[every["step"] == step]
+        rows = run.events[segment.name].spans([step])
         if (rows["kind"] == Kind.STEP).any():
             return rows
     return None

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from alpenglow_analysis.bubble import ideal_bubble
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.segment import Segment
-from alpenglow_analysis.spans import covered, self_times
 from alpenglow_profiling.events import Events, Kind, Rows
+from alpenglow_profiling.self_time import covered, self_times
 
 Times = npt.NDArray[np.int64]
 

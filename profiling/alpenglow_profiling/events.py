@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alpenglow_profiling.archive import Events, EventsError, merge, read
+from alpenglow_profiling.archive import EventsError, merge, read
 from alpenglow_profiling.kind import ROW, Kind, Rows
 from alpenglow_profiling.recorder import NullRecorder, Recorder, SpanRecorder, log_path
+from alpenglow_profiling.segment_events import Events, StepSums
 
 __all__ = [
     "ROW",
@@ -28,6 +29,7 @@ __all__ = [
     "Recorder",
     "Rows",
     "SpanRecorder",
+    "StepSums",
     "log_path",
     "merge",
     "read",

@@ -1,6 +1,7 @@
-"""What a rank can spend its time on, and the row that says so.
+"""What a rank can spend its time on, and the rows that say so.
 
-A row is one span of one rank. `ROW` is both the layout in memory and the layout in the log.
+A `ROW` is one span of one rank; a `SUM` is what a rank spent on one kind in one step. Both are the
+layout in memory and the layout in the log.
 """
 
 from __future__ import annotations
@@ -52,6 +53,12 @@ class Kind(enum.IntEnum):
         return self.name.lower()
 
 
+OUTER = frozenset(
+    {Kind.STARTUP, Kind.RESTART, Kind.CHECKPOINT, Kind.DRAIN, Kind.EVALUATE, Kind.STEP}
+)
+"""Kinds whose every span is kept. The others lie inside a step: their sums are kept for every
+step, their spans for some."""
+
 ROW: np.dtype[np.void] = np.dtype(
     [
         ("rank", "<u4"),
@@ -72,3 +79,21 @@ PACKED = struct.Struct("<IIBhqqqhi")
 
 Rows = npt.NDArray[np.void]
 """A one-dimensional array of dtype `ROW`."""
+
+SUM: np.dtype[np.void] = np.dtype(
+    [
+        ("rank", "<u4"),
+        ("step", "<u4"),
+        ("kind", "u1"),
+        ("count", "<u4"),
+        ("own_ns", "<i8"),
+        ("bytes", "<i8"),
+    ]
+)
+"""What a rank spent on one kind in one step, 29 bytes: spans, ns in which none of them had another
+span open inside it, bytes where they are known. STEP's `own_ns` is the time in no other span."""
+
+SUM_PACKED = struct.Struct("<IIBIqq")
+
+Sums = npt.NDArray[np.void]
+"""A one-dimensional array of dtype `SUM`."""

@@ -4,9 +4,11 @@
     header = magic "AGEV" | type u16 | version u16 | payload bytes u32 | monotonic_ns i64 |
              wall_ns i64 | xxh3-64 over the header before this field and the payload
 
-A block of type 0 is JSON about the rank (first in the file), one of type 1 holds rows. The reader
-steps over what is damaged to the next block that is whole, so a log that was cut, and appended to
-later, gives back everything but the cut block.
+A block of type 0 is JSON about the rank (first in the file), one of type 1 holds spans (`ROW`), one
+of type 2 sums (`SUM`). One of type 3 holds spans of a step that had not ended: they count unless
+the log has sums of that step, which say that it ended and was not kept, or has been written whole.
+The reader steps over what is damaged to the next block that is whole, so a log that was cut, and
+appended to later, gives back everything but the cut block.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from alpenglow_profiling.kind import ROW, Rows
+from alpenglow_profiling.kind import OUTER, ROW, SUM, Kind, Rows, Sums
+from alpenglow_profiling.self_time import Times, sums
 
 MAGIC = b"AGEV"
 VERSION = 1
-ABOUT, ROWS = 0, 1
+ABOUT, ROWS, SUMS, UNFINISHED = 0, 1, 2, 3
 _HEAD = struct.Struct("<4sHHIqq")
 _SUM = struct.Struct("<Q")
 HEADER_BYTES = _HEAD.size + _SUM.size
@@ -45,12 +48,16 @@ class Log:
     world_size: int
     rows: Rows
     """In the order of writing, times on this node's CLOCK_MONOTONIC in ns."""
+    sums: Sums
+    """Of every step that ended, and of what spans tell of the others."""
     clock: np.ndarray[Any, np.dtype[np.int64]]
     """Shape [blocks, 2]: (monotonic_ns, wall_ns), read together at each flush."""
     size: int
     """Bytes of the file when it was read."""
     unread: int
     """Bytes that belong to no whole block."""
+    sample_every: int
+    """Full spans are kept of each step whose number this divides; 1 is every step."""
 
 
 def encode(payload: bytes, kind: int, monotonic_ns: int, wall_ns: int) -> bytes:
@@ -60,10 +67,14 @@ def encode(payload: bytes, kind: int, monotonic_ns: int, wall_ns: int) -> bytes:
 
 
 def encode_about(
-    rank: int, node: str, world_size: int, clock: tuple[int, int] | None = None
+    rank: int,
+    node: str,
+    world_size: int,
+    clock: tuple[int, int] | None = None,
+    sample_every: int = 1,
 ) -> bytes:
     """The block that opens a log and says whose it is; `clock` as of `clock_pair`, now if None."""
-    about = {"rank": rank, "node": node, "world_size": world_size}
+    about = {"rank": rank, "node": node, "world_size": world_size, "sample_every": sample_every}
     return encode(json.dumps(about).encode(), ABOUT, *(clock or clock_pair()))
 
 
@@ -95,7 +106,7 @@ def read_log(path: Path) -> Log:
     except OSError as error:
         raise LogError(f"{path}: cannot be read: {error.strerror}") from None
     about: dict[str, Any] | None = None
-    parts: list[bytes] = []
+    parts: dict[int, list[bytes]] = {ROWS: [], SUMS: [], UNFINISHED: []}
     pairs: list[tuple[int, int]] = []
     position = unread = 0
     while position < len(data):
@@ -111,14 +122,34 @@ def read_log(path: Path) -> Log:
         pairs.append(pair)
         if kind == ABOUT:
             about = json.loads(payload)
-        elif kind == ROWS:
-            parts.append(payload)
+        elif kind in parts:
+            parts[kind].append(payload)
     if about is None:
         raise LogError(f"{path}: no whole block, {len(data)} bytes: nothing of this rank is known")
-    rows = np.frombuffer(b"".join(parts), dtype=ROW)
+    told = np.frombuffer(b"".join(parts[SUMS]), dtype=SUM)
+    rows = _with_unfinished(
+        np.frombuffer(b"".join(parts[ROWS]), dtype=ROW),
+        np.frombuffer(b"".join(parts[UNFINISHED]), dtype=ROW),
+        told["step"],
+    )
+    untold = rows[~np.isin(rows["step"], told["step"]) | np.isin(rows["kind"], _NO_SUM)]
+    found = np.concatenate([told, sums(untold)])
     clock = np.array(pairs, dtype=np.int64).reshape(-1, 2)
     rank, node, world = int(about["rank"]), str(about["node"]), int(about["world_size"])
-    return Log(path, rank, node, world, rows, clock, len(data), unread)
+    every = int(about.get("sample_every", 1))
+    return Log(path, rank, node, world, rows, found, clock, len(data), unread, every)
+
+
+_NO_SUM = [int(kind) for kind in OUTER - {Kind.STEP}]
+
+
+def _with_unfinished(rows: Rows, unfinished: Rows, ended: Times) -> Rows:
+    """All spans that count: those of an unfinished step may have been written again and again."""
+    unfinished = unfinished[~np.isin(unfinished["step"], ended)]
+    if not len(unfinished):
+        return rows
+    again = np.isin(rows["step"], unfinished["step"])
+    return np.concatenate([rows[~again], np.unique(np.concatenate([rows[again], unfinished]))])
 
 
 def _block_at(data: bytes, position: int) -> tuple[int, bytes, tuple[int, int]] | None:
@@ -133,6 +164,7 @@ def _block_at(data: bytes, position: int) -> tuple[int, bytes, tuple[int, int]] 
     payload = data[start : start + length]
     if xxhash.xxh3_64_intdigest(head + payload) != checksum:
         return None
-    if kind == ROWS and length % ROW.itemsize:
+    size = {ROWS: ROW.itemsize, UNFINISHED: ROW.itemsize, SUMS: SUM.itemsize}.get(kind, 1)
+    if length % size:
         return None
     return kind, payload, (monotonic, wall)

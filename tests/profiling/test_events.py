@@ -215,12 +215,14 @@ def test_merge_makes_one_file_a_node_and_is_idempotent(tmp_path: Path) -> None:
     first = [(path.stat().st_ino, path.read_bytes()) for path in files]
     assert [(path.stat().st_ino, path.read_bytes()) for path in merge(tmp_path)] == first
     with h5py.File(files[1], "r") as file:
-        assert file.attrs["format_version"] == 1
+        assert file.attrs["format_version"] == 2
         assert file.attrs["node"] == "node/1"
         assert list(file.attrs["ranks"]) == [2, 3]
-        assert file["begin_ns"].shape == (2 * 20 * 6,)
+        assert file["outer/begin_ns"].shape == (2 * 20,)
+        assert file["spans/begin_ns"].shape == (2 * 20 * 5,)
+        assert file["sums/own_ns"].shape == (2 * 20 * 4,)
         assert set(file["clock"]["rank"]) == {2, 3}
-        assert (np.diff(file["step"][:].astype(int)) >= 0).all()
+        assert (np.diff(file["spans/step"][:].astype(int)) >= 0).all()
     got = read(tmp_path)
     assert got.damages == ()
     assert got.nodes == {0: "node/0", 1: "node/0", 2: "node/1", 3: "node/1"}

@@ -26,11 +26,13 @@ from alpenglow.train.failure import TrainingError, lost_peer
 from alpenglow.train.guard import Guard, open_skips
 from alpenglow.train.instruction_hooks import add_hook
 from alpenglow.train.local_storage import local_file
+from alpenglow.train.measurement import Measurement
 from alpenglow.train.output import keep, say
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import resume
 from alpenglow.train.run_directory import RunDirectory, code_version, utc_now
 from alpenglow.train.stop import StopRequest
+from alpenglow.train.tracing import Tracing
 from alpenglow.train.trainer import Segment, Trainer
 from alpenglow.train.validation import evaluate
 from alpenglow.train.watchdog import NotingGroup, Watchdog
@@ -103,6 +105,7 @@ def _segment(
     tables = _tables(recipe, layout, ranks, machine, run, group, catalogue, device)
     together(group, lambda: run.describe(tables) if ranks.rank == 0 else None)
     together(group, lambda: keep(run.logs / f"{ranks.host}.txt"))
+    measurement = Measurement.begin(recipe.measure, ranks, run, group)
     log = Recorder(run.events, ranks.rank, ranks.host, world_size=ranks.world_size)
     where = watchdog.whereabouts
     recorder = WatchedRecorder(log, where)
@@ -163,15 +166,20 @@ def _segment(
     )
     if held_out is not None:
         trainer.validate = lambda: evaluate(engine, held_out.read(), held_out.micro_batches)
+    tracing = Tracing(recipe.measure, run, group, stop, trainer.console.say)
+    trainer.traced = tracing.step
     code = trainer.train()
     watchdog.close()
     trained = monotonic_ns()
+    tracing.close()
+    measurement.end()
     batches.close()
     recorder.close()
     hosts = group.all_gather_object(ranks.host)  # no log of a node grows once all ranks are here
     torch.distributed.destroy_process_group()
     if ranks.local_rank == 0:
         _merge_events(run, [rank for rank, host in enumerate(hosts) if host == ranks.host])
+    measurement.keep()
     trainer.left((monotonic_ns() - trained) / 1e9)
     return code
 

@@ -21,12 +21,13 @@ from alpenglow.parallel.memory import excess, worst_stage
 from alpenglow.parallel.placement import place
 from alpenglow.parallel.work import Work
 from alpenglow.train.guard_policy import GuardRecipe
+from alpenglow.train.measure_recipe import MeasureRecipe as MeasureRecipe  # noqa: PLC0414
 from alpenglow.train.parallel_recipe import ParallelRecipe as ParallelRecipe  # noqa: PLC0414
 from alpenglow.train.parallel_recipe import ReductionRecipe as ReductionRecipe  # noqa: PLC0414
 from alpenglow.train.parallel_recipe import positive
+from alpenglow.train.precision_recipe import DType as DType  # noqa: PLC0414
+from alpenglow.train.precision_recipe import PrecisionRecipe as PrecisionRecipe  # noqa: PLC0414
 from alpenglow_lsf.machine import Machine
-
-DType = Literal["auto", "fp32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -93,35 +94,6 @@ class OptimizerRecipe:
                 f"{self.gradient_clipping} and warmup_steps = {self.warmup_steps} "
                 "must not be negative"
             )
-
-
-@dataclass(frozen=True)
-class PrecisionRecipe:
-    """Arithmetic of forward and backward, and the dynamic loss scale that fp16 needs.
-
-    The loss-scale defaults are those of the Pythia runs (EleutherAI/pythia, models/*.yml).
-    """
-
-    dtype: DType = "auto"
-    """`auto`: fp32 on a CPU, bf16 on a GPU that has it, fp16 with a loss scale on a V100."""
-    initial_scale_power: int = 12
-    """The first loss scale is two to this power."""
-    loss_scale_window: int = 1000
-    """Steps without overflow after which the loss scale doubles."""
-    hysteresis: int = 2
-    """Overflows that are let pass before the loss scale is halved."""
-    min_loss_scale: float = 1.0
-    fp32_gradients: bool = False
-    """Sum the micro-batches' gradients in fp32, at 4 bytes a parameter for fp16's 2; bf16 always
-    does."""
-
-    def __post_init__(self) -> None:
-        positive(
-            "precision",
-            loss_scale_window=self.loss_scale_window,
-            hysteresis=self.hysteresis,
-            min_loss_scale=self.min_loss_scale,
-        )
 
 
 @dataclass(frozen=True)
@@ -270,6 +242,7 @@ class PretrainRecipe:
     checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     reduction: ReductionRecipe = field(default_factory=ReductionRecipe)
     guard: GuardRecipe = field(default_factory=GuardRecipe)
+    measure: MeasureRecipe = field(default_factory=MeasureRecipe)
 
     def __post_init__(self) -> None:
         model, parallel, batch = self.model, self.parallel, self.batch

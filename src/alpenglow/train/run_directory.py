@@ -5,9 +5,9 @@
     runs/NAME/batches.jsonl                  a line for the first global batch and each change of it
     runs/NAME/progress.json                  how far, for `follow`
     runs/NAME/segments/JOB.ATTEMPT.rank0.json   what the launch node's record takes from rank 0
-    runs/NAME/checkpoints/  events/  errors/  logs/
+    runs/NAME/checkpoints/  events/  samples/  traces/  errors/  logs/
 
-Only rank 0 writes here, apart from checkpoints, events, errors and logs.
+Only rank 0 writes here, apart from these folders.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ FREE = frozenset(
         "precision",
         "reduction",
         "guard",
+        "measure",
         "batch.global_batch_size",
         "batch.micro_batch_size",
         "data.catalogue",
@@ -97,6 +98,16 @@ class RunDirectory:
     def events(self) -> Path:
         """Folder of this segment's event logs."""
         return self.path / "events" / self.segment
+
+    @property
+    def samples(self) -> Path:
+        """Folder of this segment's samples of its nodes."""
+        return self.path / "samples" / self.segment
+
+    @property
+    def traces(self) -> Path:
+        """Folder of this segment's kernel traces."""
+        return self.path / "traces" / self.segment
 
     @property
     def errors(self) -> Path:

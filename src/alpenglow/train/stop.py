@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -67,6 +67,10 @@ class StopRequest:
         self.step_s = 0.0
         """Longest step so far."""
         self.received: int | None = None
+        self.also: Callable[[], bool] = lambda: False
+        """Something else that a rank may have seen, to be agreed on in the same message."""
+        self.heard = False
+        """Whether any rank had, at the last border."""
 
     def install(self) -> None:
         """Catch the signals from now on."""
@@ -117,7 +121,9 @@ class StopRequest:
             STOP,
             *(f"signal {s.name.removeprefix('SIG')}" for s in SIGNALS),
         )
-        vote = torch.tensor([reasons.index(self.wanted()), *votes], device=device)
+        own = [reasons.index(self.wanted()), int(self.also()), *votes]
+        vote = torch.tensor(own, device=device)
         torch.distributed.all_reduce(vote, op=torch.distributed.ReduceOp.MAX)
-        reason, *agreed = [int(value) for value in vote.tolist()]
+        reason, heard, *agreed = [int(value) for value in vote.tolist()]
+        self.heard = bool(heard)
         return reasons[reason], agreed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -96,6 +97,8 @@ class Trainer:
         self.about = {**about, **guard.skips.state()}
         self.validate: Validate | None = None
         """Evaluates between two steps; None: never."""
+        self.traced: Callable[[int], AbstractContextManager[object]] = lambda step: nullcontext()
+        """Stands around each step, by its number (1-based)."""
         self.batch = recipe.batch.global_batch_size
         self.batches = position.go_on(self.batch)
         self.schedule = CosineSchedule(
@@ -183,16 +186,17 @@ class Trainer:
         position, recorder = self.position, self.recorder
         lr = self.schedule.at(position.applied / self.batches.first)
         recorder.step = position.step + 1
-        begin = monotonic()
         first_sample = position.samples
-        with recorder.span(Kind.STEP):
-            outcome = self.guard.step(
-                position.step + 1,
-                (first_sample, first_sample + self.batch - 1),
-                lambda: self.micro_batches(position),
-                lr,
-            )
-        seconds = monotonic() - begin
+        with self.traced(position.step + 1):
+            begin = monotonic()
+            with recorder.span(Kind.STEP):
+                outcome = self.guard.step(
+                    position.step + 1,
+                    (first_sample, first_sample + self.batch - 1),
+                    lambda: self.micro_batches(position),
+                    lr,
+                )
+            seconds = monotonic() - begin
         position.advance(self.batch, applied=outcome.result.applied)
         self.segment.last_step = position.step
         if position.step == self.segment.resumed_from_step + 1:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from free_port import free_port
+from program_ranks import begin, end, environment, wait_for_steps
 from small_recipe import small_recipe
 from small_shards import write_small_shards
 from training_ranks import assert_same_checkpoint
@@ -32,61 +31,6 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "tiny.toml").write_text(RECIPE)
     write_small_shards(tmp_path / "shards")
     return tmp_path
-
-
-def environment(rank: int, size: int, port: int, **more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ALPENGLOW_", "JSM_", "OMPI"))}
-    return kept | {
-        "JSM_NAMESPACE_RANK": str(rank),
-        "JSM_NAMESPACE_SIZE": str(size),
-        "JSM_NAMESPACE_LOCAL_RANK": str(rank),
-        "JSM_NAMESPACE_LOCAL_SIZE": str(size),
-        "ALPENGLOW_HOST": "node00",
-        "ALPENGLOW_MASTER_PORT": str(port),
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-        **more,
-    }
-
-
-def begin(
-    place: Path, arguments: Sequence[str] = (), size: int = 1, **more: str
-) -> list[subprocess.Popen[str]]:
-    port = free_port()
-    command = [sys.executable, "-m", "alpenglow.train", "tiny.toml", "--run", "run", *arguments]
-    return [
-        subprocess.Popen(
-            command,
-            cwd=place,
-            env=environment(rank, size, port, **more),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-
-
-def end(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
-    """Exit code, output and error of each rank."""
-    found = []
-    try:
-        for process in processes:
-            output, error = process.communicate(timeout=60)
-            found.append((process.returncode, output, error))
-    finally:
-        for process in processes:
-            process.kill()
-    return found
-
-
-def wait_for_steps(place: Path, steps: int) -> None:
-    path = place / "run/metrics.jsonl"
-    for _ in range(600):
-        if path.exists() and path.read_text().count("\n") >= steps:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{path} did not reach {steps} lines")
 
 
 def test_a_run_its_repetition_and_another_one(place: Path) -> None:

@@ -1,4 +1,4 @@
-"""Arithmetic on the spans of one rank: the time that belongs to each span itself."""
+"""Arithmetic on the spans of one rank: the time that belongs to each span itself, and its sums."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import heapq
 import numpy as np
 import numpy.typing as npt
 
-from alpenglow_profiling.events import Kind, Rows
+from alpenglow_profiling.kind import OUTER, SUM, Kind, Rows, Sums
 
 Times = npt.NDArray[np.int64]
 
@@ -40,6 +40,43 @@ def self_times(rows: Rows) -> tuple[Rows, Times]:
                 own[i] = end - begin - int(np.maximum(overlap, 0).sum())
                 last = end
     return rows, own
+
+
+def sums(rows: Rows) -> Sums:
+    """Add the spans of one rank up by step and kind, as its recorder does while they happen.
+
+    What lies inside start-up, restart, checkpoint or evaluation belongs to that, and drains run in
+    the background: neither is in a sum.
+    """
+    outer = np.isin(rows["kind"], [int(kind) for kind in OUTER - {Kind.STEP}])
+    inside = rows[~outer & ~covered(rows, _outermost(rows[outer & (rows["kind"] != Kind.DRAIN)]))]
+    # A checkpoint inside a step takes its time from the step: it has part in the self-times.
+    lasting = rows[(rows["end_ns"] > rows["begin_ns"]) & (rows["kind"] != Kind.DRAIN)]
+    lasting, own = self_times(lasting)
+    kept = np.isin(lasting["kind"], [int(kind) for kind in OUTER - {Kind.STEP}])
+    kept |= covered(lasting, _outermost(lasting[kept]))
+    keys, place = np.unique(inside[["step", "kind"]], return_inverse=True)
+    found = np.zeros(len(keys), SUM)
+    if not len(keys):
+        return found
+    found["rank"] = rows["rank"][0]
+    found["step"], found["kind"] = keys["step"], keys["kind"]
+    found["count"] = np.bincount(place, minlength=len(keys))
+    np.add.at(found["bytes"], place, np.maximum(inside["bytes"], 0))
+    mine = lasting[~kept]
+    np.add.at(found["own_ns"], np.searchsorted(keys, mine[["step", "kind"]]), own[~kept])
+    return found
+
+
+def _outermost(rows: Rows) -> Rows:
+    """The spans that lie in no other, sorted by begin."""
+    if not len(rows):
+        return rows
+    rows = rows[np.lexsort((-rows["end_ns"], rows["begin_ns"]))]
+    reach = np.maximum.accumulate(rows["end_ns"])
+    first = np.concatenate([[True], rows["end_ns"][1:] > reach[:-1]])
+    found: Rows = rows[first]
+    return found
 
 
 def covered(rows: Rows, by: Rows) -> npt.NDArray[np.bool_]:

@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpenglow_analysis.spans import covered, self_times
 from alpenglow_profiling.events import ROW, Kind, Rows
+from alpenglow_profiling.self_time import covered, self_times
 
 INTERVALS = st.lists(
     st.tuples(st.integers(0, 40), st.integers(1, 20), st.booleans()), min_size=1, max_size=12
