@@ -96,6 +96,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "alpenglow.data.bench", "windows")
     session.run("python", "-m", "alpenglow.data.bench", "order")
     session.run("python", "-m", "alpenglow_profiling.bench")
+    session.run("python", "-m", "alpenglow_profiling.bench_samplers")
     session.run("python", "-m", "alpenglow.train.bench_step", "--compile", "--engine")
     session.run("python", "-m", "alpenglow.train.bench_reduction")
     session.run("python", "-m", "alpenglow.train.bench_reduction", "--device-ms", "20")

@@ -182,7 +182,7 @@ def transfers(rows: Rows, layout: Layout, micro_batches: int, schedule: str = "1
     """
     p, m, world = layout.pipeline, micro_batches, layout.world
     stage, data, tensor = coordinates(layout)
-    table = _Rows.of(rows, Kind.P2P, world)
+    table = InSteps.of(rows, Kind.P2P, world)
     rank, peer, number = table.rank, table.column("peer"), table.column("micro_batch")
     reasons = dict(table.reasons)
 
@@ -264,7 +264,7 @@ def collectives(rows: Rows, layout: Layout, kind: Kind) -> Collectives:
 class Instances:
     """Which rows make which collective; see `instances`."""
 
-    table: _Rows
+    table: InSteps
     step: Ints
     instance: Ints
     group: Ints
@@ -284,7 +284,7 @@ def instances(rows: Rows, layout: Layout, kind: Kind, *, partial: bool = False) 
         partial: keep collectives of which some members left no row at all.
     """
     world, members = layout.world, groups(layout, kind)
-    table = _Rows.of(rows, kind, world)
+    table = InSteps.of(rows, kind, world)
     reasons = dict(table.reasons)
     steps = len(table.steps)
     count, order = table.by_rank()
@@ -308,7 +308,7 @@ def instances(rows: Rows, layout: Layout, kind: Kind, *, partial: bool = False) 
 
 
 @dataclass(frozen=True)
-class _Rows:
+class InSteps:
     """The rows of one kind inside the steps of their ranks, in order of begin within a step."""
 
     rows: Rows
@@ -323,7 +323,8 @@ class _Rows:
     reasons: dict[str, int]
 
     @classmethod
-    def of(cls, rows: Rows, kind: Kind, world: int) -> _Rows:
+    def of(cls, rows: Rows, kind: Kind, world: int) -> InSteps:
+        """Find them; where a rank's STEP span is there, what began outside it does not count."""
         index = np.flatnonzero(rows["kind"] == kind)
         outside = rows["rank"][index] >= world
         index = index[~outside]
@@ -348,12 +349,14 @@ class _Rows:
         )  # fmt: skip
 
     def column(self, name: str) -> Ints:
+        """A column of the rows as int64."""
         return np.asarray(self.rows[name][self.index], dtype=np.int64)
 
-    def chosen(self, mask: npt.NDArray[np.bool_]) -> _Rows:
+    def chosen(self, mask: npt.NDArray[np.bool_]) -> InSteps:
+        """Some of the rows."""
         if mask.all():
             return self
-        return _Rows(
+        return InSteps(
             self.rows, self.index[mask], self.rank[mask], self.place[mask], self.steps, self.world,
             self.reasons,
         )  # fmt: skip
@@ -365,7 +368,7 @@ class _Rows:
         return count, np.argsort(key, kind="stable")
 
 
-def _direction(table: _Rows, end: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+def _direction(table: InSteps, end: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
     """Which messages are gradients (1) and which activations (0), and where that is known.
 
     Args:

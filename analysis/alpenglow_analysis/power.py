@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_POINTS = 1200
-DEVICE_HOURS = 3.6e12
+_COLUMNS = ("power_w", "energy_j")
 
 
 @dataclass(frozen=True)
@@ -47,19 +47,19 @@ class Power:
         return self.mwh / self.covered if self.covered > 0 else float("nan")
 
 
-def power(run: Run, *, merging: bool = True) -> Power | None:
+def power(run: Run, *, write: bool = True) -> Power | None:
     """Add up the samples of the run's own segments; None where none holds a power or an energy.
 
     Args:
         run: the run.
-        merging: False writes nothing into its directory, as for a run that is still going on.
+        write: False leaves nothing in its directory, as for a run that is still going on.
     """
     zero = run.segments[0].started
     curves, hows = [], set()
     notes: list[str] = []
     joules, covered_hours, nodes = 0.0, 0.0, set()
     for segment in run.segments:
-        samples = _samples(run, segment.name, notes, merging)
+        samples = _samples(run, segment.name, notes, write)
         if samples is None:
             continue
         period = max(1.0, segment.elapsed_ns / 1e9 / MOST_POINTS * len(run.segments))
@@ -88,9 +88,9 @@ def power(run: Run, *, merging: bool = True) -> Power | None:
     )
 
 
-def _samples(run: Run, segment: str, notes: list[str], merging: bool) -> Samples | None:
+def _samples(run: Run, segment: str, notes: list[str], write: bool) -> Samples | None:
     try:
-        samples = read(run.path / "samples" / segment, merging=merging)
+        samples = read(run.path / "samples" / segment, _COLUMNS, write=write)
     except SamplesError:
         return None
     notes += [f"samples of segment {segment}: {text}" for text in samples.damages + samples.notes]

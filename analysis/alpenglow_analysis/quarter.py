@@ -112,7 +112,7 @@ def quarter(paths: Sequence[Path], begin_s: float, end_s: float) -> Quarter:
 def _used(path: Path) -> tuple[Used | None, list[str]]:
     said: list[str] = []
     try:
-        run = Run.load(path, merging=False)
+        run = Run.load(path, write=False)
     except RunError as error:
         segments = _records(path, said)
         if not segments:

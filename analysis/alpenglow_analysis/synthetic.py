@@ -24,8 +24,9 @@ import tomli_w
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.schedule import COMPUTE, SCHEDULES, Action
 from alpenglow.parallel.timeline import Durations, timeline
+from alpenglow_profiling.blocks import encode
 from alpenglow_profiling.events import ROW, Kind, Rows, log_path
-from alpenglow_profiling.log import ROWS, encode, encode_about
+from alpenglow_profiling.log import ROWS, encode_about
 
 CREATED = 1_700_000_000
 """Unix seconds at which the first segment starts: 14 November 2023, 22:13:20 UTC."""

@@ -91,7 +91,7 @@ def _watch(options: argparse.Namespace) -> None:
 def _page(run: Path, refresh: int | None) -> None:
     """Write the report of a run as it stands; its logs stay as they are."""
     with suppress(RunError):  # no segment has lasted yet
-        path = write(Run.load(run, merging=False), run / "report", live=True, refresh=refresh)
+        path = write(Run.load(run, write=False), run / "report", live=True, refresh=refresh)
         if refresh is None:
             sys.stdout.write(f"report: {path}\n")
 

@@ -82,7 +82,7 @@ def write(
             f"{run.path}: no spans of step {timeline_step}; recorded are "
             f"{_range(run, where)}: name one of these, or leave timeline_step out"
         )
-    watts = power(run, merging=not live)
+    watts = power(run, write=not live)
     beside = []
     for other in others:
         found = account(other)

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from alpenglow_profiling.log import Log, LogError, read_log
+from alpenglow_profiling.kind import ROW, SUM
+from alpenglow_profiling.log import LogError, State, read_about, read_log
 from alpenglow_profiling.node_events import (
     CLOCK,
+    ROW_ORDER,
+    SUM_ORDER,
     NodeEvents,
+    Table,
     read_node,
-    sorted_rows,
-    sorted_sums,
+    sort,
     split,
     write_node,
 )
@@ -53,41 +56,37 @@ def merge(
     Raises:
         OSError: a file cannot be written.
     """
-    logs, _ = _read_logs(directory, ranks)
-    for node, parts in _by_node(logs).items():
-        path = _node_path(directory, node)
-        if not _holds(path, parts):
-            write_node(path, _join(node, parts, _earlier(path, parts)), directory.name)
+    for node in _brought_up_to_date(directory, ranks, []):
+        if node.failure is not None:
+            raise node.failure
         if remove_logs:
-            for log in parts:
-                log.path.unlink()
+            for path in node.logs:
+                path.unlink()
     return sorted(directory.glob("*.h5"))
 
 
-def read(directory: Path, *, merging: bool = True) -> Events:
+def read(directory: Path, *, write: bool = True) -> Events:
     """Read what is known of a segment, merging its logs first where that is due.
 
     Where nothing can be written (another's run, a full disk) the logs are read directly.
 
     Args:
         directory: `events/SEGMENT` of a run.
-        merging: False leaves the logs as they are and writes nothing, as for a running segment.
+        write: merge; False reads logs without leaving anything.
 
     Raises:
         EventsError: the directory does not exist.
     """
     if not directory.is_dir():
         raise EventsError(f"{directory}: no such folder of events")
-    logs, damages = _read_logs(directory)
-    by_node = _by_node(logs)
-    if merging:
-        with suppress(OSError):
-            merge(directory)
-            by_node = {}
-    parts = [_join(node, of_node, None) for node, of_node in by_node.items()]
-    for path in sorted(directory.glob("*.h5")):
-        if path.stem in by_node:
-            continue
+    damages: list[str] = []
+    parts: list[NodeEvents] = []
+    unwritten: set[Path] = set()
+    for node in _brought_up_to_date(directory, None, damages, write=write):
+        if node.events is not None:
+            parts.append(node.events)
+            unwritten.add(node.file)
+    for path in sorted({*directory.glob("*.h5")} - unwritten):
         try:
             parts.append(read_node(path))
         except (OSError, KeyError, ValueError) as error:
@@ -102,25 +101,58 @@ def read(directory: Path, *, merging: bool = True) -> Events:
     return Events(tuple(parts), tuple(damages))
 
 
-def _read_logs(
-    directory: Path, ranks: Collection[int] | None = None
-) -> tuple[list[Log], list[str]]:
-    logs, damages = [], []
+@dataclass(frozen=True)
+class _Node:
+    """A node that has logs."""
+
+    file: Path
+    logs: tuple[Path, ...]
+    failure: OSError | None = None
+    """Why its file is not up to date."""
+    events: NodeEvents | None = None
+    """What the file should hold, where it was not written."""
+
+
+def _brought_up_to_date(
+    directory: Path, ranks: Collection[int] | None, damages: list[str], *, write: bool = True
+) -> Iterator[_Node]:
+    """Write the file of each node whose logs have grown, reading only those, and each once."""
+    for name, states in sorted(_logs_by_node(directory, ranks, damages).items()):
+        file = _node_path(directory, name)
+        if _holds(file, states):
+            yield _Node(file, tuple(states))
+            continue
+        events = _join(name, list(states), file, damages)
+        if not write:
+            yield _Node(file, tuple(states), None, events)
+            continue
+        try:
+            write_node(file, events, directory.name)
+            yield _Node(file, tuple(states))
+        except OSError as error:
+            yield _Node(file, tuple(states), error, events)
+        del events  # before the next node's are read
+
+
+def _logs_by_node(
+    directory: Path, ranks: Collection[int] | None, damages: list[str]
+) -> dict[str, dict[Path, State]]:
+    """Logs that can be read, with their states, by node; told by their first block where whole."""
     mine = None if ranks is None else {log_path(directory, rank) for rank in ranks}
+    nodes: dict[str, dict[Path, State]] = defaultdict(dict)
     for path in sorted(directory.glob("rank-*.log")):
         if mine is not None and path not in mine:
             continue
         try:
-            logs.append(read_log(path))
+            about = read_about(path)
+            if about is None:
+                log = read_log(path)
+                about = log.node, log.state
+            nodes[about[0]][path] = about[1]
         except LogError as error:
             damages.append(str(error))
-    return logs, damages
-
-
-def _by_node(logs: Iterable[Log]) -> dict[str, list[Log]]:
-    nodes: dict[str, list[Log]] = defaultdict(list)
-    for log in logs:
-        nodes[log.node].append(log)
+        except OSError as error:
+            damages.append(f"{path}: cannot be read: {error.strerror}")
     return dict(nodes)
 
 
@@ -129,72 +161,105 @@ def _node_path(directory: Path, node: str) -> Path:
     return directory / f"{safe or 'node'}.h5"
 
 
-def _holds(path: Path, logs: Sequence[Log]) -> bool:
+def _holds(path: Path, logs: Mapping[Path, State]) -> bool:
     """Whether the node's file was made from these logs as they are now."""
     try:
         with h5py.File(path, "r") as file:
-            held = json.loads(file.attrs["logs"])
+            sizes, tails = (json.loads(file.attrs[name]) for name in ("logs", "tails"))
     except (OSError, KeyError, ValueError):
         return False
-    return all(held.get(log.path.name) == log.size for log in logs)
-
-
-def _earlier(path: Path, logs: Sequence[Log]) -> NodeEvents | None:
-    """What the node's file holds of ranks whose logs are no longer there."""
-    try:
-        held = read_node(path).loaded()
-    except (OSError, KeyError, ValueError):
-        return None
-    ranks = {log.rank for log in logs}
-    keep = tuple(rank for rank in held.ranks if rank not in ranks)
-    if not keep:
-        return None
-    names = {log.path.name for log in logs}
-    assert held.inner is not None and held.totals is not None  # loaded
-    return NodeEvents(
-        held.node,
-        held.outer[np.isin(held.outer["rank"], keep)],
-        held.clock[np.isin(held.clock["rank"], keep)],
-        held.world_size,
-        keep,
-        {name: size for name, size in held.logs.items() if name not in names},
-        held.damages,
-        held.sample_every,
-        held.inner[np.isin(held.inner["rank"], keep)],
-        held.totals[np.isin(held.totals["rank"], keep)],
+    return all(
+        sizes.get(log.name) == state.size and tails.get(log.name) == state.tail
+        for log, state in logs.items()
     )
 
 
-def _join(node: str, logs: Sequence[Log], earlier: NodeEvents | None) -> NodeEvents:
-    outer, inner = split(np.concatenate([log.rows for log in logs]))
-    totals = [log.sums for log in logs]
-    clocks = []
-    if earlier is not None:
-        outer = np.concatenate([outer, earlier.outer])
-        inner = np.concatenate([inner, earlier.spans()])
-        totals.append(earlier.sums())
-        clocks.append(earlier.clock)
-    for log in logs:
+def _join(node: str, paths: Sequence[Path], file: Path, damages: list[str]) -> NodeEvents:
+    """All that the logs of a node tell, and its file of ranks whose logs are no longer there."""
+    outer, inner, totals, clocks = _empty(ROW), _empty(ROW), _empty(SUM), _empty(CLOCK)
+    told: list[str] = []
+    states: dict[str, State] = {}
+    ranks: set[int] = set()
+    world = every = 1
+    for path in paths:
+        try:
+            log = read_log(path)
+        except LogError as error:  # it was whole a moment ago
+            damages.append(str(error))
+            continue
+        for parts, part in zip((outer, inner), split(log.rows), strict=True):
+            parts.append(part)
+        totals.append(log.sums)
         clock = np.zeros(len(log.clock), CLOCK)
         clock["rank"] = log.rank
         clock["monotonic_ns"], clock["wall_ns"] = log.clock.T
         clocks.append(clock)
-    damages = [
-        f"{log.path.name} of {node}: {log.unread} of {log.size} bytes belong to no whole block "
-        "and were left out"
-        for log in logs
-        if log.unread
-    ]
-    ranks = {log.rank for log in logs} | set(earlier.ranks if earlier else ())
+        ranks.add(log.rank)
+        states[path.name] = log.state
+        world, every = max(world, log.world_size), max(every, log.sample_every)
+        if log.unread:
+            told.append(
+                f"{path.name} of {node}: {log.unread} of {log.state.size} bytes belong to no whole "
+                "block and were left out"
+            )
+    earlier = _earlier(file, ranks)
+    if earlier is not None:
+        for parts, part in (
+            (outer, earlier.outer), (inner, earlier.spans()), (totals, earlier.sums()),
+            (clocks, earlier.clock),
+        ):  # fmt: skip
+            parts.append(part)
+        ranks.update(earlier.ranks)
+        for name, size in earlier.logs.items():
+            states.setdefault(name, State(size, earlier.tails.get(name, 0)))
+        told.extend(earlier.damages)
     return NodeEvents(
         node,
-        sorted_rows(outer),
-        np.concatenate(clocks),
-        max(log.world_size for log in logs),
+        sort(_joined(outer), ROW_ORDER),
+        _joined(clocks),
+        world,
         tuple(sorted(ranks)),
-        {log.path.name: log.size for log in logs} | (earlier.logs if earlier else {}),
-        tuple(damages) + (earlier.damages if earlier else ()),
-        max(log.sample_every for log in logs),
-        sorted_rows(inner),
-        sorted_sums(np.concatenate(totals)),
+        {name: state.size for name, state in states.items()},
+        tuple(told),
+        every,
+        sort(_joined(inner), ROW_ORDER),
+        sort(_joined(totals), SUM_ORDER),
+        tails={name: state.tail for name, state in states.items()},
+    )
+
+
+def _empty(dtype: np.dtype[np.void]) -> list[Table]:
+    return [np.empty(0, dtype)]
+
+
+def _joined(parts: list[Table]) -> Table:
+    """One table of all parts, each of which is let go once it is in it."""
+    whole = np.empty(sum(map(len, parts)), parts[0].dtype)
+    at = 0
+    while parts:
+        part = parts.pop(0)
+        whole[at : at + len(part)] = part
+        at += len(part)
+    return whole
+
+
+def _earlier(path: Path, ranks: Collection[int]) -> NodeEvents | None:
+    """What the node's file holds of other ranks than these."""
+    try:
+        held = read_node(path)
+        keep = tuple(rank for rank in held.ranks if rank not in ranks)
+        if not keep:
+            return None
+        held = held.loaded()
+    except (OSError, KeyError, ValueError):
+        return None
+    names = {log_path(path.parent, rank).name for rank in ranks}
+    return replace(
+        held,
+        outer=held.outer[np.isin(held.outer["rank"], keep)],
+        clock=held.clock[np.isin(held.clock["rank"], keep)],
+        ranks=keep,
+        logs={name: size for name, size in held.logs.items() if name not in names},
+        inner=held.spans()[np.isin(held.spans()["rank"], keep)],
+        totals=held.sums()[np.isin(held.sums()["rank"], keep)],
     )

@@ -20,12 +20,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from alpenglow_profiling.clock_exchange import ExchangePoint
 from alpenglow_profiling.energy import energy_mwh
 from alpenglow_profiling.gpu import LIBRARY
-from alpenglow_profiling.sample_log import SAMPLE
+from alpenglow_profiling.sample_log import About, SampleLogFile
 from alpenglow_profiling.sampler import NodeReader, Sampler
-from alpenglow_profiling.samples import merge, read
+from alpenglow_profiling.samples import log_path, merge, read
 
 ROUND_S = 0.2
 # Many nodes that answer, in a process of their own.
@@ -88,6 +90,26 @@ def ratios(folder: Path, library: str, rate: float, rounds: int) -> list[float]:
     return found
 
 
+def sizes(folder: Path, library: str) -> tuple[float, float, str]:
+    """Bytes of an hour in the log and in the HDF5 file, and how its energy is found."""
+    reader = NodeReader([os.getpid()], library)
+    log = SampleLogFile(
+        log_path(folder, "hour"), About("hour", folder.name, 1.0, 1, devices=reader.devices)
+    )
+    log.note(reader.take_notes())
+    rows = [reader.take() for _ in range(3600)]
+    for second, taken in enumerate(rows):
+        for name in ("monotonic_ns", "wall_ns"):
+            taken[name] = rows[0][name] + second * 10**9 + taken[name] % 10**6
+    for begin in range(0, len(rows), 10):
+        log.write(np.concatenate(rows[begin : begin + 10]))
+    log.close()
+    reader.close()
+    (file,) = merge(folder, node="hour")
+    (energy,) = energy_mwh(read(folder))
+    return log.path.stat().st_size, file.stat().st_size, energy.how
+
+
 def exchange_cost(nodes: int) -> tuple[float, float, int]:
     """(seconds of asking all of them, median error in seconds, how many answered)."""
     point = ExchangePoint()
@@ -114,12 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wall, cpu, devices = sample_cost(options.library, 300)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        found = sorted(ratios(folder, options.library, options.rate, options.rounds))
-        (file,) = merge(folder)
-        samples = read(folder)
-        log = (folder / "bench.log").stat().st_size / len(samples.rows)
-        packed = file.stat().st_size / len(samples.rows)
-        (energy,) = energy_mwh(samples)
+        found = sorted(ratios(folder / "loop", options.library, options.rate, options.rounds))
+        log, packed, how = sizes(folder / "hour", options.library)
     median = statistics.median(found)
     quarters = found[len(found) // 4], found[3 * len(found) // 4]
     seconds, error, answered = exchange_cost(options.nodes)
@@ -129,8 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{len(found)} pairs) at {options.rate:g} samples a second"
     )
     print(f"at one a second     {(median - 1) / options.rate:+.4%} of the loop")
-    print(f"row                 {log:6.1f} bytes in the log ({SAMPLE.itemsize} + headers)")
-    print(f"                    {packed:6.1f} bytes in the HDF5 file; energy: {energy.how}")
+    print(f"an hour of a node   {log / 1e3:6.0f} kB in the log, {packed / 1e3:.0f} kB in HDF5")
+    print(f"energy              {how}")
     print(
         f"clock exchange      {seconds:6.3f} s for {answered} of {options.nodes} nodes, "
         f"median error {error * 1e6:.0f} us"

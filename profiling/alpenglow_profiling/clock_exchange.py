@@ -80,13 +80,7 @@ class ExchangePoint:
     """
 
     def __init__(self) -> None:
-        both = socket.has_dualstack_ipv6()
-        self._server = socket.create_server(
-            ("", 0),
-            family=socket.AF_INET6 if both else socket.AF_INET,
-            backlog=_BACKLOG,
-            dualstack_ipv6=both,
-        )
+        self._server = _listen()
         self._token = secrets.token_bytes(_TOKEN_BYTES)
         self.offer: Offer = (self._server.getsockname()[1], self._token)
 
@@ -158,6 +152,16 @@ class ExchangePoint:
         if not hmac.compare_digest(hello[:_TOKEN_BYTES], self._token):
             return ""
         return hello[_TOKEN_BYTES:-1].decode(errors="replace")
+
+
+def _listen() -> socket.socket:
+    """A port for whichever protocol the node's address is of."""
+    if socket.has_dualstack_ipv6():
+        with suppress(OSError):  # compiled in, but turned off
+            return socket.create_server(
+                ("", 0), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
+            )
+    return socket.create_server(("", 0), backlog=_BACKLOG)
 
 
 def _read_some(caller: socket.socket) -> bytes:

@@ -1,9 +1,11 @@
 """Energy and power of a segment, from its samples, with how each figure was found.
 
-    from alpenglow_profiling.energy import energy_mwh, power_curve
+    from alpenglow_profiling.energy import segment_power
 
-    for node in energy_mwh(samples):
+    found = segment_power(run / "samples" / segment)
+    for node in found.nodes:
         print(node.node, node.mwh, node.how)
+    found.curve["time_ns"], found.curve["power_w"]
 
 The difference of a device's energy counter is exact whatever lay between two samples, so it comes
 first. Where the counter fell (a driver that was reloaded) or is absent, power is integrated by the
@@ -16,14 +18,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from alpenglow_profiling.samples import Samples
+from alpenglow_profiling.samples import Samples, each
 
 J_PER_MWH = 3.6e9
 LONGEST_GAP = 5.0
+CURVE: np.dtype[np.void] = np.dtype([("time_ns", "<i8"), ("power_w", "<f8"), ("devices", "<u4")])
 How = Literal["counter", "power", "counter and power", "unknown"]
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -58,6 +62,47 @@ class NodeEnergy:
     devices: tuple[Energy, ...]
     unknown: tuple[int, ...]
     """Devices that are in the samples but not in `mwh` (-1: the host)."""
+
+
+@dataclass(frozen=True)
+class SegmentPower:
+    """Energy and power of a segment."""
+
+    nodes: tuple[NodeEnergy, ...]
+    curve: np.ndarray[Any, np.dtype[np.void]]
+    """As of `power_curve`."""
+    notes: tuple[str, ...]
+    """What was not sampled; a sentence each."""
+    damages: tuple[str, ...]
+    """What was sampled and could not be read; a sentence each."""
+
+    @property
+    def mwh(self) -> float:
+        """Of what is known; nan where nothing is."""
+        known = [node.mwh for node in self.nodes if node.how != "unknown"]
+        return sum(known) if known else np.nan
+
+
+def segment_power(directory: Path, period_s: float = 10.0) -> SegmentPower:
+    """Read a segment node by node, so that it fits memory whatever its length.
+
+    Args:
+        directory: `samples/SEGMENT` of a run.
+        period_s: seconds of a point of the curve.
+
+    Raises:
+        SamplesError: the directory does not exist.
+    """
+    nodes: list[NodeEnergy] = []
+    curves = [np.zeros(0, CURVE)]
+    notes: list[str] = []
+    damages: list[str] = []
+    for samples in each(directory, ("power_w", "energy_j")):
+        nodes.extend(energy_mwh(samples))
+        curves.append(power_curve(samples, period_s))
+        notes.extend(samples.notes)
+        damages.extend(samples.damages)
+    return SegmentPower(tuple(nodes), _added(np.concatenate(curves)), tuple(notes), tuple(damages))
 
 
 def energy(samples: Samples) -> tuple[Energy, ...]:
@@ -100,29 +145,34 @@ def power_curve(samples: Samples, period_s: float = 10.0) -> np.ndarray[Any, np.
 
     Args:
         samples: of a segment.
-        period_s: seconds of one point.
+        period_s: seconds of one point; points lie at multiples of it, whatever the nodes.
 
     Returns:
         One row a period in which anything was known: `time_ns` (its middle, wall clock), `power_w`
         (sum over devices of each one's mean power in the period), `devices` (how many that are).
         Fewer devices than in the row before mean that some were not sampled, not that they rested.
     """
-    dtype = np.dtype([("time_ns", "<i8"), ("power_w", "<f8"), ("devices", "<u4")])
     rows = samples.rows[np.isfinite(samples.rows["power_w"])]
-    if not len(rows):
-        return np.zeros(0, dtype)
     period = round(period_s * 1e9)
-    begin = int(rows["time_ns"].min())
-    bins = (rows["time_ns"] - begin) // period
-    # One number a (node, device); the host's is 0.
+    bins = rows["time_ns"] // period
+    # One number a (node, device); the host's device is -1.
     source = rows["node"].astype(np.int64) * (1 << 16) + rows["device"].astype(np.int64) + 1
-    keys, where = np.unique(bins * (1 << 32) + source, return_inverse=True)
-    mean = np.bincount(where, rows["power_w"]) / np.bincount(where)
-    moments, at = np.unique(keys >> 32, return_inverse=True)
-    curve = np.zeros(len(moments), dtype)
-    curve["time_ns"] = begin + moments * period + period // 2
-    curve["power_w"] = np.bincount(at, mean)
-    curve["devices"] = np.bincount(at)
+    begin = bins.min() if len(bins) else 0
+    keys, where = np.unique((bins - begin) * (1 << 32) + source, return_inverse=True)
+    points = np.zeros(len(keys), CURVE)
+    points["time_ns"] = ((keys >> 32) + begin) * period + period // 2
+    points["power_w"] = np.bincount(where, rows["power_w"]) / np.bincount(where)
+    points["devices"] = 1
+    return _added(points)
+
+
+def _added(points: np.ndarray[Any, np.dtype[np.void]]) -> np.ndarray[Any, np.dtype[np.void]]:
+    """One row a time, with the sums of its points."""
+    moments, at = np.unique(points["time_ns"], return_inverse=True)
+    curve = np.zeros(len(moments), CURVE)
+    curve["time_ns"] = moments
+    curve["power_w"] = np.bincount(at, points["power_w"], len(moments))
+    curve["devices"] = np.bincount(at, points["devices"], len(moments))
     return curve
 
 

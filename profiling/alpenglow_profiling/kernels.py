@@ -34,12 +34,14 @@ class KernelWindow:
 
     Raises:
         OSError: the directory cannot be made.
-        RuntimeError: torch's profiler does not start (another one runs already).
+        RuntimeError: another profiler runs, or torch's does not start.
     """
 
     def __init__(self, directory: Path, rank: int, first: int) -> None:
         import torch
 
+        if torch._C._autograd._profiler_enabled():  # a second one would end the first unasked
+            raise RuntimeError("another profiler runs in this process")
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / f"rank-{rank:05d}-step-{first:06d}.json.gz"
         kinds = torch.profiler.ProfilerActivity

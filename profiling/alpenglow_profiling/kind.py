@@ -31,7 +31,9 @@ class Kind(enum.IntEnum):
     WEIGHT_GRAD = 7
     """Weight gradient where the schedule separates it from the backward pass."""
     P2P = 8
-    """Sending to or receiving from a neighbouring pipeline stage, waiting included."""
+    """Sending to or receiving from a neighbouring pipeline stage, waiting included. `group` says
+    what moves: `ACTIVATION` from the lower stage to the higher, `GRADIENT` from the higher to the
+    lower; -1 in runs recorded before it was told."""
     TENSOR_REDUCE = 9
     """A collective of the tensor-parallel group, usually inside forward or backward."""
     GRADIENT_REDUCE = 10
@@ -53,6 +55,9 @@ class Kind(enum.IntEnum):
         return self.name.lower()
 
 
+ACTIVATION, GRADIENT = 0, 1
+"""`group` of a P2P row. With `peer` it tells which end sends."""
+
 OUTER = frozenset(
     {Kind.STARTUP, Kind.RESTART, Kind.CHECKPOINT, Kind.DRAIN, Kind.EVALUATE, Kind.STEP}
 )
@@ -72,7 +77,8 @@ ROW: np.dtype[np.void] = np.dtype(
         ("peer", "<i4"),
     ]
 )
-"""One span, 41 bytes, little-endian. -1 says 'none' in micro_batch, bytes, group and peer."""
+"""One span, 41 bytes, little-endian. -1 says 'none' in micro_batch, bytes, group and peer; `group`
+is the number of the tensor-parallel group, in P2P rows what moves."""
 
 # The same 41 bytes for `struct`, which writes a row three times as fast as a numpy assignment.
 PACKED = struct.Struct("<IIBhqqqhi")

@@ -1,21 +1,21 @@
 """The log of one rank: checksummed blocks, readable to the last whole one after a kill.
 
-    block  = header | payload
-    header = magic "AGEV" | type u16 | version u16 | payload bytes u32 | monotonic_ns i64 |
-             wall_ns i64 | xxh3-64 over the header before this field and the payload
+    type 0  ABOUT: JSON about the rank, first in the file and again where the rank began anew
+    type 1  ROWS: spans (`ROW`)
+    type 2  STEPS: steps that ended: number of sums u32 | their sums (`SUM`) | their kept spans
+    type 3  UNFINISHED: spans of a step that had not ended
 
-A block of type 0 is JSON about the rank (first in the file), one of type 1 holds spans (`ROW`), one
-of type 2 sums (`SUM`). One of type 3 holds spans of a step that had not ended: they count unless
-the log has sums of that step, which say that it ended and was not kept, or has been written whole.
+The sums of a step and its STEP span stand in one block, so that no cut parts them. Unfinished spans
+count unless the same process wrote sums of their step at a later time: then the step ended, and is
+there whole or was not to be kept. Those of outer kinds always count. Rows written twice count once.
 The reader steps over what is damaged to the next block that is whole, so a log that was cut, and
-appended to later, gives back everything but the cut block.
+appended to later, gives back everything but the cut block. The blocks' form stands in `blocks.py`.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,38 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from alpenglow_profiling.blocks import (
+    HEADER_BYTES,
+    Block,
+    block_at,
+    clock_pair,
+    encode,
+    read_blocks,
+)
 from alpenglow_profiling.kind import OUTER, ROW, SUM, Kind, Rows, Sums
-from alpenglow_profiling.self_time import Times, sums
+from alpenglow_profiling.self_time import sums
 
-MAGIC = b"AGEV"
-VERSION = 1
-ABOUT, ROWS, SUMS, UNFINISHED = 0, 1, 2, 3
-_HEAD = struct.Struct("<4sHHIqq")
-_SUM = struct.Struct("<Q")
-HEADER_BYTES = _HEAD.size + _SUM.size
+ABOUT, ROWS, STEPS, UNFINISHED = 0, 1, 2, 3
+_COUNT = struct.Struct("<I")
+_TAIL_BYTES = 1 << 12
 
 
 class LogError(ValueError):
     """A log that holds nothing usable; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What tells whether a log has changed: it may have been written over and be as long."""
+
+    size: int
+    tail: int
+    """xxh3-64 of its last 4 KiB."""
+
+    @classmethod
+    def of(cls, size: int, end: bytes) -> State:
+        """From its size and its last bytes."""
+        return cls(size, xxhash.xxh3_64_intdigest(end[-_TAIL_BYTES:]))
 
 
 @dataclass(frozen=True)
@@ -52,18 +71,18 @@ class Log:
     """Of every step that ended, and of what spans tell of the others."""
     clock: np.ndarray[Any, np.dtype[np.int64]]
     """Shape [blocks, 2]: (monotonic_ns, wall_ns), read together at each flush."""
-    size: int
-    """Bytes of the file when it was read."""
+    state: State
+    """Of the file when it was read."""
     unread: int
     """Bytes that belong to no whole block."""
     sample_every: int
     """Full spans are kept of each step whose number this divides; 1 is every step."""
 
 
-def encode(payload: bytes, kind: int, monotonic_ns: int, wall_ns: int) -> bytes:
-    """One block, ready to be appended."""
-    head = _HEAD.pack(MAGIC, kind, VERSION, len(payload), monotonic_ns, wall_ns)
-    return head + _SUM.pack(xxhash.xxh3_64_intdigest(head + payload)) + payload
+def encode_steps(sums: bytes, spans: bytes, monotonic_ns: int, wall_ns: int) -> bytes:
+    """The block of steps that ended, from packed `SUM` and `ROW` rows."""
+    count = _COUNT.pack(len(sums) // SUM.itemsize)
+    return encode(count + sums + spans, STEPS, monotonic_ns, wall_ns)
 
 
 def encode_about(
@@ -78,21 +97,21 @@ def encode_about(
     return encode(json.dumps(about).encode(), ABOUT, *(clock or clock_pair()))
 
 
-def clock_pair() -> tuple[int, int]:
-    """(CLOCK_MONOTONIC, wall clock) in ns, read as closely together as Python can.
+def read_about(path: Path) -> tuple[str, State] | None:
+    """Node and state of a log from its ends alone; None where its first block is not whole.
 
-    The wall clock is read between two readings of the monotonic one; the closest of three tries
-    counts, so that being descheduled in between does not move the rank in time.
+    Raises:
+        OSError: it cannot be read.
     """
-    best: tuple[int, int, int] | None = None
-    for _ in range(3):
-        before = time.monotonic_ns()
-        wall = time.time_ns()
-        after = time.monotonic_ns()
-        if best is None or after - before < best[0]:
-            best = (after - before, (before + after) // 2, wall)
-    assert best is not None
-    return best[1], best[2]
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - _TAIL_BYTES))
+        state = State.of(size, file.read(size))
+        file.seek(0)
+        block = block_at(file.read(1 << 14), 0)
+    if block is None or block.kind != ABOUT:
+        return None
+    return str(json.loads(bytes(block.payload))["node"]), state
 
 
 def read_log(path: Path) -> Log:
@@ -105,67 +124,84 @@ def read_log(path: Path) -> Log:
         data = path.read_bytes()
     except OSError as error:
         raise LogError(f"{path}: cannot be read: {error.strerror}") from None
+    blocks, unread = read_blocks(data)
+    unread += sum(HEADER_BYTES + len(each.payload) for each in blocks if not fits(each))
+    blocks = [each for each in blocks if fits(each)]
     about: dict[str, Any] | None = None
-    parts: dict[int, list[bytes]] = {ROWS: [], SUMS: [], UNFINISHED: []}
-    pairs: list[tuple[int, int]] = []
-    position = unread = 0
-    while position < len(data):
-        block = block_at(data, position)
-        if block is None:
-            following = data.find(MAGIC, position + 1)
-            following = len(data) if following < 0 else following
-            unread += following - position
-            position = following
-            continue
-        kind, payload, pair = block
-        position += HEADER_BYTES + len(payload)
-        pairs.append(pair)
-        if kind == ABOUT:
-            about = json.loads(payload)
-        elif kind in parts:
-            parts[kind].append(payload)
+    settled, unfinished = [np.empty(0, ROW)], [np.empty(0, ROW)]
+    told = [np.empty(0, SUM)]
+    for process in _processes(blocks):
+        ended: list[tuple[int, Sums]] = []
+        for block in process:
+            if block.kind == ABOUT:
+                about = json.loads(bytes(block.payload))
+            elif block.kind == ROWS:
+                settled.append(np.frombuffer(block.payload, ROW))
+            elif block.kind == STEPS:
+                sums_of, rows_of = decode_steps(block.payload)
+                told.append(sums_of)
+                settled.append(rows_of)
+                ended.append((block.clock[0], sums_of))
+        for block in process:
+            if block.kind == UNFINISHED:
+                later = [part["step"] for when, part in ended if when > block.clock[0]]
+                unfinished.append(_counting(np.frombuffer(block.payload, ROW), later))
     if about is None:
         raise LogError(f"{path}: no whole block, {len(data)} bytes: nothing of this rank is known")
-    told = np.frombuffer(b"".join(parts[SUMS]), dtype=SUM)
-    rows = _with_unfinished(
-        np.frombuffer(b"".join(parts[ROWS]), dtype=ROW),
-        np.frombuffer(b"".join(parts[UNFINISHED]), dtype=ROW),
-        told["step"],
-    )
-    untold = rows[~np.isin(rows["step"], told["step"]) | np.isin(rows["kind"], _NO_SUM)]
-    found = np.concatenate([told, sums(untold)])
-    clock = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    sums_told = np.concatenate(told)
+    rows = _once(np.concatenate(settled), np.concatenate(unfinished))
+    untold = rows[~np.isin(rows["step"], sums_told["step"]) | np.isin(rows["kind"], _NO_SUM)]
+    found = np.concatenate([sums_told, sums(untold)])
+    state = State.of(len(data), data)
+    clock = np.array([block.clock for block in blocks], dtype=np.int64).reshape(-1, 2)
     rank, node, world = int(about["rank"]), str(about["node"]), int(about["world_size"])
     every = int(about.get("sample_every", 1))
-    return Log(path, rank, node, world, rows, found, clock, len(data), unread, every)
+    return Log(path, rank, node, world, rows, found, clock, state, unread, every)
 
 
+_OUTER = [int(kind) for kind in OUTER]
 _NO_SUM = [int(kind) for kind in OUTER - {Kind.STEP}]
 
 
-def _with_unfinished(rows: Rows, unfinished: Rows, ended: Times) -> Rows:
-    """All spans that count: those of an unfinished step may have been written again and again."""
-    unfinished = unfinished[~np.isin(unfinished["step"], ended)]
+def _processes(blocks: list[Block]) -> list[list[Block]]:
+    """The blocks by the process that wrote them: each began with a block about the rank."""
+    found: list[list[Block]] = [[]]
+    for block in blocks:
+        if block.kind == ABOUT and found[-1]:
+            found.append([])
+        found[-1].append(block)
+    return found
+
+
+def _counting(rows: Rows, ended: list[np.ndarray[Any, Any]]) -> Rows:
+    """Of unfinished spans those that count: their step has not ended since, or they are outer."""
+    gone = np.isin(rows["step"], np.concatenate([np.empty(0, np.uint32), *ended]))
+    return rows[~gone | np.isin(rows["kind"], _OUTER)]
+
+
+def _once(rows: Rows, unfinished: Rows) -> Rows:
+    """All rows: of the unfinished steps some may have been written again and again."""
     if not len(unfinished):
         return rows
     again = np.isin(rows["step"], unfinished["step"])
     return np.concatenate([rows[~again], np.unique(np.concatenate([rows[again], unfinished]))])
 
 
-def block_at(data: bytes, position: int) -> tuple[int, bytes, tuple[int, int]] | None:
-    """Type, payload and clocks of the block that begins here; None where it is not whole."""
-    if position + HEADER_BYTES > len(data):
-        return None
-    head = data[position : position + _HEAD.size]
-    magic, kind, version, length, monotonic, wall = _HEAD.unpack(head)
-    start = position + HEADER_BYTES
-    if magic != MAGIC or version != VERSION or start + length > len(data):
-        return None
-    (checksum,) = _SUM.unpack_from(data, position + _HEAD.size)
-    payload = data[start : start + length]
-    if xxhash.xxh3_64_intdigest(head + payload) != checksum:
-        return None
-    size = {ROWS: ROW.itemsize, UNFINISHED: ROW.itemsize, SUMS: SUM.itemsize}.get(kind, 1)
-    if length % size:
-        return None
-    return kind, payload, (monotonic, wall)
+def decode_steps(payload: memoryview) -> tuple[Sums, Rows]:
+    """Sums and spans of the payload of a STEPS block."""
+    (count,) = _COUNT.unpack_from(payload)
+    start = _COUNT.size + count * SUM.itemsize
+    sums_of = np.frombuffer(payload[_COUNT.size : start], SUM)
+    return sums_of, np.frombuffer(payload[start:], ROW)
+
+
+def fits(block: Block) -> bool:
+    """Whether a payload has a length that a block of its type can have."""
+    size = len(block.payload)
+    if block.kind == STEPS:
+        if size < _COUNT.size:
+            return False
+        count: int = _COUNT.unpack_from(block.payload)[0]
+        rest = size - _COUNT.size - count * SUM.itemsize
+        return rest >= 0 and rest % ROW.itemsize == 0
+    return block.kind not in (ROWS, UNFINISHED) or size % ROW.itemsize == 0

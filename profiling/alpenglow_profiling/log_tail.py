@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from alpenglow_profiling.blocks import HEADER_BYTES, MAGIC, block_at
 from alpenglow_profiling.kind import ROW, SUM, Rows, Sums
-from alpenglow_profiling.log import ABOUT, HEADER_BYTES, MAGIC, ROWS, SUMS, block_at
+from alpenglow_profiling.log import ABOUT, ROWS, STEPS, decode_steps, fits
 
 LOOK_BACK = 1 << 20
 """Bytes before the end at which the first look begins: a long log is not read again."""
@@ -32,6 +33,7 @@ class LogTail:
         self.world_size = 0
         self._look_back = look_back
         self._position: int | None = None
+        """Up to where blocks were read; None before the first look."""
 
     def news(self) -> tuple[Rows, Sums]:
         """Spans and sums of the blocks that have become whole since the last call.
@@ -40,7 +42,7 @@ class LogTail:
         are stepped over. A log that cannot be read gives nothing.
         """
         data = self._unread()
-        found: dict[int, list[bytes]] = {ROWS: [], SUMS: []}
+        rows, told = [np.empty(0, ROW)], [np.empty(0, SUM)]
         position = whole = 0
         while position < len(data):
             block = block_at(data, position)
@@ -50,20 +52,20 @@ class LogTail:
                     break
                 position = following
                 continue
-            kind, payload, _ = block
-            position += HEADER_BYTES + len(payload)
+            position += HEADER_BYTES + len(block.payload)
             whole = position
-            if kind == ABOUT:
-                self._about(payload)
-            elif kind in found:
-                found[kind].append(payload)
-        assert self._position is not None or not data
-        if self._position is not None:
-            self._position += whole
-        return (
-            np.frombuffer(b"".join(found[ROWS]), dtype=ROW),
-            np.frombuffer(b"".join(found[SUMS]), dtype=SUM),
-        )
+            if not fits(block):
+                continue
+            if block.kind == ABOUT:
+                self._about(bytes(block.payload))
+            elif block.kind == ROWS:
+                rows.append(np.frombuffer(block.payload, ROW))
+            elif block.kind == STEPS:
+                sums, kept = decode_steps(block.payload)
+                told.append(sums)
+                rows.append(kept)
+        self._position = (self._position or 0) + whole
+        return np.concatenate(rows), np.concatenate(told)
 
     def _unread(self) -> bytes:
         try:
@@ -73,8 +75,8 @@ class LogTail:
                     self._position = max(0, size - self._look_back)
                     file.seek(0)
                     block = block_at(file.read(4096), 0)
-                    if block is not None and block[0] == ABOUT:
-                        self._about(block[1])
+                    if block is not None and block.kind == ABOUT:
+                        self._about(bytes(block.payload))
                 if size == self._position:
                     return b""
                 file.seek(self._position)

@@ -7,8 +7,8 @@
                 index_step, index_start: where each step begins in them
       sums/     rank step kind count own_ns bytes    every step, sorted by step, rank, kind
       clock     rows of (rank, monotonic_ns, wall_ns), one for each flush
-      attributes: format_version, segment, node, world_size, ranks, kinds, logs, damages,
-                sample_every
+      attributes: format_version, segment, node, world_size, ranks, kinds, logs, tails,
+                damages, sample_every
 
 `begin_ns` and `end_ns` are CLOCK_MONOTONIC of the node.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class NodeEvents:
     world_size: int
     ranks: tuple[int, ...]
     logs: dict[str, int]
-    """Name and size of each log that went in: a later call sees whether one has grown."""
+    """Name and size of each log that went in."""
     damages: tuple[str, ...] = ()
     sample_every: int = 1
     inner: Rows | None = None
@@ -56,6 +56,8 @@ class NodeEvents:
     totals: Sums | None = None
     """Sums of every step; None: they are in `path`."""
     path: Path | None = None
+    tails: dict[str, int] = field(default_factory=dict)
+    """Name and `State.tail` of each log: with its size they show whether it has changed since."""
 
     def kept(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Steps of which there are spans inside, ascending."""
@@ -91,18 +93,30 @@ class NodeEvents:
         """The same with everything in memory."""
         return NodeEvents(
             self.node, self.outer, self.clock, self.world_size, self.ranks, self.logs,
-            self.damages, self.sample_every, self.spans(), self.sums(),
+            self.damages, self.sample_every, self.spans(), self.sums(), tails=self.tails,
         )  # fmt: skip
 
 
+ROW_ORDER = ("step", "begin_ns", "rank")
+SUM_ORDER = ("step", "rank", "kind")
+
+
 def sorted_rows(rows: Rows) -> Rows:
-    """Sort spans by step, begin, rank."""
-    return rows[np.lexsort((rows["rank"], rows["begin_ns"], rows["step"]))]
+    """Spans sorted by step, begin, rank."""
+    return sort(rows.copy(), ROW_ORDER)
 
 
 def sorted_sums(totals: Sums) -> Sums:
-    """Sort sums by step, rank, kind."""
-    return totals[np.lexsort((totals["kind"], totals["rank"], totals["step"]))]
+    """Sums sorted by step, rank, kind."""
+    return sort(totals.copy(), SUM_ORDER)
+
+
+def sort(table: Table, by: tuple[str, ...]) -> Table:
+    """Sort a table in place; a column at a time, as it may be too large to be there twice."""
+    order = np.lexsort([table[name] for name in reversed(by)])
+    for name in table.dtype.names or ():
+        table[name] = table[name][order]
+    return table
 
 
 def split(rows: Rows) -> tuple[Rows, Rows]:
@@ -142,6 +156,7 @@ def write_node(path: Path, events: NodeEvents, segment: str) -> None:
                 ranks=np.array(events.ranks, dtype=np.uint32),
                 kinds=json.dumps({int(kind): kind.label for kind in Kind}),
                 logs=json.dumps(events.logs),
+                tails=json.dumps(events.tails),
                 damages=json.dumps(events.damages),
                 sample_every=events.sample_every,
             )
@@ -173,6 +188,7 @@ def read_node(path: Path) -> NodeEvents:
             "world_size": int(file.attrs["world_size"]),
             "ranks": tuple(int(rank) for rank in file.attrs["ranks"]),
             "logs": json.loads(file.attrs["logs"]),
+            "tails": json.loads(file.attrs.get("tails", "{}")),
             "damages": tuple(json.loads(file.attrs["damages"])),
             "sample_every": int(file.attrs.get("sample_every", 1)),
         }

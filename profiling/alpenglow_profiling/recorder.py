@@ -1,15 +1,23 @@
-"""The recorder of one rank: spans into a buffer, the buffer into a log, off the critical path.
+"""The recorder of one rank: spans into a list, the list into a log, off the critical path.
 
-    recorder = Recorder(run / "events" / segment, rank, host, world_size=size)
+    recorder = Recorder(run / "events" / segment, rank, host, world_size=size, sample_every=10)
     recorder.step = 7
     with recorder.span(Kind.STEP):
         with recorder.span(Kind.FORWARD, micro_batch=0):
             ...
     recorder.close()
 
-Closing a span packs 41 bytes into a preallocated buffer. A thread writes what has gathered as one
-checksummed block each `flush_seconds`; a kill loses what was recorded since. A disk that fills up
-ends the recording, never the training.
+Closing a span appends one tuple. A thread does the rest each `flush_seconds`: it adds the steps
+that have ended up (`step_sums.py`), decides whose spans are kept (`sampling.py`) and writes
+checksummed blocks, the spans of the step under way too; a kill loses what was recorded since. A
+disk that fills up ends the recording, never the training.
+
+**On a GPU** (`device`) all spans inside a step and the step itself are timed by the device
+(`device_times.py`). A STEP span is then from where the device reaches its begin in the queue to
+where it has done all that was queued in it, so spans nest in it exactly and their sums add up to
+it. Waiting for data is timed so as well: it counts as far as the device had nothing to do
+meanwhile. What lies between steps (checkpoint, evaluation, start-up, drain) is the host's. A step
+is read once the device has passed it, so its sums may be a flush late.
 """
 
 from __future__ import annotations
@@ -20,57 +28,21 @@ import os
 import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
-from time import monotonic_ns
+from time import monotonic, monotonic_ns, sleep, thread_time
 from types import TracebackType
-from typing import Protocol
 
-from alpenglow_profiling.kind import PACKED, ROW, Kind
-from alpenglow_profiling.log import ROWS, clock_pair, encode, encode_about
+from alpenglow_profiling.device_times import DeviceClock, Item, Marker, Marks
+from alpenglow_profiling.kind import OUTER, Kind
+from alpenglow_profiling.log import encode_about
+from alpenglow_profiling.log_file import LogFile
+from alpenglow_profiling.sampling import StepSampling
+from alpenglow_profiling.span_recorder import OpenSpan
+from alpenglow_profiling.steps_under_way import Due, StepsUnderWay
 
 LOG = logging.getLogger(__name__)
-
-
-class SpanRecorder(Protocol):
-    """What a trainer holds: a `Recorder`, or a `NullRecorder` where nothing is to be kept."""
-
-    step: int
-    """The step (1-based; 0 before the first) that rows begun from now on belong to."""
-
-    def span(
-        self,
-        kind: Kind,
-        micro_batch: int = -1,
-        bytes: int = -1,
-        group: int = -1,
-        peer: int = -1,
-    ) -> AbstractContextManager[object]:
-        """Record the time from entering to leaving the `with` block."""
-        ...
-
-    def record(
-        self,
-        kind: Kind,
-        begin_ns: int,
-        end_ns: int,
-        micro_batch: int = -1,
-        bytes: int = -1,
-        group: int = -1,
-        peer: int = -1,
-    ) -> None:
-        """Record a span that was timed elsewhere, in ns of `time.monotonic_ns()`."""
-        ...
-
-    def spent_ns(self, kind: Kind) -> int:
-        """Nanoseconds of all spans of a kind so far, nested ones counted each."""
-        ...
-
-    def flush(self) -> None:
-        """Write what has gathered. Not to be called from a signal handler."""
-        ...
-
-    def close(self) -> None:
-        """Flush, sync and close; later spans are ignored."""
-        ...
+DEVICE_SECONDS = 10.0
+"""How long closing waits for the device. Where a peer has died it may never pass the last marker,
+and the rank must still end."""
 
 
 class _Span:
@@ -78,13 +50,15 @@ class _Span:
 
     __slots__ = (
         "_begin",
-        "_bytes",
         "_group",
         "_kind",
+        "_mark",
         "_micro_batch",
+        "_origin",
         "_peer",
         "_recorder",
         "_step",
+        "bytes",
     )
 
     def __init__(
@@ -93,30 +67,48 @@ class _Span:
         self._recorder = recorder
         self._kind = kind
         self._micro_batch = micro_batch
-        self._bytes = nbytes
+        self.bytes = nbytes
         self._group = group
         self._peer = peer
 
     def __enter__(self) -> _Span:
-        self._step = self._recorder.step
+        recorder = self._recorder
+        self._step = recorder.step
         self._begin = monotonic_ns()
+        if recorder.device is not None:
+            self._origin, self._mark = recorder._marked(self._kind)
         return self
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._recorder._append(
-            self._step,
-            self._kind,
-            self._micro_batch,
-            self._begin,
-            monotonic_ns(),
-            self._bytes,
-            self._group,
-            self._peer,
+        end = monotonic_ns()
+        recorder, kind = self._recorder, self._kind
+        marks = None
+        if recorder.device is not None and self._origin is not None:
+            assert self._mark is not None
+            try:
+                marks = Marks(self._origin, self._mark, recorder.device.mark())
+            except RuntimeError:  # a device that failed takes no markers either
+                if error is None:
+                    raise
+        if kind is Kind.STEP:
+            recorder._step_ends(self._step, broken=error_type is not None)
+        recorder._append(
+            (
+                self._step,
+                kind,
+                self._micro_batch,
+                self._begin,
+                end,
+                self.bytes,
+                self._group,
+                self._peer,
+                marks,
+            )
         )
 
 
@@ -128,11 +120,15 @@ class Recorder:
         rank: global rank, names the log.
         node: host name; the logs of one node become one HDF5 file.
         world_size: number of ranks, so that a reader can tell when some are missing.
-        capacity: rows that fit the buffer before a flush is forced.
-        flush_seconds: longest time that a row stays in memory.
+        sample_every: spans inside steps are kept of each step whose number this divides, of the
+            first two, and around anomalies; 1 keeps all. Sums are kept of every step.
+        device: times the spans inside steps on a device (`cuda.CudaClock`); None: the host does.
+        capacity: spans that may gather before a flush is forced.
+        flush_seconds: longest time that a span stays in memory alone.
 
     Raises:
         OSError: the directory or the log cannot be made.
+        ValueError: `sample_every` is less than 1.
     """
 
     def __init__(
@@ -142,32 +138,31 @@ class Recorder:
         node: str,
         *,
         world_size: int,
+        sample_every: int = 1,
+        device: DeviceClock | None = None,
         capacity: int = 8192,
         flush_seconds: float = 1.0,
     ) -> None:
         self.step = 0
+        self.device = device
         self.failure: str | None = None
+        self.thread_s = 0.0
+        """Processor time of the thread that writes, until its last flush."""
         self.path = log_path(directory, rank)
+        self._steps = StepsUnderWay(rank, StepSampling(sample_every), device)
         directory.mkdir(parents=True, exist_ok=True)
-        self._rank = rank
         self._flush_seconds = flush_seconds
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._size = capacity * ROW.itemsize
-        self._full: list[tuple[bytearray, int]] = []
-        self._spare = [bytearray(self._size)]
-        self._buffer, self._end = bytearray(self._size), 0
+        self._capacity = capacity
+        self._items: list[Item] = []
+        self._origin: Marker | None = None
         self._closed = False
         self._spent = [0] * (max(Kind) + 1)
         self._wake = threading.Event()
-        # Appending: a rank starts once in a segment, and if it started twice, both would count.
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            _write(self._file, encode_about(rank, node, world_size))
-        except OSError:
-            os.close(self._file)
-            raise
+        about = encode_about(rank, node, world_size, sample_every=sample_every)
+        self._log = LogFile(self.path, about)
         self._thread = threading.Thread(target=self._run, name="event-log", daemon=True)
         self._thread.start()
         atexit.register(self.close)
@@ -179,7 +174,7 @@ class Recorder:
         bytes: int = -1,
         group: int = -1,
         peer: int = -1,
-    ) -> AbstractContextManager[object]:
+    ) -> AbstractContextManager[OpenSpan]:
         """See `SpanRecorder.span`. Spans may nest."""
         return _Span(self, kind, micro_batch, bytes, group, peer)
 
@@ -194,78 +189,63 @@ class Recorder:
         peer: int = -1,
     ) -> None:
         """See `SpanRecorder.record`."""
-        self._append(self.step, kind, micro_batch, begin_ns, end_ns, bytes, group, peer)
+        self._append((self.step, kind, micro_batch, begin_ns, end_ns, bytes, group, peer, None))
 
-    def _append(
-        self,
-        step: int,
-        kind: Kind,
-        micro_batch: int,
-        begin_ns: int,
-        end_ns: int,
-        nbytes: int,
-        group: int,
-        peer: int,
-    ) -> None:
+    def _append(self, item: Item) -> None:
         with self._lock:
             if self._closed:
                 return
-            self._spent[kind] += end_ns - begin_ns
-            if self._end == self._size:
-                self._swap()
+            self._spent[item[1]] += item[4] - item[3]
+            self._items.append(item)
+            if len(self._items) == self._capacity:
                 self._wake.set()
-            PACKED.pack_into(
-                self._buffer,
-                self._end,
-                self._rank,
-                step,
-                kind,
-                micro_batch,
-                begin_ns,
-                end_ns,
-                nbytes,
-                group,
-                peer,
-            )
-            self._end += ROW.itemsize
+
+    def _marked(self, kind: Kind) -> tuple[Marker | None, Marker | None]:
+        """The origin of this step's times and a marker for a begin; (None, None): the host's."""
+        assert self.device is not None
+        if kind is Kind.STEP:
+            self._origin = mark = self.device.mark()
+            return mark, mark
+        origin = None if kind in OUTER else self._origin
+        return origin, None if origin is None else self.device.mark()
+
+    def _step_ends(self, step: int, *, broken: bool) -> None:
+        self._origin = None
+        if broken:
+            self._steps.broken.add(step)
 
     def spent_ns(self, kind: Kind) -> int:
         """See `SpanRecorder.spent_ns`."""
         return self._spent[kind]
 
-    def _swap(self) -> None:
-        """Put the buffer aside for the thread; the caller holds the lock."""
-        self._full.append((self._buffer, self._end))
-        self._buffer = self._spare.pop() if self._spare else bytearray(self._size)
-        self._end = 0
-
     def flush(self) -> None:
         """See `SpanRecorder.flush`."""
         if os.getpid() != self._pid:
-            return  # a forked child: the rows are the parent's to write
+            return  # a forked child: the spans are the parent's to write
         with self._writing:
             with self._lock:
-                if self._end:
-                    self._swap()
-                full, self._full = self._full, []
-            for buffer, end in full:
-                if self.failure is None:
-                    self._write_block(bytes(memoryview(buffer)[:end]))
-            with self._lock:
-                self._spare.extend(buffer for buffer, _ in full[: 2 - len(self._spare)])
+                items, self._items = self._items, []
+            if self.failure is not None:
+                return
+            try:
+                self._write(self._steps.take(items))
+            except Exception as error:  # a number that fits no row, a full disk: training goes on
+                why = error.strerror if isinstance(error, OSError) else error
+                self.failure = f"{self.path}: recording ends here: {why}"
+                LOG.warning("%s", self.failure)
 
-    def _write_block(self, rows: bytes) -> None:
-        try:
-            _write(self._file, encode(rows, ROWS, *clock_pair()))
-        except OSError as error:
-            self.failure = f"{self.path}: recording ends here: {error.strerror}"
-            LOG.warning("%s", self.failure)
+    def _write(self, due: Due) -> None:
+        if due.settles:
+            self._log.settle(due.sums, due.spans, due.late, due.unfinished)
+        elif due.unfinished:
+            self._log.add(due.unfinished)
 
     def _run(self) -> None:
         while not self._closed:
             self._wake.wait(self._flush_seconds)
             self._wake.clear()
             self.flush()
+            self.thread_s = thread_time()
 
     def close(self) -> None:
         """See `SpanRecorder.close`. Closing twice is harmless."""
@@ -276,9 +256,15 @@ class Recorder:
         self._wake.set()
         self._thread.join()
         self.flush()
-        if self.failure is None:
-            os.fsync(self._file)
-        os.close(self._file)
+        until = monotonic() + DEVICE_SECONDS
+        while self._steps.behind and monotonic() < until:
+            sleep(0.001)
+        self.flush()
+        if self._steps.behind:
+            LOG.warning("%s: the device is behind: its last spans are left out", self.path)
+        if self._steps.lost is not None:
+            LOG.warning("%s: the device tells no times: %s", self.path, self._steps.lost)
+        self._log.close(sync=self.failure is None)
         atexit.unregister(self.close)
 
     def __enter__(self) -> Recorder:
@@ -288,65 +274,6 @@ class Recorder:
         self.close()
 
 
-class _NoSpan:
-    """A span that leaves no trace; one serves all."""
-
-    def __enter__(self) -> _NoSpan:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-_NO_SPAN = _NoSpan()
-
-
-class NullRecorder:
-    """Same shape as `Recorder`, keeps nothing."""
-
-    def __init__(self) -> None:
-        self.step = 0
-
-    def span(
-        self,
-        kind: Kind,
-        micro_batch: int = -1,
-        bytes: int = -1,
-        group: int = -1,
-        peer: int = -1,
-    ) -> AbstractContextManager[object]:
-        """Do nothing."""
-        return _NO_SPAN
-
-    def record(
-        self,
-        kind: Kind,
-        begin_ns: int,
-        end_ns: int,
-        micro_batch: int = -1,
-        bytes: int = -1,
-        group: int = -1,
-        peer: int = -1,
-    ) -> None:
-        """Do nothing."""
-
-    def spent_ns(self, kind: Kind) -> int:
-        """Nothing was recorded."""
-        return 0
-
-    def flush(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
 def log_path(directory: Path, rank: int) -> Path:
     """Where a rank of this segment logs: `rank-00000.log`."""
     return directory / f"rank-{rank:05d}.log"
-
-
-def _write(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]

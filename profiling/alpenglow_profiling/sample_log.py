@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from alpenglow_profiling.log import HEADER_BYTES, MAGIC, block_at, clock_pair, encode
+from alpenglow_profiling.blocks import HEADER_BYTES, clock_pair, encode, read_blocks
 
 FORMAT_VERSION = 1
 HOST = -1
@@ -167,17 +167,9 @@ def read_sample_log(path: Path) -> SampleLog:
     about: About | None = None
     parts: list[bytes] = []
     notes: list[str] = []
-    position = unread = 0
-    while position < len(data):
-        block = block_at(data, position)
-        if block is None:
-            following = data.find(MAGIC, position + 1)
-            following = len(data) if following < 0 else following
-            unread += following - position
-            position = following
-            continue
-        kind, payload, _ = block
-        position += HEADER_BYTES + len(payload)
+    blocks, unread = read_blocks(data)
+    for block in blocks:
+        kind, payload = block.kind, bytes(block.payload)
         if kind == ABOUT:
             try:
                 about = About.of_json(payload)

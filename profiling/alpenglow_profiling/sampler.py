@@ -5,10 +5,11 @@
     sampler.close()
     merge(run / "samples" / segment, node=host, remove_log=True)
 
-One rank of a node runs it. A thread and not a child process: a sample holds the interpreter for
-some tenths of a millisecond (`python -m alpenglow_profiling.bench_samplers`), reading counters
-releases it, and a thread ends with its rank whatever ends that. What cannot be sampled is unknown,
-with one note in the file; nothing here ends the job.
+One rank of a node runs it. A thread and not a child process: a sample takes less than half a
+millisecond from a rank that computes in Python all the time, and less from one in native code
+(`python -m alpenglow_profiling.bench_samplers`; a child on a core of its own takes nothing that
+can be measured), and a thread ends with its rank, whatever ends that. What cannot be sampled is
+unknown, with one note in the file; nothing here ends the job.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from alpenglow_profiling.blocks import clock_pair
 from alpenglow_profiling.gpu import LIBRARY, Nvml, NvmlError
 from alpenglow_profiling.host import Host
-from alpenglow_profiling.log import clock_pair
 from alpenglow_profiling.sample_log import UNKNOWN, About, SampleLogFile
 from alpenglow_profiling.samples import log_path
 

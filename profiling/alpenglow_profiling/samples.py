@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from alpenglow_profiling.clock_map import ClockMap
 from alpenglow_profiling.sample_log import (
     FORMAT_VERSION,
     HOST,
@@ -50,12 +52,13 @@ from alpenglow_profiling.sample_log import (
     read_sample_log,
 )
 
-__all__ = ["HOST", "TABLE", "Samples", "SamplesError", "log_path", "merge", "read"]
+__all__ = ["HOST", "TABLE", "Samples", "SamplesError", "each", "log_path", "merge", "read"]
 
 _COLUMNS = tuple(name for name in SAMPLE.names or () if name != "wall_ns")
 TABLE: np.dtype[np.void] = np.dtype(
     [("node", "<u2"), ("time_ns", "<i8"), *((name, SAMPLE[name]) for name in _COLUMNS)]
 )
+_OWN = ("node", "time_ns")
 _CHUNK = 1 << 14
 
 
@@ -68,7 +71,8 @@ class Samples:
     """All samples of a segment."""
 
     rows: np.ndarray[Any, np.dtype[np.void]]
-    """dtype `TABLE`, sorted by node, device, time; `node` is an index into `nodes`."""
+    """dtype `TABLE` (or the columns asked for), sorted by node, device, time; `node` is an index
+    into `nodes`."""
     nodes: tuple[str, ...]
     about: tuple[About, ...]
     """By node: which GPUs, how often, how many cores."""
@@ -126,40 +130,70 @@ def merge(directory: Path, *, node: str | None = None, remove_log: bool = False)
     return sorted(directory.glob("*.h5"))
 
 
-def read(directory: Path, *, merging: bool = True) -> Samples:
+def read(
+    directory: Path, columns: Collection[str] | None = None, *, write: bool = True
+) -> Samples:
     """Read all samples of a segment, whether it has ended or not.
 
     Logs of a segment that died become HDF5 files on the way, where that can be written.
 
     Args:
         directory: `samples/SEGMENT` of a run.
-        merging: False leaves the logs as they are and writes nothing, as for a running segment.
+        columns: of `SAMPLE`, beside device and time; None is all.
+        write: False reads logs without leaving anything, as while the segment runs.
 
     Raises:
         SamplesError: the directory does not exist.
     """
+    parts: list[_Node] = []
+    damages: list[str] = []
+    for found in _nodes(directory, columns, write):
+        if isinstance(found, str):
+            damages.append(found)
+        else:
+            parts.append(found)
+    return _together(parts, damages, columns)
+
+
+def each(directory: Path, columns: Collection[str] | None = None) -> Iterator[Samples]:
+    """The same node by node, so that a long segment of many nodes fits memory.
+
+    What cannot be read at all comes as `Samples` of no node with its damage.
+    """
+    for found in _nodes(directory, columns, write=True):
+        if isinstance(found, str):
+            yield _together([], [found], columns)
+        else:
+            yield _together([found], [], columns)
+
+
+def _nodes(
+    directory: Path, columns: Collection[str] | None, write: bool
+) -> Iterator[_Node | str]:
+    """Every node by name; a sentence for what cannot be read."""
     if not directory.is_dir():
         raise SamplesError(f"{directory}: no such folder of samples")
-    if merging:
-        with suppress(OSError):  # another's run, a full disk: the logs themselves are read
-            merge(directory)
-    parts: dict[str, _Node] = {}
-    damages: list[str] = []
-    for path in sorted(directory.glob("*.log")):
+    names = {path.stem for pattern in ("*.log", "*.h5") for path in directory.glob(pattern)}
+    for name in sorted(names):
+        log, file = directory / f"{name}.log", directory / f"{name}.h5"
         try:
-            parts[path.stem] = _of_log(path, read_sample_log(path))
+            if log.exists() and not _holds(file, log.stat().st_size):
+                found = _of_log(log, read_sample_log(log))
+                if write:
+                    with suppress(OSError):  # another's run, a full disk: the log itself is read
+                        _write(file, found)
+                yield found
+                continue
         except SampleLogError as error:
-            damages.append(str(error))
+            yield str(error)
+            if not file.exists():
+                continue
         except FileNotFoundError:
-            continue  # its node has made it into HDF5 meanwhile
-    for path in sorted(directory.glob("*.h5")):
-        if path.stem in parts:
-            continue
+            pass  # its node has made it into HDF5 meanwhile
         try:
-            parts[path.stem] = _read(path)
+            yield _read(file, columns)
         except (OSError, KeyError, ValueError) as error:
-            damages.append(f"{path}: not a readable file of samples: {error}")
-    return _together([parts[name] for name in sorted(parts)], damages)
+            yield f"{file}: not a readable file of samples: {error}"
 
 
 def _of_log(path: Path, log: SampleLog) -> _Node:
@@ -174,11 +208,8 @@ def _of_log(path: Path, log: SampleLog) -> _Node:
     with suppress(OSError, KeyError, ValueError):
         # Of an earlier start in this segment, whose log is no longer there.
         held = _read(path.with_suffix(".h5"))
-        before = (
-            held.rows
-            if not len(rows)
-            else held.rows[held.rows["monotonic_ns"] < rows["monotonic_ns"][0]]
-        )
+        first = rows["monotonic_ns"][0] if len(rows) else np.iinfo(np.int64).max
+        before = held.rows[held.rows["monotonic_ns"] < first]
         if len(before):
             found = replace(
                 found,
@@ -220,13 +251,14 @@ def _write(path: Path, node: _Node) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> _Node:
+def _read(path: Path, columns: Collection[str] | None = None) -> _Node:
     with h5py.File(path, "r") as file:
         version = int(file.attrs["format_version"])
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, this code reads {FORMAT_VERSION}")
-        rows = np.empty(len(file["device"]), SAMPLE)
-        for name in SAMPLE.names or ():
+        names = [name for name in SAMPLE.names or () if _wanted(name, columns)]
+        rows = np.empty(len(file["device"]), [(name, SAMPLE[name]) for name in names])
+        for name in names:
             rows[name] = file[name][:]
         return _Node(
             About.of_json(str(file.attrs["about"])),
@@ -237,23 +269,28 @@ def _read(path: Path) -> _Node:
         )
 
 
-def _together(parts: list[_Node], damages: list[str]) -> Samples:
-    rows = np.zeros(sum(len(part.rows) for part in parts), TABLE)
+def _wanted(name: str, columns: Collection[str] | None) -> bool:
+    return columns is None or name in ("device", "monotonic_ns", "wall_ns") or name in columns
+
+
+def _together(parts: list[_Node], damages: list[str], columns: Collection[str] | None) -> Samples:
+    names = [name for name in TABLE.names or () if name in _OWN or _wanted(name, columns)]
+    rows = np.zeros(sum(len(part.rows) for part in parts), [(name, TABLE[name]) for name in names])
     notes: list[str] = []
     begin = 0
     for number, part in enumerate(parts):
         own = rows[begin : begin + len(part.rows)]
         begin += len(own)
-        for name in _COLUMNS:
-            own[name] = part.rows[name]
+        order = np.argsort(part.rows["device"], kind="stable")  # they are in order of time
+        for name in names:
+            if name not in _OWN:
+                own[name] = part.rows[name][order]
         own["node"] = number
-        if len(own):
-            offset = int(np.median(part.rows["wall_ns"] - part.rows["monotonic_ns"]))
-            own["time_ns"] = part.rows["monotonic_ns"] + offset
+        own["time_ns"] = ClockMap.of_flushes(part.rows).at(own["monotonic_ns"])
         notes.extend(f"{part.about.node}: {note}" for note in part.notes)
         damages.extend(part.damages)
     return Samples(
-        rows[np.lexsort((rows["time_ns"], rows["device"], rows["node"]))],
+        rows,
         tuple(part.about.node for part in parts),
         tuple(part.about for part in parts),
         tuple(notes),

@@ -80,13 +80,18 @@ def _outermost(rows: Rows) -> Rows:
 
 
 def covered(rows: Rows, by: Rows) -> npt.NDArray[np.bool_]:
-    """Which rows begin inside one of the spans `by`, which do not overlap one another."""
+    """Which rows begin inside one of the spans `by`, which do not overlap one another.
+
+    What begins with one of them and outlasts it lies around it, not inside.
+    """
     if not len(by):
         return np.zeros(len(rows), bool)
     by = by[np.argsort(by["begin_ns"])]
     place = np.searchsorted(by["begin_ns"], rows["begin_ns"], side="right") - 1
-    inside = rows["begin_ns"] < by["end_ns"][np.maximum(place, 0)]
-    return np.asarray((place >= 0) & inside)
+    over = by[np.maximum(place, 0)]
+    inside = rows["begin_ns"] < over["end_ns"]
+    around = (rows["begin_ns"] == over["begin_ns"]) & (rows["end_ns"] > over["end_ns"])
+    return np.asarray((place >= 0) & inside & ~around)
 
 
 def _union(begin: Times, end: Times) -> tuple[Times, Times]:

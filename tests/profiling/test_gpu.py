@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alpenglow_profiling import sampler
 from alpenglow_profiling.energy import energy_mwh
 from alpenglow_profiling.gpu import LIBRARY, Nvml, NvmlError
 from alpenglow_profiling.sample_log import SAMPLE, UNKNOWN
@@ -115,13 +116,13 @@ def test_an_old_driver_lacks_a_column(folder: Path) -> None:
 
 
 def test_gpus_of_a_node_in_its_file(folder: Path, tmp_path: Path) -> None:
-    sampler = Sampler(tmp_path, "h1", period_s=0.01, flush_s=0.0, library=stand_in(folder))
+    sampling = Sampler(tmp_path, "h1", period_s=0.01, flush_s=0.0, library=stand_in(folder))
     for _ in range(1000):
-        if sampler.path.stat().st_size > 12 * SAMPLE.itemsize:
+        if sampling.path.stat().st_size > 12 * SAMPLE.itemsize:
             break
         time.sleep(0.01)
-    sampler.close()
-    assert sampler.failure is None
+    sampling.close()
+    assert sampling.failure is None
     merge(tmp_path, node="h1", remove_log=True)
     samples = read(tmp_path)
     assert [device["uuid"] for device in samples.about[0].devices] == ["GPU-0", "GPU-1"]
@@ -133,6 +134,17 @@ def test_gpus_of_a_node_in_its_file(folder: Path, tmp_path: Path) -> None:
     assert count > 2
     assert (by_device[0].joules, by_device[0].how) == (count - 1, "counter")
     assert 1 in node.unknown
+
+
+def test_a_driver_that_never_answers_holds_no_shutdown_up(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "LEAVE_S", 0.3)
+    hung = Sampler(tmp_path, "h1", library=stand_in(folder, "-DHANGS"))
+    hung.close()
+    assert hung.failure is not None
+    assert hung.failure.endswith("the driver does not answer, the last samples are missing")
+    assert read(tmp_path).damages == ()
 
 
 @pytest.mark.gpu

@@ -14,12 +14,12 @@ import h5py
 import numpy as np
 import pytest
 
-from alpenglow_profiling.energy import J_PER_MWH, energy, energy_mwh, power_curve
+from alpenglow_profiling.blocks import HEADER_BYTES
+from alpenglow_profiling.energy import J_PER_MWH, energy, energy_mwh, power_curve, segment_power
 from alpenglow_profiling.host import Host
-from alpenglow_profiling.log import HEADER_BYTES
 from alpenglow_profiling.sample_log import SAMPLE, UNKNOWN, About, SampleLogFile
 from alpenglow_profiling.sampler import Sampler
-from alpenglow_profiling.samples import HOST, SamplesError, log_path, merge, read
+from alpenglow_profiling.samples import HOST, SamplesError, each, log_path, merge, read
 
 SECOND = 10**9
 
@@ -277,7 +277,7 @@ def test_energy_by_counter_power_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_the_power_curve_is_a_sum_of_means(tmp_path: Path) -> None:
-    t = np.arange(0, 20, 0.5)
+    t = np.arange(0, 20, 0.5)  # the wall clock begins at a multiple of 10 s
     write(
         tmp_path,
         "h1",
@@ -289,4 +289,36 @@ def test_the_power_curve_is_a_sum_of_means(tmp_path: Path) -> None:
     assert curve["devices"].tolist() == [3, 2]
     assert np.diff(curve["time_ns"]).tolist() == [10 * SECOND]
     write(tmp_path, "h3", rows_of(HOST, t))
-    assert len(power_curve(read(tmp_path), period_s=10)) == 2
+    (tmp_path / "h4.h5").write_text("no HDF5")
+    found = segment_power(tmp_path, period_s=10)
+    assert found.curve.tobytes() == curve.tobytes()
+    everything = read(tmp_path)
+    assert [node.node for node in found.nodes] == ["h1", "h2", "h3"]
+    assert found.nodes[:2] == energy_mwh(everything)[:2]
+    assert found.mwh == sum(node.mwh for node in found.nodes[:2])
+    assert found.damages == everything.damages
+    assert len(found.damages) == 1
+
+
+def test_nodes_one_by_one_are_the_same_as_together(tmp_path: Path) -> None:
+    rows = np.concatenate([rows_of(d, range(50), power_w=d, load=3) for d in (1, HOST, 0)])
+    for name in ("h2", "h1"):
+        write(tmp_path, name, rows[np.argsort(rows["monotonic_ns"], kind="stable")])
+    merge(tmp_path, node="h1", remove_log=True)
+    (tmp_path / "h0.log").write_bytes(b"x" * 99)
+    together = read(tmp_path)
+    assert together.nodes == ("h1", "h2")
+    keys = np.stack([together.rows[name] for name in ("node", "device", "time_ns")])
+    assert (np.lexsort(keys[::-1]) == np.arange(300)).all()
+    for columns in (None, ("power_w",)):
+        parts = list(each(tmp_path, columns))
+        assert [part.nodes for part in parts] == [(), ("h1",), ("h2",)]
+        assert parts[0].damages == together.damages
+        for number, part in enumerate(parts[1:]):
+            own = together.rows[together.rows["node"] == number]
+            for name in part.rows.dtype.names or ():
+                if name != "node":
+                    assert part.rows[name].tolist() == pytest.approx(
+                        own[name].tolist(), nan_ok=True
+                    )
+            assert ("load" in (part.rows.dtype.names or ())) == (columns is None)

@@ -2,10 +2,12 @@
  *
  * Compiled by the tests as it is (an older driver: no throttle reasons by their old name; GPU 1
  * without an energy counter and without a power permission), with -DNO_DRIVER (it does not start),
- * or with -DOLD (no energy counter at all). Each reading of energy is a joule more.
+ * with -DOLD (no energy counter at all), or with -DHANGS (as for a GPU that fell off its bus, which
+ * can keep a call for ever). Each reading of energy is a joule more.
  */
 
 #include <string.h>
+#include <unistd.h>
 
 typedef struct { int index; } *device_t;
 static struct { int index; } gpus[2] = {{0}, {1}};
@@ -43,6 +45,9 @@ int nvmlDeviceGetUtilizationRates(device_t device, unsigned *rates) {
 }
 int nvmlDeviceGetPowerUsage(device_t device, unsigned *milliwatts) {
     if (device->index) return 4;
+#ifdef HANGS
+    for (;;) sleep(60);
+#endif
     *milliwatts = 251500;
     return 0;
 }

@@ -42,6 +42,7 @@ from alpenglow.train.recipe import (
 )
 from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.events import Kind, NullRecorder
+from alpenglow_profiling.span_recorder import OpenSpan
 
 METHODS = ("deepspeed", "overlapped")
 
@@ -51,14 +52,14 @@ class Exposed(NullRecorder):
 
     seconds = 0.0
 
-    def span(self, kind: Kind, *_: Any, **__: Any) -> AbstractContextManager[object]:
+    def span(self, kind: Kind, *_: Any, **__: Any) -> AbstractContextManager[OpenSpan]:
         """Measure where the kind is the reduction."""
         return self._measured() if kind is Kind.GRADIENT_REDUCE else super().span(kind)
 
     @contextmanager
     def _measured(self) -> Any:
         begin = time.perf_counter()
-        yield
+        yield super().span(Kind.GRADIENT_REDUCE)
         self.seconds += time.perf_counter() - begin
 
 

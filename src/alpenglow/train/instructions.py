@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from time import monotonic_ns
 from typing import Any
 
 import deepspeed.comm
@@ -21,8 +20,8 @@ from deepspeed.runtime.pipe.engine import PipelineEngine
 
 from alpenglow.model.documents import Documents
 from alpenglow.train.reduction import GradientReduction
-from alpenglow_profiling.kind import Kind
-from alpenglow_profiling.recorder import NullRecorder, SpanRecorder
+from alpenglow_profiling.kind import ACTIVATION, GRADIENT, Kind
+from alpenglow_profiling.span_recorder import NullRecorder, SpanRecorder
 
 Method = Callable[..., Any]
 
@@ -52,9 +51,9 @@ def compute(kind: Kind, method: Method) -> Method:
 
 
 def _transfer(
-    method: Method, peer: Callable[[Any], int], moved: Callable[[Any, int], Any]
+    method: Method, peer: Callable[[Any], int], moved: Callable[[Any, int], Any], group: int
 ) -> Method:
-    """A span around a send or receive.
+    """A span around a send or receive; `group` says what moves (see `Kind.P2P`).
 
     What was received is known only afterwards, and what was sent is freed by the send, so bytes are
     counted on both sides of the call.
@@ -62,19 +61,14 @@ def _transfer(
 
     def run(engine: RecordedEngine, buffer_id: int) -> None:
         micro_batch = engine.next_micro_batch(method.__name__)
+        other = engine.grid.stage_to_global(peer(engine))
         before = tensor_bytes(moved(engine, buffer_id))
-        begin = monotonic_ns()
-        method(engine, buffer_id=buffer_id)
-        end = monotonic_ns()
-        after = 0 if before else tensor_bytes(moved(engine, buffer_id))
-        engine.recorder.record(
-            Kind.P2P,
-            begin,
-            end,
-            micro_batch=micro_batch,
-            bytes=before or after,
-            peer=engine.grid.stage_to_global(peer(engine)),
-        )
+        with engine.recorder.span(
+            Kind.P2P, micro_batch=micro_batch, bytes=before, group=group, peer=other
+        ) as span:
+            method(engine, buffer_id=buffer_id)
+            if not before:
+                span.bytes = tensor_bytes(moved(engine, buffer_id))
 
     return run
 
@@ -151,21 +145,25 @@ class RecordedEngine(PipelineEngine):
             PipelineEngine._exec_send_activations,
             lambda engine: engine.next_stage,
             lambda engine, i: engine.pipe_buffers["outputs"][i],
+            ACTIVATION,
         ),
         schedule.RecvActivation: _transfer(
             PipelineEngine._exec_recv_activations,
             lambda engine: engine.prev_stage,
             lambda engine, i: engine.pipe_recv_buf,
+            ACTIVATION,
         ),
         schedule.SendGrad: _transfer(
             PipelineEngine._exec_send_grads,
             lambda engine: engine.prev_stage,
             lambda engine, i: engine.pipe_buffers["inputs"][i],
+            GRADIENT,
         ),
         schedule.RecvGrad: _transfer(
             PipelineEngine._exec_recv_grads,
             lambda engine: engine.next_stage,
             lambda engine, i: engine.grad_layer,
+            GRADIENT,
         ),
     }
 

@@ -1,4 +1,4 @@
-"""The recipe's table `[measure]`: what is measured beside the recorder's spans."""
+"""The recipe's table `[measure]`: how a run is measured."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ LEAST_PERIOD_S = 0.01
 
 @dataclass(frozen=True)
 class MeasureRecipe:
-    """Samples of the nodes, and kernel traces on demand."""
+    """Spans kept, samples of the nodes, and kernel traces on demand."""
 
+    spans_every: int = 10
+    """Each rank's spans are kept of each step whose number this divides, of a segment's first two
+    and around steps of unusual length; 1 keeps all. Sums by kind are kept of every step."""
     sample_seconds: float = 1.0
     """Seconds between two samples of a node (power, energy, clocks, memory, busy cores) in
     `samples/`; 0 samples nothing."""
@@ -23,6 +26,10 @@ class MeasureRecipe:
     run directory asks for one."""
 
     def __post_init__(self) -> None:
+        if self.spans_every < 1:
+            raise ConfigError(
+                f"measure.spans_every = {self.spans_every}: at least 1, which keeps every step"
+            )
         if self.sample_seconds and not self.sample_seconds >= LEAST_PERIOD_S:
             raise ConfigError(
                 f"measure.sample_seconds = {self.sample_seconds}: 0 for none, "

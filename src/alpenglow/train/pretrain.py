@@ -39,6 +39,7 @@ from alpenglow.train.watchdog import NotingGroup, Watchdog
 from alpenglow.train.whereabouts import Activity, Board, WatchedRecorder, Whereabouts
 from alpenglow_lsf.machine import Machine
 from alpenglow_lsf.ranks import Ranks
+from alpenglow_profiling.cuda import CudaClock
 from alpenglow_profiling.events import Kind, Recorder, merge
 
 # Bytes a parameter of weights and optimizer state in a checkpoint (fp16 weight, three fp32), and
@@ -106,7 +107,14 @@ def _segment(
     together(group, lambda: run.describe(tables) if ranks.rank == 0 else None)
     together(group, lambda: keep(run.logs / f"{ranks.host}.txt"))
     measurement = Measurement.begin(recipe.measure, ranks, run, group)
-    log = Recorder(run.events, ranks.rank, ranks.host, world_size=ranks.world_size)
+    log = Recorder(
+        run.events,
+        ranks.rank,
+        ranks.host,
+        world_size=ranks.world_size,
+        sample_every=recipe.measure.spans_every,
+        device=CudaClock() if device.type == "cuda" else None,
+    )
     where = watchdog.whereabouts
     recorder = WatchedRecorder(log, where)
     if ranks.rank == 0:

@@ -23,7 +23,7 @@ from time import monotonic_ns
 from types import TracebackType
 
 from alpenglow_profiling.kind import Kind
-from alpenglow_profiling.recorder import SpanRecorder
+from alpenglow_profiling.span_recorder import OpenSpan, SpanRecorder
 
 # rank, pid, start of the process, step, activity, wait inside it, micro-batch, notes, beats
 _SLOT = struct.Struct("<iiQiHHiQQ")
@@ -283,14 +283,14 @@ class _Standing:
     """A recorder's span that is also a place."""
 
     def __init__(
-        self, span: AbstractContextManager[object], place: AbstractContextManager[None]
+        self, span: AbstractContextManager[OpenSpan], place: AbstractContextManager[None]
     ) -> None:
         self._span = span
         self._place = place
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> OpenSpan:
         self._place.__enter__()
-        self._span.__enter__()
+        return self._span.__enter__()
 
     def __exit__(
         self,
@@ -335,7 +335,7 @@ class WatchedRecorder:
         bytes: int = -1,
         group: int = -1,
         peer: int = -1,
-    ) -> AbstractContextManager[object]:
+    ) -> AbstractContextManager[OpenSpan]:
         """See `SpanRecorder.span`."""
         span = self._recorder.span(kind, micro_batch, bytes, group, peer)
         activity = OF_KIND.get(kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import signal
 import subprocess
 import time
@@ -18,8 +19,12 @@ from small_recipe import small_recipe
 from small_shards import write_small_shards
 
 from alpenglow.config import ConfigError
+from alpenglow.train.checkpoint_group import SingleProcess
 from alpenglow.train.measure_recipe import MeasureRecipe
+from alpenglow.train.measurement import Measurement
+from alpenglow.train.run_directory import RunDirectory
 from alpenglow.train.tracing import STEPS, Request, RequestError
+from alpenglow_lsf.ranks import Ranks
 from alpenglow_profiling.clock_exchange import read_exchanges
 from alpenglow_profiling.events import Kind
 from alpenglow_profiling.events import read as read_events
@@ -182,6 +187,35 @@ def test_a_killed_rank_leaves_its_samples_and_ends_the_others(place: Path) -> No
     assert samples.damages == ()
     assert sorted(path.suffix for path in folder.iterdir()) == [".h5", ".h5", ".log", ".log"]
     assert [one.node for one in read_exchanges(place / "killed/events/local.1")] == ["node01"]
+
+
+ONE = Ranks(0, 0, 1, 1, "h1", "127.0.0.1", 1)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01])
+def test_one_node_has_no_clocks_to_compare_and_may_go_unsampled(
+    tmp_path: Path, seconds: float
+) -> None:
+    run = RunDirectory(tmp_path / "run", "local.1")
+    recipe = MeasureRecipe(sample_seconds=seconds)
+    measurement = Measurement.begin(recipe, ONE, run, SingleProcess())
+    measurement.end()
+    measurement.keep()
+    files = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()]
+    assert files == (["run/samples/local.1/h1.h5"] if seconds else [])
+
+
+def test_samples_that_cannot_be_written_are_told_and_cost_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "samples").touch()
+    run = RunDirectory(tmp_path, "local.1")
+    with caplog.at_level(logging.WARNING):
+        measurement = Measurement.begin(MeasureRecipe(), ONE, run, SingleProcess())
+        measurement.end()
+        measurement.keep()
+    (told,) = caplog.messages
+    assert told.startswith("this node is not sampled: ")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,12 @@ def test_a_run_its_repetition_and_another_one(place: Path) -> None:
     assert sum(line.startswith("step ") for line in lines) == 6
     assert lines[-1].startswith("complete: 6 steps")
     assert [path.name for path in (place / "run/events/local.1").iterdir()] == ["node00.h5"]
-    rows = read(place / "run/events/local.1").rows
+    events = read(place / "run/events/local.1")
+    assert events.sample_every == 10
+    assert events.kept.tolist()[:2] == [1, 2]
+    assert events.sums.step.tolist() == [1, 2, 3, 4, 5, 6]
+    assert (events.sums.own(Kind.FORWARD) > 0).all()
+    rows = events.rows
     for kind in (Kind.STARTUP, Kind.STEP, Kind.DATA_WAIT, Kind.FORWARD, Kind.OPTIMIZER):
         assert (rows["kind"] == kind).any()
     (startup,) = rows[rows["kind"] == Kind.STARTUP]

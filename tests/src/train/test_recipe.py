@@ -66,6 +66,7 @@ def test_the_laptop_keeps_the_shape(name: str) -> None:
         ("optimizer.warmup_steps=500", r"warmup_steps = 500 .* 170 steps"),
         ("train.steps=5", r"train.steps = 5 and train.tokens = 348160: give exactly one"),
         ("optimizer.betas=[0.9]", r"betas = \[0.9\]"),
+        ("measure.spans_every=0", r"spans_every = 0: at least 1, which keeps every step"),
         ("optimizer.learning_rate=1", r"unknown key optimizer.learning_rate"),
         ("data.optional=['pile']", r"data.optional names pile"),
         ("data.mixture.github=-1.0", r"no weight may be negative"),

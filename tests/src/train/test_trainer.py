@@ -13,6 +13,8 @@ from training_ranks import losses, metrics, tiny_recipe, train
 from alpenglow.parallel.schedule import Action, one_forward_one_backward
 from alpenglow.train.learning_rate import CosineSchedule
 from alpenglow_profiling.events import Kind, Rows, read
+from alpenglow_profiling.kind import ACTIVATION, GRADIENT
+from alpenglow_profiling.self_time import sums
 
 pytestmark = pytest.mark.distributed
 
@@ -31,7 +33,8 @@ def test_every_instruction_of_the_schedule_is_recorded(tmp_path: Path) -> None:
         train={"recompute": "full", "checkpoint_every": 4},
     )
     (segment,) = {rank["segment"] for rank in train(recipe, 4, tmp_path)}
-    events = read(tmp_path / "events" / segment).rows
+    segment_events = read(tmp_path / "events" / segment)
+    events = segment_events.rows
     activation = 4 * 16 * 32 * 4  # micro-batch x length x hidden x fp32
     wanted = {
         Action.load: Kind.DATA_WAIT,
@@ -54,6 +57,11 @@ def test_every_instruction_of_the_schedule_is_recorded(tmp_path: Path) -> None:
         p2p = rows_of(step, Kind.P2P)
         assert set(p2p["bytes"].tolist()) == {activation}
         assert set(p2p["peer"].tolist()) == {(rank + 2) % 4}
+        moved = Counter(p2p["group"].tolist())
+        assert moved == {ACTIVATION: 4, GRADIENT: 4}
+        for direction in (ACTIVATION, GRADIENT):
+            mine = p2p[p2p["group"] == direction]
+            assert mine["micro_batch"].tolist() == [0, 1, 2, 3]
         assert len(rows_of(step, Kind.RECOMPUTE)) == 4
         assert len(rows_of(step, Kind.TENSOR_REDUCE)) > 0
         assert len(rows_of(step, Kind.CHECKPOINT)) == 1
@@ -71,6 +79,16 @@ def test_every_instruction_of_the_schedule_is_recorded(tmp_path: Path) -> None:
         nested = (Kind.TENSOR_REDUCE, Kind.RECOMPUTE)
         serial = np.sort(inside[~np.isin(inside["kind"], nested)], order="begin_ns")
         assert (serial["begin_ns"][1:] >= serial["end_ns"][:-1]).all()
+
+        # The sums that were made while it ran are those of its spans, and make up its steps.
+        told = segment_events.sums
+        for row in sums(events[events["rank"] == rank]):
+            place = told.step.tolist().index(row["step"]), rank, told.kinds.index(row["kind"])
+            assert (told.own_ns[place], told.count[place]) == (row["own_ns"], row["count"])
+        steps = rows_of(events[events["rank"] == rank], Kind.STEP)
+        assert told.own_ns[:, rank].sum(axis=1).tolist() == [
+            int(length) for length in steps["end_ns"] - steps["begin_ns"]
+        ]
 
 
 def test_overflow_spends_samples_but_no_update(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def one_run(recipe: PretrainRecipe, device: Any, rank: int, size: int) -> dict[s
 
     from alpenglow.model.layers import Attention
     from alpenglow.train.engine import Engine
-    from alpenglow_profiling.recorder import NullRecorder
+    from alpenglow_profiling.events import NullRecorder
 
     layout = recipe.layout(size)
     engine = Engine.build(recipe, layout, NullRecorder(), device)
