@@ -130,9 +130,7 @@ def merge(directory: Path, *, node: str | None = None, remove_log: bool = False)
     return sorted(directory.glob("*.h5"))
 
 
-def read(
-    directory: Path, columns: Collection[str] | None = None, *, write: bool = True
-) -> Samples:
+def read(directory: Path, columns: Collection[str] | None = None, *, write: bool = True) -> Samples:
     """Read all samples of a segment, whether it has ended or not.
 
     Logs of a segment that died become HDF5 files on the way, where that can be written.
@@ -167,9 +165,7 @@ def each(directory: Path, columns: Collection[str] | None = None) -> Iterator[Sa
             yield _together([found], [], columns)
 
 
-def _nodes(
-    directory: Path, columns: Collection[str] | None, write: bool
-) -> Iterator[_Node | str]:
+def _nodes(directory: Path, columns: Collection[str] | None, write: bool) -> Iterator[_Node | str]:
     """Every node by name; a sentence for what cannot be read."""
     if not directory.is_dir():
         raise SamplesError(f"{directory}: no such folder of samples")
