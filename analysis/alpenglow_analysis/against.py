@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from alpenglow_analysis.bubble import schedule_name
-from alpenglow_analysis.facts_table import node_hours, some
+from alpenglow_analysis.facts_table import node_hours
 from alpenglow_analysis.page import Table
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate, idle_equivalents
@@ -22,7 +22,9 @@ def against(own: Known, others: Sequence[Known]) -> Table:
     runs = [own, *others]
     heads = ["", *_names([run for run, _, _ in runs])]
     rows = [
-        ["layout", *[_layout(run) for run, _, _ in runs]],
+        ["nodes", *[f"{run.facts.nodes:,}" for run, _, _ in runs]],
+        ["pipeline × tensor × data", *[_layout(run) for run, _, _ in runs]],
+        ["schedule, micro-batches", *[_schedule(run) for run, _, _ in runs]],
         ["charged", *[f"{hours(node_hours(run))} node-h" for run, _, _ in runs]],
         ["median step", *[_step(account) for _, account, _ in runs]],
     ]
@@ -40,8 +42,14 @@ def against(own: Known, others: Sequence[Known]) -> Table:
         if not any(shares):
             continue
         row = [PIECES[key], *map(percent, shares)]
-        rows.append([*row, f"{100 * (shares[0] - shares[1]):+.1f}"] if two else row)
+        rows.append([*row, _points(shares[0] - shares[1])] if two else row)
     return Table(heads, rows)
+
+
+def _points(difference: float) -> str:
+    """A difference of shares in points of percent: +4.5, −0.2, 0."""
+    text = f"{100 * difference:+.1f}"
+    return "0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -51,11 +59,11 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 def _layout(run: Run) -> str:
     shape = run.facts.layout
-    return (
-        f"pp {shape.pipeline} · tp {shape.tensor} · dp {shape.data}, "
-        f"{run.facts.micro_batches} micro-batches, {schedule_name(run).upper()}, "
-        f"{some(run.facts.nodes, 'node')}"
-    )
+    return f"{shape.pipeline} × {shape.tensor} × {shape.data}"
+
+
+def _schedule(run: Run) -> str:
+    return f"{schedule_name(run).upper()}, {run.facts.micro_batches}"
 
 
 def _step(account: Account) -> str:

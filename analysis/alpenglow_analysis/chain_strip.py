@@ -9,7 +9,7 @@ import numpy as np
 
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.segment import Segment
-from alpenglow_analysis.style import FAINT, INK, figure, grid, paint
+from alpenglow_analysis.style import FAINT, INK, beside, figure, grid, paint
 from alpenglow_analysis.units import seconds
 from alpenglow_profiling.events import Kind
 
@@ -88,10 +88,7 @@ def chain_strip(run: Run) -> Figure:
             bar(y, link.lost_since, job.ended, "lost", "Steps trained again later")
         text = ("≥ " if job.estimated else "") + seconds(job.elapsed_ns / 1e9) + ", " + job.reason
         text += f", {job.nodes:,} {'node' if job.nodes == 1 else 'nodes'}"
-        axes.text(
-            1.015, y, text, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5,
-            color=INK,
-        )  # fmt: skip
+        beside(axes, 8, y, text, fontsize=8.5)
     axes.set_yticks(range(len(links)), [link.segment.name for link in links])
     axes.set_ylim(len(links) - 0.4, -0.6)
     axes.set_xlim(0, (end - zero) / scale)

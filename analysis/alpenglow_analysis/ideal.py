@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from alpenglow_analysis.facts_table import some
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate
 from alpenglow_analysis.style import FAINT, INK, apart, figure, grid
@@ -32,6 +33,8 @@ LOOKS: dict[str, tuple[str, str, str]] = {
     "charged": ("#D55E00", ":", "s"),
 }
 """Colour, line and marker of each rate."""
+LETTERBOX = "\u25a0"
+"""The square before a label, in the colour of its rate."""
 LOG_FROM = 12.0
 """With node counts that differ by this factor both axes are logarithmic."""
 
@@ -99,7 +102,7 @@ def ideal_and_actual(runs: Sequence[tuple[Run, Sequence[Rate]]]) -> Figure | Non
     )
     grid(axes, "both")
     _flops(axes, run)
-    _labels(axes, run, rates)
+    _labels(axes, run, rates, named=len(drawn) > 1)
     return made
 
 
@@ -151,29 +154,30 @@ def _flops(axes: Axes, run: Run) -> None:
     right.minorticks_off()
 
 
-def _labels(axes: Axes, run: Run, rates: Sequence[Rate]) -> None:
-    """Name each rate at the right, with its gap below the one before, joined by a thin line."""
+def _labels(axes: Axes, run: Run, rates: Sequence[Rate], named: bool) -> None:
+    """Name each rate of a run at the right, with its gap below the one before."""
     transform = axes.transData + axes.transAxes.inverted()
     lost = [0.0, *(gap.equivalents for gap in gaps(run, rates))]
     wanted = [float(transform.transform((1, rate.tokens_per_s))[1]) for rate in rates]
-    placed = apart(wanted, 0.175, 0.05, 0.96)
-    flops = bool(run.facts.flops_per_token)
-    x = 1.2 if flops else 1.07
+    placed = apart(wanted, 0.175, 0.05, 0.86 if named else 0.96)
+    x = 62 if run.facts.flops_per_token else 18
     total = run.facts.ranks
-    for rate, gone, place in zip(rates, lost, placed, strict=True):
-        colour = LOOKS[rate.key][0]
-        axes.plot(
-            [x - 0.025, x - 0.008], [place, place], color=colour, lw=4, transform=axes.transAxes,
-            clip_on=False, solid_capstyle="butt",
+
+    def write(points: float, height: float, text: str, **looks: Any) -> None:
+        axes.annotate(
+            text, (1, height), xytext=(x + points, 0), xycoords="axes fraction",
+            textcoords="offset points", annotation_clip=False, **looks,
         )  # fmt: skip
+
+    if named:
+        whose = f"{run.facts.name}, {some(run.facts.nodes, 'node')}:"
+        write(0, 0.99, whose, fontsize=8.5, va="top", color=FAINT)
+    for rate, gone, place in zip(rates, lost, placed, strict=True):
+        write(0, place, LETTERBOX, fontsize=8, va="center", color=LOOKS[rate.key][0])
         text = f"{count(rate.tokens_per_s)} tokens/s"
         if rate is not rates[0]:
-            text += f"; {gone:+.3g}".replace("+", "−") if gone >= 0 else f"; +{-gone:.3g}"
+            text += f"; {'−' if gone >= 0 else '+'}{abs(gone):.3g}"
             text += f" of {total:,} {run.facts.unit}s"
-        axes.text(
-            x, place + 0.005, rate.label, transform=axes.transAxes, fontsize=9, va="bottom",
-            color=INK, fontweight="bold" if rate.measured else "normal",
-        )  # fmt: skip
-        axes.text(
-            x, place - 0.012, text, transform=axes.transAxes, fontsize=8.5, va="top", color=FAINT
-        )
+        weight = "bold" if rate.measured else "normal"
+        write(14, place + 0.005, rate.label, fontsize=9, va="bottom", color=INK, fontweight=weight)
+        write(14, place - 0.012, text, fontsize=8.5, va="top", color=FAINT)

@@ -185,6 +185,14 @@ def grid(axes: Axes, axis: Literal["x", "y", "both"]) -> None:
     axes.set_axisbelow(True)
 
 
+def beside(axes: Axes, points: float, y: float, text: str, **looks: Any) -> None:
+    """Write right of the axes, so many points from their edge, at a height of the data."""
+    axes.annotate(
+        text, (1, y), xytext=(points, 0), xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points", va="center", annotation_clip=False, **looks,
+    )  # fmt: skip
+
+
 def apart(wanted: list[float], least: float, low: float, high: float) -> list[float]:
     """Move places apart until neighbours are at least `least` from one another.
 

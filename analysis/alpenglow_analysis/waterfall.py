@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alpenglow_analysis.run import Run
-from alpenglow_analysis.style import COLOURS, FAINT, figure, grid, paint
+from alpenglow_analysis.style import COLOURS, FAINT, beside, figure, grid, paint
 from alpenglow_analysis.units import percent, work
 from alpenglow_analysis.utilisation import PIECES, Account
 
@@ -47,12 +47,9 @@ def waterfall(run: Run, account: Account) -> Figure:
     axes = made.add_subplot()
     slots = account.charged_ns / max(1, sum(segment.elapsed_ns for segment in run.segments))
     heads = ("share", f"{unit}-eq.", work(0, charged, unit).split()[-1])
-    places = (1.105, 1.215, 1.34)
+    places = (52, 104, 164)
     for place, head in zip(places, heads, strict=True):
-        axes.text(
-            place, -0.78, head, transform=axes.get_yaxis_transform(), ha="right", va="center",
-            fontsize=8, color=FAINT,
-        )  # fmt: skip
+        beside(axes, place, -0.85, head, ha="right", fontsize=8, color=FAINT)
     for y, (key, _, begin, ns) in enumerate(rows):
         fill = paint(key) if key in COLOURS else paint("other")
         axes.barh(y, 100 * ns / charged, left=100 * begin / charged, height=0.7, **fill)
@@ -62,10 +59,8 @@ def waterfall(run: Run, account: Account) -> Figure:
             work(ns, charged, unit).rsplit(" ", 1)[0],
         )
         for place, cell in zip(places, cells, strict=True):
-            axes.text(
-                place, y, cell, transform=axes.get_yaxis_transform(), ha="right", va="center",
-                fontsize=9, fontweight="bold" if y in (0, len(rows) - 1) else "normal",
-            )  # fmt: skip
+            weight = "bold" if y in (0, len(rows) - 1) else "normal"
+            beside(axes, place, y, cell, ha="right", fontsize=9, fontweight=weight)
         if y + 1 < len(rows):
             axes.plot([100 * begin / charged] * 2, [y, y + 1], color="#BBBBBB", lw=0.7, zorder=0)
     axes.set_yticks(range(len(rows)), [label for _, label, _, _ in rows])
