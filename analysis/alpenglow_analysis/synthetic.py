@@ -43,6 +43,7 @@ class Segment:
 
     first_step: int
     last_step: int
+    """One less than the first: it ended before it had trained a step."""
     killed: bool = False
     """Killed after its last step: no record of its end, events as they were."""
     reason: str = "complete"
@@ -172,7 +173,7 @@ class Synthetic(StepModel):
     def _kept(self, step: Times, length: Times) -> npt.NDArray[np.bool_]:
         kept = step % self.sample_every == 0
         kept[:2] = True
-        odd = np.flatnonzero(length > ANOMALY * np.median(length))
+        odd = np.flatnonzero(length > ANOMALY * np.median(length)) if len(step) else step
         for near in (odd - 1, odd, odd + 1):
             kept[np.clip(near, 0, len(step) - 1)] = True
         return np.asarray(kept)

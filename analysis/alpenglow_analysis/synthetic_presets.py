@@ -6,11 +6,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from alpenglow.parallel.layout import Layout, LayoutError
+from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.schedule import SCHEDULES
 from alpenglow_analysis.planted import (
+    ALWAYS,
     Clocks,
     DataHiccups,
     HeavyStage,
@@ -112,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     try:
         spec = _spec(options)
-    except LayoutError as error:
+        spec.check()
+    except ValueError as error:
         sys.stderr.write(f"alpenglow synthetic: {error}\n")
         return 1
     spec.write(options.run)
@@ -133,24 +136,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peak-flops", type=float, help="FLOP/s of a rank")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--sample-every", type=int, help="full spans of each so manieth step")
-    parser.add_argument("--recompute", type=float, help="ns of a backward pass")
+    parser.add_argument("--recompute", type=int, help="ns of a backward pass")
     parser.add_argument("--seed", type=int)
     faults = parser.add_argument_group("faults (none named: those of the preset, or a slow rank)")
     faults.add_argument("--none", action="store_true", help="no fault at all")
     faults.add_argument("--jitter", type=float, metavar="SD")
-    for name, fields in _FAULTS.items():
-        faults.add_argument(f"--{name}", action="append", metavar=fields, default=[])
+    for name, (form, _) in _FAULTS.items():
+        faults.add_argument(f"--{name}", action="append", metavar=form, default=[])
     return parser
-
-
-_FAULTS = {
-    "slow-node": "NODE:FACTOR[:FIRST:LAST]",
-    "slow-link": "NODE:FACTOR[:FIRST:LAST]",
-    "heavy-stage": "STAGE:FACTOR",
-    "long-checkpoint": "STEP:SECONDS",
-    "hiccups": "REPLICAS:EVERY:SECONDS",
-    "clocks": "OFFSET_S:DRIFT",
-}
 
 
 def _spec(options: argparse.Namespace) -> Synthetic:
@@ -163,7 +156,7 @@ def _spec(options: argparse.Namespace) -> Synthetic:
     if options.peak_flops is not None:
         fields["peak_flops_per_rank"] = options.peak_flops
     if options.recompute is not None:
-        fields["recompute"] = round(options.recompute)
+        fields["recompute"] = options.recompute
     if options.preset:
         spec = replace(PRESETS[options.preset](), **fields)
         faults = planted(spec)
@@ -182,26 +175,33 @@ def _spec(options: argparse.Namespace) -> Synthetic:
 
 def _asked(options: argparse.Namespace) -> tuple[Fault, ...]:
     found: list[Fault] = [] if options.jitter is None else [Jitter(options.jitter)]
-    for text in options.slow_node:
-        node, factor, *steps = text.split(":")
-        found.append(SlowNode(int(node), float(factor), **_window(steps)))
-    for text in options.slow_link:
-        node, factor, *steps = text.split(":")
-        found.append(SlowLink(int(node), float(factor), **_window(steps)))
-    for text in options.heavy_stage:
-        stage, factor = text.split(":")
-        found.append(HeavyStage(int(stage), float(factor)))
-    for text in options.long_checkpoint:
-        step, extra = text.split(":")
-        found.append(LongCheckpoint(int(step), round(float(extra) * 1e9)))
-    for text in options.hiccups:
-        replicas, every, wait = text.split(":")
-        found.append(DataHiccups(int(replicas), int(every), round(float(wait) * 1e9)))
-    for text in options.clocks:
-        offset, drift = text.split(":")
-        found.append(Clocks(round(float(offset) * 1e9), float(drift)))
+    for name, (form, make) in _FAULTS.items():
+        for text in getattr(options, name.replace("-", "_")):
+            try:
+                found.append(make(*map(float, text.split(":"))))
+            except (TypeError, ValueError):
+                raise ValueError(f"--{name} {text}: give {form}") from None
     return tuple(found)
 
 
-def _window(steps: Sequence[str]) -> dict[str, int]:
-    return dict(zip(("first", "last"), map(int, steps), strict=False))
+def _for_a_time(
+    kind: type[SlowNode | SlowLink], node: float, factor: float, *steps: float
+) -> SlowNode | SlowLink:
+    first, last = map(int, steps or (0, ALWAYS))
+    return kind(int(node), factor, first=first, last=last)
+
+
+_FAULTS: dict[str, tuple[str, Callable[..., Fault]]] = {
+    "slow-node": ("NODE:FACTOR[:FIRST:LAST]", partial(_for_a_time, SlowNode)),
+    "slow-link": ("NODE:FACTOR[:FIRST:LAST]", partial(_for_a_time, SlowLink)),
+    "heavy-stage": ("STAGE:FACTOR", lambda stage, factor: HeavyStage(int(stage), factor)),
+    "long-checkpoint": (
+        "STEP:SECONDS",
+        lambda step, extra: LongCheckpoint(int(step), round(extra * 1e9)),
+    ),
+    "hiccups": (
+        "REPLICAS:EVERY:SECONDS",
+        lambda replicas, every, wait: DataHiccups(int(replicas), int(every), round(wait * 1e9)),
+    ),
+    "clocks": ("OFFSET_S:DRIFT", lambda offset, drift: Clocks(round(offset * 1e9), drift)),
+}

@@ -37,6 +37,7 @@ KINDS = (
 """Kinds that have sums, by number."""
 _PLACE = {kind: i for i, kind in enumerate(KINDS)}
 _DRIFT_BITS = 30
+_NONE = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,12 @@ class Recorded:
 
     def rows(self, rank: int) -> Rows:
         """Spans of a rank in kept steps, STEP included; unsorted."""
+        if not self.stages:
+            return np.empty(0, ROW)
         layout = self.model.layout
         stage, data, tensor = layout.coordinates(rank)
         spans = self.stages[stage]
-        step = np.concatenate(self.kept) if self.kept else np.empty(0, np.int64)
+        step = np.concatenate(self.kept)
         rows = np.empty((len(spans.lines), len(step)), ROW)
         rows["rank"], rows["step"] = rank, step
         for name, parts in (("begin_ns", spans.begin), ("end_ns", spans.end)):
@@ -153,9 +156,9 @@ class Recorded:
     def steps(self, rank: int) -> Rows:
         """The STEP spans of a rank, kept or not."""
         node = self.model.seats.node.ravel()[self.model.seats.rank.ravel() == rank]
-        begin, length = np.concatenate(self.begin), np.concatenate(self.length)
+        begin, length = (np.concatenate([_NONE, *part]) for part in (self.begin, self.length))
         rows = np.empty(len(begin), ROW)
-        rows["rank"], rows["step"], rows["kind"] = rank, self.step[: len(begin)], Kind.STEP
+        rows["rank"], rows["step"], rows["kind"] = rank, self.step, Kind.STEP
         rows["begin_ns"] = self.clocks.at(begin, node)
         rows["end_ns"] = self.clocks.at(begin + length, node)
         for name in ("micro_batch", "bytes", "group", "peer"):
@@ -164,6 +167,8 @@ class Recorded:
 
     def sums(self, ranks: list[int]) -> Sums:
         """Sums of some ranks, sorted by step, rank, kind."""
+        if not self.stages:
+            return np.empty(0, SUM)
         stage = [self.model.layout.coordinates(rank)[0] for rank in ranks]
         count = np.stack([self.stages[s].count for s in stage])
         nbytes = np.stack([self.stages[s].bytes for s in stage])

@@ -133,6 +133,21 @@ class StepModel:
         """The same model with these faults instead of its own."""
         return replace(self, jitter=0.0, slow_rank=-1, faults=tuple(faults))
 
+    def check(self) -> None:
+        """Refuse lengths and faults that cannot be.
+
+        Raises:
+            ValueError: one sentence.
+        """
+        meeting = self.tensor_reduce if self.layout.tensor > 1 else 0
+        if min(self.forward, self.backward - self.recompute) <= meeting:
+            raise ValueError(
+                f"forward = {self.forward} ns, backward = {self.backward} ns with {self.recompute} "
+                f"of recomputation: each must be longer than its collective of {meeting} ns"
+            )
+        for fault in self.planted:
+            fault.check(self.seats)
+
     @cached_property
     def _clean(self) -> Played:
         return self.with_faults(()).play(np.ones(1, np.int64), np.random.default_rng(0))
@@ -170,7 +185,8 @@ class StepModel:
 
     def lengths(self, stream: int, first: int, last: int) -> Times:
         """[steps]: length in ns of each step from `first` to `last`."""
-        return np.concatenate([block.length for block in self.played(stream, first, last)])
+        blocks = [block.length for block in self.played(stream, first, last)]
+        return np.concatenate([np.empty(0, np.int64), *blocks])
 
     def play(self, step: Times, dice: np.random.Generator) -> Played:
         """Play one block of steps.

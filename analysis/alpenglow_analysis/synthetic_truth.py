@@ -71,8 +71,8 @@ def truth(spec: Synthetic, records: Mapping[str, Past]) -> dict[str, Any]:
             | {
                 "cured_ns": cured * spec.ranks,
                 "ordered_ns": int((after - before).sum()) * spec.ranks,
-                "slowdown": total / int(without.sum()),
-                "equivalents": spec.ranks * cured / total,
+                "slowdown": total / max(1, int(without.sum())),
+                "equivalents": spec.ranks * cured / max(1, total),
                 "steps": int((actual != without).sum()),
             }
         )
@@ -146,6 +146,8 @@ def _clocks(spec: Synthetic, records: Mapping[str, Past]) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     for name, record in records.items():
+        if not len(record.step):
+            continue
         moments = np.array([record.begin[0], record.begin[-1] + record.length[-1]])
         of_nodes = {}
         for node in range(spec.nodes):

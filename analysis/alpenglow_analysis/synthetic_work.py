@@ -80,6 +80,24 @@ class Fault:
             dice: of this block; the same numbers come whatever else is planted.
         """
 
+    def check(self, seats: Seats) -> None:
+        """Refuse a place or a strength that cannot be.
+
+        Raises:
+            ValueError: one sentence.
+        """
+        node, stage = getattr(self, "node", 0), getattr(self, "stage", 0)
+        nodes, stages = int(seats.node.max()) + 1, len(seats.node)
+        if not 0 <= node < nodes:
+            raise ValueError(f"{self.label}: node {node} is not one of {nodes} (from 0)")
+        if not -stages <= stage < stages:
+            raise ValueError(f"{self.label}: stage {stage} is not one of {stages} (from 0)")
+        for name in ("factor", "relative", "wait_ns", "extra_ns", "drift"):
+            if not 0 <= getattr(self, name, 1) < 2**62:
+                raise ValueError(f"{self.label}: {name} = {getattr(self, name)} is negative")
+        if getattr(self, "every", 1) < 1:
+            raise ValueError(f"{self.label}: every = {getattr(self, 'every', 1)}: at least 1")
+
     def touches(self, first: int, last: int) -> bool:
         """Whether any step from `first` to `last` would be another without it."""
         return True
