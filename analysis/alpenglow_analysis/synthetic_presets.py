@@ -164,6 +164,8 @@ def _spec(options: argparse.Namespace) -> Synthetic:
         layout = Layout(options.pipeline, options.tensor, options.data)
         spec = replace(Synthetic(layout, 8, ()), **fields)
         faults = (Jitter(0.04), SlowRank(layout.world - 1, 1.08))
+    if options.steps is not None and options.steps < 3:
+        raise ValueError(f"steps = {options.steps}: three jobs need 3")
     if options.steps or not options.preset:
         steps = options.steps or 200
         every = max(1, steps // 8)
