@@ -54,7 +54,11 @@ class Causes:
     def share(self, usual: npt.NDArray[np.bool_]) -> dict[str, float]:
         """Share of the waiting of some of the steps that each cause is."""
         whole = float(self.waiting[usual].sum())
-        return {cause: float(ns[usual].sum()) / whole for cause, ns in self.ns.items()} if whole else {}
+        return (
+            {cause: float(ns[usual].sum()) / whole for cause, ns in self.ns.items()}
+            if whole
+            else {}
+        )
 
 
 def causes(sample: Sample, slow: Sequence[Episode] = ()) -> Causes:

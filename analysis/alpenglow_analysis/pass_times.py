@@ -91,9 +91,7 @@ def pass_times(rows: Rows, place: Ints, n: int, layout: Layout, m: int) -> PassT
     return PassTimes(own, again_own, joint, transfer, notes)
 
 
-def _inside(
-    holders: npt.NDArray[np.bool_], group: Ints, begin: Ints, end: Ints
-) -> Ints:
+def _inside(holders: npt.NDArray[np.bool_], group: Ints, begin: Ints, end: Ints) -> Ints:
     """Index of the latest holder that begins at or before each row and holds it; -1: none."""
     index = np.where(holders, np.arange(len(holders)), -1)
     latest = np.maximum.accumulate(index) if len(index) else index

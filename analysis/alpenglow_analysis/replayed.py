@@ -62,9 +62,7 @@ def recorded(sample: Sample) -> Lengths:
 
 def bare(sample: Sample, passes: Floats) -> Lengths:
     """Some passes and nothing else."""
-    return replace(
-        recorded(sample).without(*NETWORK, "load", "head", "optimizer"), passes=passes
-    )
+    return replace(recorded(sample).without(*NETWORK, "load", "head", "optimizer"), passes=passes)
 
 
 def played(lengths: Lengths) -> Floats:
@@ -89,7 +87,11 @@ def played(lengths: Lengths) -> Floats:
         action, stage, k = event.action, event.stage, event.micro_batch
         if action in PLACE:
             kinds = PLACE[action]
-            return table[stage, kinds[0], k] if len(kinds) == 1 else table[stage, 1, k] + table[stage, 2, k]
+            return (
+                table[stage, kinds[0], k]
+                if len(kinds) == 1
+                else table[stage, 1, k] + table[stage, 2, k]
+            )
         if action is Action.load:
             return load[stage, k]
         return down[stage, k] if action is Action.send_activation else up[event.other, k]
@@ -100,7 +102,9 @@ def played(lengths: Lengths) -> Floats:
     done = np.stack(free, axis=1)  # [n, S, D]
     reduced = done.max(axis=2, keepdims=True) + lengths.gradient if replicas > 1 else done
     if replicas > 1 and not lengths.gradient.any():
-        reduced = done  # nobody waits for a reduction that takes no time: the optimizer's wait is next
+        reduced = (
+            done  # nobody waits for a reduction that takes no time: the optimizer's wait is next
+        )
     ended = reduced.max(axis=(1, 2), keepdims=True) + lengths.optimizer
     return np.asarray(ended.max(axis=(1, 2)))
 

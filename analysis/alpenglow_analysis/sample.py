@@ -113,7 +113,9 @@ def sample(run: Run, most: int = MOST, unusual: int = MOST_UNUSUAL) -> Sample | 
     ordinary = [part.length <= limit for part in parts]
     share = [int(mask.sum()) for mask in ordinary]
     taken = []
-    long = np.sort(np.concatenate([part.length[~m] for part, m in zip(parts, ordinary, strict=True)]))
+    long = np.sort(
+        np.concatenate([part.length[~m] for part, m in zip(parts, ordinary, strict=True)])
+    )
     shortest = long[-unusual] if 0 < unusual < len(long) else (limit if unusual else np.inf)
     for part, mask, count in zip(parts, ordinary, share, strict=True):
         regular = np.flatnonzero(mask & (part.step % part.events.sample_every == 0))
@@ -221,9 +223,7 @@ def _messages(
     return tables
 
 
-def _loads(
-    rows: Rows, place: Ints, n: int, layout: Layout, m: int
-) -> tuple[Floats, Floats]:
+def _loads(rows: Rows, place: Ints, n: int, layout: Layout, m: int) -> tuple[Floats, Floats]:
     """[n, S, D, M] and [n, S, D]: waits for data by micro-batch, and before the first one.
 
     A tensor group goes on when the last of it has its data.
@@ -243,9 +243,7 @@ def _loads(
     return longest[..., :m], longest[..., m]
 
 
-def _collective(
-    rows: Rows, steps: Ints, layout: Layout, kind: Kind, notes: list[str]
-) -> Floats:
+def _collective(rows: Rows, steps: Ints, layout: Layout, kind: Kind, notes: list[str]) -> Floats:
     """[n, S, D]: from the last arrival to a rank's end; of its tensor group the longest."""
     stage, data, _ = coordinates(layout)
     table = np.zeros((len(steps), layout.pipeline, layout.data))

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from alpenglow_analysis.synthetic_rows import NodeClocks, Recorded
 from alpenglow_analysis.synthetic_work import Times
+from alpenglow_profiling.blocks import encode
 from alpenglow_profiling.events import log_path
 from alpenglow_profiling.kind import ROW, Kind, Rows, Sums
-from alpenglow_profiling.blocks import encode
 from alpenglow_profiling.log import ROWS, encode_about, encode_steps
 from alpenglow_profiling.node_events import (
     CLOCK,
