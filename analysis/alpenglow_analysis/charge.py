@@ -161,7 +161,7 @@ def _clipped(events: Events, window: tuple[int, int]) -> tuple[Rows, Times]:
 def _ranks(
     rows: Rows, tail: Times, events: Events, lost_from: int | None, pieces: dict[str, int]
 ) -> tuple[Any, ...]:
-    """Fill in the pieces of all ranks; returns ns inside the record, then a SegmentCharge's rest."""
+    """Fill in pieces of all ranks; returns ns inside the record, and a SegmentCharge's rest."""
     world = events.world_size
     rows, own = _own_times(rows)
     for kind, piece in OUTSIDE.items():
@@ -210,7 +210,7 @@ def _rewound(rows: Rows, whole: Mask) -> Mask:
     step, rank = rows["step"][index].astype(np.int64), rows["rank"][index].astype(np.int64)
     if not ((np.diff(step) <= 0) & (np.diff(rank) == 0)).any():
         return found
-    # Ranks are sorted: one running minimum from the end serves all, each rank on a level of its own.
+    # Ranks are sorted: one running minimum from the end serves all, each rank on its own level.
     level = rank * (int(step.max()) + 1)
     later = np.minimum.accumulate((step + level)[::-1])[::-1]
     found[index[:-1]] = (later[1:] <= (step + level)[:-1]) & (rank[1:] == rank[:-1])
@@ -267,7 +267,7 @@ def _kept_steps(rows: Rows, own: Times, events: Events) -> tuple[Any, ...]:
 
 
 def _fitted(own: Times, span: Times) -> Times:
-    """Sums [cells, kinds] made to fit their spans [cells]: clipped by the job's end, or twice there.
+    """Sums [cells, kinds] made to fit their spans [cells], clipped by the job's end or twice there.
 
     Sums of less than the span stay as they are.
     """

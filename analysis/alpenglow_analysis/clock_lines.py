@@ -51,9 +51,10 @@ def fit(
 
     It is the least-squares line through the guesses, each step weighed by the width that bounds
     usually have in it, or by what guesses are off where that is less: weights that all nodes share
-    keep two nodes that are bound closely to each other close. What leaves the bounds is moved to the next line within them: first its slope, to
-    what every pair of steps allows, then its offset. A line with a slope that every pair allows
-    exists always; where pairs contradict one another no line fits.
+    keep two nodes that are bound closely to each other close. What leaves the bounds is moved to
+    the next line within them: first its slope, to what every pair of steps allows, then its offset.
+    A line with a slope that every pair allows exists always; where pairs contradict one another no
+    line fits.
 
     Args:
         moment: [steps], ns from t0.

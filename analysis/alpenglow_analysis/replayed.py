@@ -86,12 +86,8 @@ def played(lengths: Lengths) -> Floats:
     def length(event: Event) -> Any:
         action, stage, k = event.action, event.stage, event.micro_batch
         if action in PLACE:
-            kinds = PLACE[action]
-            return (
-                table[stage, kinds[0], k]
-                if len(kinds) == 1
-                else table[stage, 1, k] + table[stage, 2, k]
-            )
+            first, *more = PLACE[action]
+            return table[stage, first, k] + sum(table[stage, each, k] for each in more)
         if action is Action.load:
             return load[stage, k]
         return down[stage, k] if action is Action.send_activation else up[event.other, k]
@@ -100,11 +96,7 @@ def played(lengths: Lengths) -> Floats:
     start = [np.broadcast_to(lengths.head[:, s], (n, replicas)) for s in range(stages)]
     free = place(events, length, start, maximum=np.maximum)
     done = np.stack(free, axis=1)  # [n, S, D]
-    reduced = done.max(axis=2, keepdims=True) + lengths.gradient if replicas > 1 else done
-    if replicas > 1 and not lengths.gradient.any():
-        reduced = (
-            done  # nobody waits for a reduction that takes no time: the optimizer's wait is next
-        )
+    reduced = done.max(axis=2, keepdims=True) + lengths.gradient
     ended = reduced.max(axis=(1, 2), keepdims=True) + lengths.optimizer
     return np.asarray(ended.max(axis=(1, 2)))
 

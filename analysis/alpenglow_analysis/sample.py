@@ -113,9 +113,7 @@ def sample(run: Run, most: int = MOST, unusual: int = MOST_UNUSUAL) -> Sample | 
     ordinary = [part.length <= limit for part in parts]
     share = [int(mask.sum()) for mask in ordinary]
     taken = []
-    long = np.sort(
-        np.concatenate([part.length[~m] for part, m in zip(parts, ordinary, strict=True)])
-    )
+    long = np.sort(lengths[lengths > limit])
     shortest = long[-unusual] if 0 < unusual < len(long) else (limit if unusual else np.inf)
     for part, mask, count in zip(parts, ordinary, share, strict=True):
         regular = np.flatnonzero(mask & (part.step % part.events.sample_every == 0))

@@ -142,7 +142,7 @@ def account(run: Run, found: Study | None = None) -> Account:
     pieces = {key: sum(each[key] for each in by_segment.values()) for key in PIECES}
     same = {name: of for name, of in charges.items() if len(of.count) == run.facts.ranks}
     step, duration, compute = _steps(list(same.values()))
-    divided, notes = _divided(run, list(same.values()), found)
+    divided, notes = _divided(list(same.values()), found)
     for cause, ns in divided.items():
         pieces[cause] += ns
         pieces["waiting"] -= ns
@@ -165,9 +165,7 @@ def account(run: Run, found: Study | None = None) -> Account:
     )
 
 
-def _divided(
-    run: Run, charges: list[SegmentCharge], found: Study
-) -> tuple[dict[str, int], tuple[str, ...]]:
+def _divided(charges: list[SegmentCharge], found: Study) -> tuple[dict[str, int], tuple[str, ...]]:
     """Ns of waiting in kept steps by cause, and what that rests on.
 
     Ordinary steps share the proportions of those that were replayed; a step out of the ordinary
@@ -196,11 +194,7 @@ def _divided(
         + f"{100 * share['unexplained']:.2g} % of the waiting in the ordinary ones is left "
         "unexplained."
     )
-    off = len(run.segments) - len(charges)
-    more = (
-        f"{off} of {len(run.segments)} jobs ran another layout: their waiting is not divided.",
-    ) if off else ()  # fmt: skip
-    return apportion(waiting, weights), (told, *more, *sample.notes)
+    return apportion(waiting, weights), (told, *sample.notes)
 
 
 def _pieces(found: SegmentCharge) -> dict[str, int]:
