@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from alpenglow_analysis.page import Table
@@ -28,7 +28,7 @@ class Entry:
     dollars: float | None
     """None where the price of a node-hour is not known."""
     mwh: float | None
-    """At the mean power of what was sampled; None where nothing was."""
+    """By the energy of each job and the piece's share of its time; None where none was sampled."""
     part: bool = False
     """A part of the row above, not a row of its own in the sum."""
 
@@ -39,8 +39,9 @@ def entries(
     """Every piece that is not nothing in the order of the account, then the charge as their sum."""
     charged = max(1, account.charged_ns)
     node_hours = sum(segment.node_hours for segment in run.segments)
+    compute = max(1, account.pieces["compute"])
     slots = charged / max(1, sum(segment.elapsed_ns for segment in run.segments))
-    whole = power.whole_mwh if power is not None else float("nan")
+    energy = None if power is None else account.energy(power.joules)
 
     def entry(key: str, label: str, ns: float, part: bool = False) -> Entry:
         share = ns / charged
@@ -52,7 +53,9 @@ def entries(
             share * slots,
             share * node_hours,
             None if price is None else share * node_hours * price,
-            share * whole if math.isfinite(whole) else None,
+            None
+            if energy is None
+            else _mwh(key, energy, ns / max(1, account.pieces.get("compute", 1))),
             part,
         )
 
@@ -69,6 +72,13 @@ def entries(
         found.append(entry("below_peak", "of which below peak", below, part=True))
     found.append(entry("charged", "Charged, the sum", account.charged_ns))
     return found
+
+
+def _mwh(key: str, energy: Mapping[str, float], of_compute: float) -> float:
+    """Energy of a row: a piece, the whole, or a part of compute."""
+    if key == "charged":
+        return sum(energy.values())
+    return energy[key] if key in energy else energy["compute"] * of_compute
 
 
 def at_peak_ns(run: Run, account: Account) -> float | None:

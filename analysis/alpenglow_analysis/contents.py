@@ -17,7 +17,6 @@ from alpenglow_analysis.facts_table import (
     some,
 )
 from alpenglow_analysis.findings import findings
-from alpenglow_analysis.heat_map import Heat
 from alpenglow_analysis.ideal import gaps, shown
 from alpenglow_analysis.missing import missing, unknown
 from alpenglow_analysis.page import (
@@ -34,6 +33,7 @@ from alpenglow_analysis.page import (
 from alpenglow_analysis.power import Power
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate, idle_equivalents
+from alpenglow_analysis.study import Study
 from alpenglow_analysis.summary import cards, losses
 from alpenglow_analysis.units import billions, count, percent
 from alpenglow_analysis.utilisation import Account
@@ -47,8 +47,8 @@ class Material:
     account: Account
     rates: list[Rate]
     entries: list[Entry]
+    study: Study
     price: float | None = None
-    heat: Heat | None = None
     power: Power | None = None
     others: list[tuple[Run, Account, list[Rate]]] = field(default_factory=list)
     """Runs to compare with."""
@@ -85,6 +85,11 @@ def contents(material: Material, figures: Mapping[str, Figure]) -> Page:
     )
 
 
+def slow_ranks(found: Study) -> list[int]:
+    """Ranks that were slow for a while, those first that lost most by it."""
+    return list(dict.fromkeys(rank for one in found.episodes for rank in one.ranks))
+
+
 def _pictures(figures: Mapping[str, Figure], *names: str) -> list[Block]:
     return [figures[name] for name in names if name in figures]
 
@@ -101,7 +106,10 @@ def _account(material: Material, figures: Mapping[str, Figure]) -> Section:
         "time."
     )
     if material.entries[-1].mwh is not None:
-        note += " MWh: share of the charge × its energy at the mean power of what was sampled."
+        note += (
+            " MWh: the energy of each job by the share of its time, all nodes at the mean power of "
+        )
+        "those that were sampled; waiting and computing are not told apart."
     table = account_table(material.run, material.entries, material.account.charged_ns)
     return Section(
         "account",
@@ -178,15 +186,13 @@ def _power(material: Material, figures: Mapping[str, Figure]) -> Section | None:
     if found is None:
         return None
     rows = [
-        ("Energy", f"{found.mwh:.4g} MWh on {some(found.nodes, 'node')}, by {found.how}"),
-        ("Covered", f"{percent(found.covered)} of the charged node-hours"),
+        ("Energy", f"{found.mwh:.4g} MWh, by {found.how} on {some(found.nodes, 'node')}"),
+        ("Measured", f"{percent(found.covered)} of the charged node-hours; the rest at their mean"),
     ]
-    if found.covered:
-        tokens = float(material.run.tokens(material.account.step).sum())
-        rows.append(("Of the whole charge", f"{found.whole_mwh:.4g} MWh at the same mean power"))
-        if tokens:
-            joules = found.whole_mwh * 3.6e9 / tokens
-            rows.append(("A token", f"{joules:.3g} J, over the charged time"))
+    tokens = float(material.run.tokens(material.account.step).sum())
+    if tokens:
+        joules = found.mwh * 3.6e9 / tokens
+        rows.append(("A token", f"{joules:.3g} J, over the charged time"))
     return Section("power", "Power", [*_pictures(figures, "power"), Pairs(rows)])
 
 

@@ -67,7 +67,7 @@ def _meaning(run: Run, account: Account, key: str) -> str:
         if key == "lost" and account.lost_steps:
             some = f"{account.lost_steps} steps" if account.lost_steps != 1 else "One step"
             return f"{some} in all. {MEANING[key]}"
-        return MEANING[key]
+        return MEANING.get(key, "")
     p, m = run.facts.layout.pipeline, run.facts.micro_batches
     if p == 1:
         return "There is one stage only, so this is not a bubble."

@@ -9,16 +9,15 @@ of each.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from alpenglow_analysis.heat import Heat
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.style import FAINT, figure
-from alpenglow_profiling.events import Kind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,65 +25,7 @@ if TYPE_CHECKING:
 Cells = npt.NDArray[np.float64]
 
 MOST_ROWS, MOST_COLUMNS = 384, 720
-COMPUTE = (Kind.FORWARD, Kind.BACKWARD, Kind.WEIGHT_GRAD, Kind.RECOMPUTE)
-SLOW = 1.03
-"""A rank this much slower than its peers, over all steps, is named on the axis."""
 MOST_NAMED = 12
-
-
-@dataclass(frozen=True)
-class Heat:
-    """Relative compute of all ranks in all steps that count."""
-
-    cells: Cells
-    """[ranks, steps]: own compute / median of the ranks of the same stage; nan where unknown."""
-    step: npt.NDArray[np.int64]
-    """[steps]: their numbers, ascending."""
-
-
-def heat(run: Run) -> Heat | None:
-    """Compare ranks by the sums of every step; None where fewer than two ranks can be compared.
-
-    Steps that a later segment trained again count once, as they stand.
-    """
-    layout = run.facts.layout
-    stage = np.array([layout.coordinates(rank)[0] for rank in range(layout.world)])
-    tables: list[Cells] = []
-    numbers: list[npt.NDArray[np.int64]] = []
-    for segment in run.segments:
-        events = run.events.get(segment.name)
-        if events is None or events.world_size != layout.world:
-            continue
-        sums, lost_from = events.sums, run.lost_from(segment)
-        whole = (
-            (sums.count[:, :, sums.kinds.index(Kind.STEP)] > 0).any(axis=1)
-            if (Kind.STEP in sums.kinds)
-            else np.zeros(len(sums.step), bool)
-        )
-        if lost_from is not None:
-            whole &= sums.step < lost_from
-        own = sum((sums.own(kind) for kind in COMPUTE), np.zeros(sums.own_ns.shape[:2], np.int64))
-        tables.append(relative(own[whole].T, stage))
-        numbers.append(sums.step[whole])
-    if not tables or not sum(map(len, numbers)) or layout.world == layout.pipeline:
-        return None
-    step = np.concatenate(numbers)
-    order = np.argsort(step, kind="stable")
-    return Heat(np.concatenate(tables, axis=1)[:, order], step[order])
-
-
-def relative(own: npt.NDArray[np.int64], stage: npt.NDArray[np.int64]) -> Cells:
-    """Divide by the median of the ranks of the same stage in the same step.
-
-    Args:
-        own: [ranks, steps], ns; 0 says that nothing is known.
-        stage: [ranks].
-    """
-    found = np.where(own > 0, own, np.nan).astype(np.float64)
-    for s in np.unique(stage):
-        mine = stage == s
-        found[mine] /= _of(np.nanmedian, found[mine], 0)
-    return found
 
 
 def binned(cells: Cells, ranks: int, steps: int) -> Cells:
@@ -109,33 +50,23 @@ def _of(function: object, values: Cells, axis: int) -> Cells:
         return np.asarray(function(values, axis=axis))  # type: ignore[operator]
 
 
-def slow_rows(cells: Cells, most: int = MOST_NAMED) -> list[int]:
-    """Ranks whose median over all steps is beyond `SLOW`, the slowest first."""
-    middle = np.nan_to_num(_of(np.nanmedian, cells, 1), nan=0.0)
-    slow = np.flatnonzero(middle >= SLOW)
-    return [int(rank) for rank in slow[np.argsort(-middle[slow], kind="stable")][:most]]
-
-
-def heat_map(
-    run: Run, shown: Heat, nodes: Mapping[int, str], slow: Sequence[int] | None = None
-) -> Figure:
+def heat_map(run: Run, shown: Heat, slow: Sequence[int] = ()) -> Figure:
     """Draw it.
 
     Args:
         run: whose it is.
-        shown: the cells.
-        nodes: name of the node of each rank.
-        slow: ranks to name; `slow_rows` if None.
+        shown: the cells, [steps, ranks].
+        slow: ranks to name on the axis, the slowest first.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
     layout = run.facts.layout
-    slow = slow_rows(shown.cells) if slow is None else list(slow)[:MOST_NAMED]
+    slow = list(slow)[:MOST_NAMED]
+    table = np.asarray(shown.ratio, np.float64).T
     ranks, steps = (
-        -(-have // most)
-        for have, most in zip(shown.cells.shape, (MOST_ROWS, MOST_COLUMNS), strict=True)
+        -(-have // most) for have, most in zip(table.shape, (MOST_ROWS, MOST_COLUMNS), strict=True)
     )
-    cells = binned(shown.cells, ranks, steps)
+    cells = binned(table, ranks, steps)
     known = cells[np.isfinite(cells)]
     most = max(1.1, float(np.quantile(known, 0.999))) if len(known) else 1.1
     made = figure(max(2.6, min(5.4, 1.5 + 0.16 * len(cells))))
@@ -148,7 +79,7 @@ def heat_map(
         extent=(-0.5, cells.shape[1] - 0.5, len(cells) - 0.5, -0.5),
     )  # fmt: skip
     _steps(axes, shown.step, steps)
-    rows = _rows(slow, ranks, nodes, len(cells))
+    rows = _rows(slow, ranks, shown.nodes, len(cells))
     axes.set_yticks(list(rows), list(rows.values()), fontsize=8)
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         if any(rank // ranks == row for rank in slow):
@@ -183,16 +114,14 @@ def _steps(axes: object, step: npt.NDArray[np.int64], bin_steps: int) -> None:
     axes.set_xticks(places, labels)  # type: ignore[attr-defined]
 
 
-def _rows(
-    slow: Sequence[int], bin_ranks: int, nodes: Mapping[int, str], rows: int
-) -> dict[int, str]:
+def _rows(slow: Sequence[int], bin_ranks: int, nodes: Sequence[str], rows: int) -> dict[int, str]:
     """Row to label: slow ranks by name, and a few others where there is room between."""
     apart = max(1, -(-rows // 26))
     found: dict[int, str] = {}
     for rank in slow:
         row = rank // bin_ranks
         if all(abs(row - other) >= apart for other in found):
-            found[row] = f"{nodes.get(rank, 'node unknown')}  rank {rank}"
+            found[row] = f"{nodes[rank]}  rank {rank}"
     room = max(apart, -(-rows // 10)) if rows > 16 else 1
     for row in range(0, rows, room):
         if all(abs(row - other) >= apart for other in found):

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from alpenglow_analysis import style
 from alpenglow_analysis.chain_strip import chain_strip
 from alpenglow_analysis.comparison import comparison
-from alpenglow_analysis.contents import Material
+from alpenglow_analysis.contents import Material, slow_ranks
 from alpenglow_analysis.figures import curves, ranks
 from alpenglow_analysis.heat_map import heat_map
 from alpenglow_analysis.ideal import ideal_and_actual
 from alpenglow_analysis.page import Figure
 from alpenglow_analysis.power import power_figure
-from alpenglow_analysis.run import Run
 from alpenglow_analysis.timeline import timeline
 from alpenglow_analysis.waterfall import waterfall
 
@@ -49,8 +48,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "heat": (
         "Heat map of ranks over steps",
-        "Forward, backward, weight gradient and recompute of a rank, divided by the median of the "
-        "ranks of the same stage in that step. Lines part the stages; slow ranks are named.",
+        "Compute of a rank (forward, backward, weight gradient, recompute) over {against}. Lines "
+        "part the stages; ranks that were slow for a while are named.",
     ),
     "chain": (
         "Jobs of the run over time",
@@ -80,21 +79,12 @@ def drawings(material: Material, step: int | None) -> Iterator[tuple[str, Drawin
         yield "schedules", comparison([run, *(other for other, _ in others)])
     yield "timeline", None if step is None else timeline(run, step)
     yield "ranks", ranks(run, account)
-    if material.heat is not None:
-        yield "heat", heat_map(run, material.heat, nodes(run))
+    if material.study.heat is not None:
+        yield "heat", heat_map(run, material.study.heat, slow_ranks(material.study))
     yield "chain", chain_strip(run)
     if material.power is not None:
         yield "power", power_figure(run, material.power)
     yield "curves", curves(run, rates)
-
-
-def nodes(run: Run) -> dict[int, str]:
-    """Name of the node of each rank, by the last segment that ran it."""
-    found: dict[int, str] = {}
-    for segment in run.segments:
-        if segment.name in run.events:
-            found.update(run.events[segment.name].nodes)
-    return found
 
 
 def pictures(material: Material, step: int | None, folder: Path) -> dict[str, Figure]:
@@ -114,7 +104,10 @@ def pictures(material: Material, step: int | None, folder: Path) -> dict[str, Fi
             continue
         style.save_png(made, folder / f"{name}.png")
         plain = style.save_svg(made, folder / f"{name}.svg")
-        alt, caption = (text.format(unit=material.run.facts.unit) for text in CAPTIONS[name])
+        against = "" if material.study.heat is None else material.study.heat.against
+        alt, caption = (
+            text.format(unit=material.run.facts.unit, against=against) for text in CAPTIONS[name]
+        )
         found[name] = Figure(name, alt, caption, style.themed(plain, name))
     for path in folder.iterdir():
         # What an earlier report drew, and this one has no data for.

@@ -10,14 +10,12 @@ import numpy.typing as npt
 
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.style import FAINT, figure, grid
-from alpenglow_profiling.energy import energy_mwh, power_curve
-from alpenglow_profiling.samples import Samples, SamplesError, read
+from alpenglow_profiling.energy import J_PER_MWH, segment_power
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_POINTS = 1200
-_COLUMNS = ("power_w", "energy_j")
 
 
 @dataclass(frozen=True)
@@ -30,49 +28,63 @@ class Power:
     """[points]: of all sampled devices together."""
     devices: npt.NDArray[np.int64]
     """[points]: how many devices that is; fewer than before says that some were not sampled."""
-    mwh: float
-    """Energy of what was sampled, in MWh; nan where nothing is known of it."""
+    joules: dict[str, float | None]
+    """Energy of each segment, all its charged nodes at the mean power of those that were sampled;
+    None where nothing is known of it."""
     how: str
     """From which counter or curve."""
     nodes: int
-    """Nodes whose energy is in `mwh`."""
+    """Nodes that were sampled."""
     covered: float
-    """Share of the charged node-hours whose energy is in `mwh`."""
+    """Share of the charged node-hours whose energy was measured."""
     notes: tuple[str, ...]
     """What was not sampled, or could not be read; a sentence each."""
 
     @property
-    def whole_mwh(self) -> float:
-        """Energy of everything that was charged, at the mean power of what was sampled."""
-        return self.mwh / self.covered if self.covered > 0 else float("nan")
+    def mwh(self) -> float:
+        """Energy of the segments that were sampled."""
+        return sum(value for value in self.joules.values() if value is not None) / J_PER_MWH
 
 
 def power(run: Run, *, write: bool = True) -> Power | None:
-    """Add up the samples of the run's own segments; None where none holds a power or an energy.
+    """Add up the samples of the run's own segments; None where none holds an energy.
 
     Args:
         run: the run.
         write: False leaves nothing in its directory, as for a run that is still going on.
     """
     zero = run.segments[0].started
-    curves, hows = [], set()
+    charged_s = sum(segment.elapsed_ns for segment in run.segments) / 1e9
+    curves = []
     notes: list[str] = []
-    joules, covered_hours, nodes = 0.0, 0.0, set()
+    hows: set[str] = set()
+    nodes: set[str] = set()
+    joules: dict[str, float | None] = {}
+    covered_hours = 0.0
     for segment in run.segments:
-        samples = _samples(run, segment.name, notes, write)
-        if samples is None:
+        joules[segment.name] = None
+        folder = run.path / "samples" / segment.name
+        if not folder.is_dir():
             continue
-        period = max(1.0, segment.elapsed_ns / 1e9 / MOST_POINTS * len(run.segments))
-        curve = power_curve(samples, period)
+        found = segment_power(folder, max(10.0, charged_s / MOST_POINTS), write=write)
+        notes += [
+            f"samples of segment {segment.name}: {text}" for text in found.damages + found.notes
+        ]
+        curve = found.curve
         curves.append((curve["time_ns"] / 1e9 - zero, curve["power_w"], curve["devices"]))
-        for node in energy_mwh(samples):
-            if np.isfinite(node.mwh):
-                known = [device for device in node.devices if device.how != "unknown"]
-                joules += node.mwh
-                covered_hours += sum(device.covered_s for device in known) / len(known) / 3600
-                nodes.add(node.node)
-                hows.add(node.how)
-    if not curves or not nodes:
+        known = [node for node in found.nodes if np.isfinite(node.mwh)]
+        hours = 0.0
+        for node in known:
+            devices = [device for device in node.devices if device.how != "unknown"]
+            hours += sum(device.covered_s for device in devices) / len(devices) / 3600
+            nodes.add(node.node)
+            hows.add(node.how)
+        if known and hours:
+            measured = sum(node.mwh for node in known) * J_PER_MWH
+            # What lies before, between and after the samples of a segment goes on at their mean.
+            joules[segment.name] = measured * max(1.0, segment.node_hours / hours)
+            covered_hours += min(hours, segment.node_hours)
+    if not nodes or not curves:
         return None
     charged = sum(segment.node_hours for segment in run.segments)
     time_s, watts, devices = (np.concatenate(part) for part in zip(*curves, strict=True))
@@ -83,18 +95,9 @@ def power(run: Run, *, write: bool = True) -> Power | None:
         joules,
         " and ".join(sorted(hows)),
         len(nodes),
-        min(1.0, covered_hours / charged) if charged else 0.0,
+        covered_hours / charged if charged else 0.0,
         tuple(dict.fromkeys(notes)),
     )
-
-
-def _samples(run: Run, segment: str, notes: list[str], write: bool) -> Samples | None:
-    try:
-        samples = read(run.path / "samples" / segment, _COLUMNS, write=write)
-    except SamplesError:
-        return None
-    notes += [f"samples of segment {segment}: {text}" for text in samples.damages + samples.notes]
-    return samples if len(samples.rows) else None
 
 
 def power_figure(run: Run, found: Power) -> Figure:

@@ -10,6 +10,8 @@
                       account: key, label, part, then the columns; the last row is the charge
     rates             key, label, baseline, measured, tokens_per_s, flops_per_s,
                       idle_equivalents (against each rate above it, by key)
+    slow              ranks and nodes that were slow for a while: where, node, ranks, first_step,
+                      last_step, factor
     segments          job, started, ended, estimated, nodes, node_hours, first_step, reason
     missing           sentences
     compared          the same `summary` and `account` of each other run
@@ -30,7 +32,6 @@ from alpenglow_analysis.account_table import Entry, entries
 from alpenglow_analysis.bubble import schedule_name
 from alpenglow_analysis.contents import Material
 from alpenglow_analysis.facts_table import charge_rule, node_hours
-from alpenglow_analysis.heat_map import slow_rows
 from alpenglow_analysis.missing import missing, unknown
 from alpenglow_analysis.power import Power
 from alpenglow_analysis.run import Run
@@ -61,18 +62,18 @@ def report_json(material: Material) -> str:
         "missing": missing(run, material.account, material.price, material.power)
         + unknown(run, material.price, material.power),
     }
-    if material.heat is not None:
-        known["slow_ranks"] = [
+    if material.study.heat is not None:
+        known["slow"] = [
             {
-                "rank": rank,
-                "node": _nodes(run).get(rank),
-                "compute": quantity(
-                    float(np.nanmedian(material.heat.cells[rank])), "x",
-                    "median over steps of own compute / median of the ranks of the same stage",
-                ),
+                "where": one.where,
+                "node": one.node,
+                "ranks": list(one.ranks),
+                "first_step": one.first_step,
+                "last_step": one.last_step,
+                "factor": quantity(one.factor, "x", f"compute over {material.study.heat.against}"),
             }
-            for rank in slow_rows(material.heat.cells)
-        ]  # fmt: skip
+            for one in material.study.episodes
+        ]
     if material.others:
         known["compared"] = [
             {
@@ -89,13 +90,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _nodes(run: Run) -> dict[int, str]:
-    found: dict[int, str] = {}
-    for events in run.events.values():
-        found.update(events.nodes)
-    return found
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -157,7 +151,9 @@ def _summary(
         )
     if power is not None:
         found["energy"] = quantity(
-            power.mwh, "MWh", f"sampled devices, {power.covered:.4f} of the charged node-hours"
+            power.mwh,
+            "MWh",
+            f"all jobs that were sampled; measured: {power.covered:.4f} of the charged node-hours",
         )
     by_key = {rate.key: rate for rate in rates}
     if "compute" in by_key and "charged" in by_key:
@@ -192,7 +188,7 @@ def _account(run: Run, rows: list[Entry]) -> dict[str, Any]:
         "dollars": {"unit": "dollars", "baseline": "node-hours x price of one"},
         "mwh": {
             "unit": "MWh",
-            "baseline": "share of the charge x its energy at the mean power of what was sampled",
+            "baseline": "energy of each job x share of its time, at the mean power of sampled nodes",
         },
     }
     columns = {k: v for k, v in columns.items() if getattr(rows[-1], k) is not None}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from alpenglow_analysis.cures import cure
 from alpenglow_analysis.facts_table import node_hours
-from alpenglow_analysis.findings import MEANING
 from alpenglow_analysis.page import Card, Loss
 from alpenglow_analysis.power import Power
 from alpenglow_analysis.run import Run
@@ -25,7 +25,7 @@ def cards(
     if price is not None:
         charged.append(f"${node_hours(run) * price:,.2f}")
     if power is not None:
-        charged.append(f"{power.mwh:.3g} MWh of {percent(power.covered)} that was sampled")
+        charged.append(f"{power.mwh:.3g} MWh")
     found = [
         Card("Charged", f"{hours(node_hours(run))} node-h", ", ".join(charged)),
         Card(
@@ -72,13 +72,8 @@ def losses(run: Run, account: Account) -> list[Loss]:
             PIECES.get(key, key),
             percent(ns / charged),
             f"{slots * ns / charged:,.3g} {run.facts.unit}-equivalents",
-            cure(run, key),
+            cure(run, account, key),
         )
         for key, ns in account.losses[:MOST_LOSSES]
         if ns > 0
     ]
-
-
-def cure(run: Run, key: str) -> str:
-    """What is done about a loss, in a sentence."""
-    return MEANING.get(key, "")

@@ -9,13 +9,13 @@ from pathlib import Path
 from alpenglow_analysis import rendering, style
 from alpenglow_analysis.account_table import entries
 from alpenglow_analysis.contents import Material, contents
-from alpenglow_analysis.heat_map import heat
 from alpenglow_analysis.pictures import pictures
 from alpenglow_analysis.power import power
 from alpenglow_analysis.report_json import report_json
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import rates
 from alpenglow_analysis.segment import RunError
+from alpenglow_analysis.study import study
 from alpenglow_analysis.timeline import median_step, rows_of_step
 from alpenglow_analysis.utilisation import Account, account
 from alpenglow_lsf.files import write_text
@@ -76,7 +76,8 @@ def write(
         RunError: no span of the step that was asked for.
         OSError: it cannot be written.
     """
-    where = account(run)
+    found = study(run)
+    where = account(run, found)
     if timeline_step is not None and rows_of_step(run, timeline_step) is None:
         raise RunError(
             f"{run.path}: no spans of step {timeline_step}; recorded are "
@@ -85,10 +86,10 @@ def write(
     watts = power(run, write=not live)
     beside = []
     for other in others:
-        found = account(other)
-        beside.append((other, found, rates(other, found)))
+        theirs = account(other)
+        beside.append((other, theirs, rates(other, theirs)))
     material = Material(
-        run, where, rates(run, where), entries(run, where, price, watts), price, heat(run), watts,
+        run, where, rates(run, where), entries(run, where, price, watts), found, price, watts,
         beside,
     )  # fmt: skip
     (folder / "figures").mkdir(parents=True, exist_ok=True)

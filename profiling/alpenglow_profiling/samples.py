@@ -153,12 +153,14 @@ def read(directory: Path, columns: Collection[str] | None = None, *, write: bool
     return _together(parts, damages, columns)
 
 
-def each(directory: Path, columns: Collection[str] | None = None) -> Iterator[Samples]:
+def each(
+    directory: Path, columns: Collection[str] | None = None, *, write: bool = True
+) -> Iterator[Samples]:
     """The same node by node, so that a long segment of many nodes fits memory.
 
     What cannot be read at all comes as `Samples` of no node with its damage.
     """
-    for found in _nodes(directory, columns, write=True):
+    for found in _nodes(directory, columns, write):
         if isinstance(found, str):
             yield _together([], [found], columns)
         else:
