@@ -53,9 +53,7 @@ def entries(
             share * slots,
             share * node_hours,
             None if price is None else share * node_hours * price,
-            None
-            if energy is None
-            else _mwh(key, energy, ns / max(1, account.pieces.get("compute", 1))),
+            None if energy is None else _mwh(key, energy, ns / compute),
             part,
         )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from alpenglow_analysis import method
 from alpenglow_analysis.account_table import Entry, account_table
+from alpenglow_analysis.efficiencies import Efficiencies
 from alpenglow_analysis.facts_table import (
     day,
     facts_pairs,
@@ -33,10 +34,18 @@ from alpenglow_analysis.page import (
 from alpenglow_analysis.power import Power
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate, idle_equivalents
+from alpenglow_analysis.stragglers import Straggling
 from alpenglow_analysis.study import Study
+from alpenglow_analysis.study_sections import (
+    clock_sentences,
+    efficiency_blocks,
+    straggler_blocks,
+    whatif_blocks,
+)
 from alpenglow_analysis.summary import cards, losses
 from alpenglow_analysis.units import billions, count, percent
 from alpenglow_analysis.utilisation import Account
+from alpenglow_analysis.whatif import Scenario
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,10 @@ class Material:
     study: Study
     price: float | None = None
     power: Power | None = None
+    straggling: Straggling | None = None
+    changes: list[Scenario] = field(default_factory=list)
+    """What-if scenarios."""
+    efficiencies: Efficiencies | None = None
     others: list[tuple[Run, Account, list[Rate]]] = field(default_factory=list)
     """Runs to compare with."""
 
@@ -78,7 +91,7 @@ def contents(material: Material, figures: Mapping[str, Figure]) -> Page:
         subtitle=f"{facts.activity} · {model} · {some(facts.ranks, facts.unit)} on "
         f"{some(facts.nodes, 'node')} of {facts.machine} · {day(run.segments[0].started)}",
         cards=cards(run, account, material.rates, material.price, material.power),
-        losses=losses(run, account),
+        losses=losses(run, account, material.study, material.changes),
         sections=sections,
         made=moment(datetime.datetime.now(tz=datetime.UTC).timestamp()),
         missing=missing(run, account, material.price, material.power),
@@ -95,7 +108,9 @@ def _pictures(figures: Mapping[str, Figure], *names: str) -> list[Block]:
 
 
 def _short(material: Material, figures: Mapping[str, Figure]) -> Section:
-    said = findings(material.run, material.account, material.rates)
+    said = findings(
+        material.run, material.account, material.rates, material.study, changes=material.changes
+    )
     return Section("short", "In words", [Sentences(said)])
 
 
@@ -114,7 +129,7 @@ def _account(material: Material, figures: Mapping[str, Figure]) -> Section:
     return Section(
         "account",
         "From charged to useful",
-        [*_pictures(figures, "waterfall"), table, Note(note)],
+        [*_pictures(figures, "waterfall"), table, Note(note), *map(Note, material.account.notes)],
     )
 
 
@@ -172,7 +187,33 @@ def _compared(material: Material, figures: Mapping[str, Figure]) -> Section | No
 
 
 def _step(material: Material, figures: Mapping[str, Figure]) -> Section:
-    return Section("step", "Rank by rank", [*_pictures(figures, "timeline", "ranks", "heat")])
+    heat = () if material.straggling is not None else ("heat",)
+    return Section("step", "Rank by rank", [*_pictures(figures, "timeline", "ranks", *heat)])
+
+
+def _stragglers(material: Material, figures: Mapping[str, Figure]) -> Section | None:
+    if material.straggling is None or material.run.facts.ranks == 1:
+        return None
+    blocks = straggler_blocks(material.run, material.straggling)
+    return Section("stragglers", "Stragglers", [*_pictures(figures, "heat"), *blocks])
+
+
+def _whatif(material: Material, figures: Mapping[str, Figure]) -> Section | None:
+    if not material.changes:
+        return None
+    blocks = whatif_blocks(material.run, material.changes)
+    return Section("whatif", "What if", [*_pictures(figures, "gains"), *blocks])
+
+
+def _efficiencies(material: Material, figures: Mapping[str, Figure]) -> Section | None:
+    if material.efficiencies is None:
+        return None
+    return Section("efficiencies", "Efficiencies", efficiency_blocks(material.efficiencies))
+
+
+def _clocks(material: Material, figures: Mapping[str, Figure]) -> Section:
+    said = clock_sentences(material.study.sample)
+    return Section("clocks", "Clocks", [Sentences(said)] if said else [])
 
 
 def _chain(material: Material, figures: Mapping[str, Figure]) -> Section:
@@ -218,6 +259,7 @@ def _method(material: Material, figures: Mapping[str, Figure]) -> Section:
 
 
 SECTIONS: list[Callable[[Material, Mapping[str, Figure]], Section | None]] = [
-    _account, _short, _ideal, _compared, _step, _chain, _power, _curves, _facts, _missing, _method,
+    _account, _short, _ideal, _compared, _step, _stragglers, _whatif, _efficiencies, _chain, _power,
+    _clocks, _curves, _facts, _missing, _method,
 ]  # fmt: skip
 """In the order of the page."""

@@ -69,7 +69,13 @@ CURES: dict[str, tuple[str, ...]] = {
 
 
 def findings(
-    run: Run, account: Account, rates: list[Rate], found: Study | None = None, *, most: int = 4
+    run: Run,
+    account: Account,
+    rates: list[Rate],
+    found: Study | None = None,
+    *,
+    changes: Sequence[Scenario] | None = None,
+    most: int = 4,
 ) -> list[str]:
     """Sentences about a run; an empty account gives one sentence that says so.
 
@@ -78,6 +84,7 @@ def findings(
         account: its account.
         rates: its ideal and actual rates.
         found: its study; with it slow nodes are named and cures have numbers.
+        changes: its `scenarios`, where they have been played already.
         most: losses that get a sentence.
     """
     unit = run.facts.unit
@@ -88,7 +95,8 @@ def findings(
         "backward compute of steps that count; the other "
         f"{100 * (1 - account.share('compute')):.1f} are accounted for below."
     ]
-    changes = [] if found is None else scenarios(run, found)
+    if changes is None:
+        changes = [] if found is None else scenarios(run, found)
     for key, ns in account.losses[:most]:
         share = ns / account.charged_ns
         if share < WORTH_SAYING:

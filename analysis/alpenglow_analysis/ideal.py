@@ -31,6 +31,7 @@ LOOKS: dict[str, tuple[str, str, str]] = {
     "model": ("#CC79A7", "-.", "D"),
     "steps": ("#0072B2", ":", "o"),
     "charged": ("#D55E00", ":", "s"),
+    "calendar": ("#7A5195", ":", "^"),
 }
 """Colour, line and marker of each rate."""
 LETTERBOX = "\u25a0"
@@ -159,7 +160,7 @@ def _labels(axes: Axes, run: Run, rates: Sequence[Rate], named: bool) -> None:
     transform = axes.transData + axes.transAxes.inverted()
     lost = [0.0, *(gap.equivalents for gap in gaps(run, rates))]
     wanted = [float(transform.transform((1, rate.tokens_per_s))[1]) for rate in rates]
-    placed = apart(wanted, 0.175, 0.05, 0.86 if named else 0.96)
+    placed = apart(wanted, 0.15, 0.05, 0.86 if named else 0.96)
     x = 62 if run.facts.flops_per_token else 18
     total = run.facts.ranks
 

@@ -53,8 +53,9 @@ def method(run: Run, account: Account) -> list[tuple[str, str]]:
         ),
         (
             "Throughput",
-            "busy: tokens of a step / its median duration; calendar: tokens of all steps that "
-            "count / elapsed time of all segments.",
+            "busy: tokens of a step / its median duration; charged: tokens of all steps that count "
+            "/ elapsed time of all jobs; calendar: the same tokens / time from the first "
+            "submission to the last end, queues included.",
         ),
     ]
     if run.facts.layout.pipeline > 1:
@@ -74,7 +75,7 @@ def flops(run: Run, account: Account, rates: list[Rate]) -> list[tuple[str, str]
     if steps is None:
         return []
     facts, rows = run.facts, []
-    for use in model_flops_utilisation(run, steps.tokens_per_s):
+    for use in model_flops_utilisation(run, steps.tokens_per_s, account):
         text = (
             f"Model FLOPs by {use.formula}: {use.flops_per_token:.3g} a token, so "
             f"{count(use.flops_per_s)}FLOP/s at the median step"
@@ -86,9 +87,9 @@ def flops(run: Run, account: Account, rates: list[Rate]) -> list[tuple[str, str]
                 f"; MFU = tokens/s x FLOPs a token / ({facts.unit}s x peak) = "
                 f"{percent(use.fraction)}."
             )
+            if use.hardware_fraction is not None:
+                text += f" HFU, with what was recomputed: {percent(use.hardware_fraction)}."
         rows.append(("MFU", text))
-    if account.pieces.get("recompute") and facts.peak_flops_per_rank:
-        rows.append(("HFU", "MFU does not count recomputation, which this run did; HFU would."))
     if facts.unit == "rank":
         rows.append(
             (

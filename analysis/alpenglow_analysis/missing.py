@@ -45,7 +45,7 @@ def unknown(run: Run, price: float | None, power: Power | None) -> list[str]:
         said += [note[0].upper() + note[1:] + "." for note in power.notes]
         if power.covered < POWER_WHOLE:
             said.append(
-                f"Samples cover {percent(power.covered)} of the charged node-hours: the rest of each "
+                f"Samples cover {percent(power.covered)} of the charged node-hours: the rest of a "
                 "sampled job is taken at its mean power."
             )
     return said

@@ -11,6 +11,7 @@ from alpenglow_analysis.chain_strip import chain_strip
 from alpenglow_analysis.comparison import comparison
 from alpenglow_analysis.contents import Material, slow_ranks
 from alpenglow_analysis.figures import curves, ranks
+from alpenglow_analysis.gains import gains
 from alpenglow_analysis.heat_map import heat_map
 from alpenglow_analysis.ideal import ideal_and_actual
 from alpenglow_analysis.page import Figure
@@ -51,6 +52,10 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Compute of a rank (forward, backward, weight gradient, recompute) over {against}. Lines "
         "part the stages; ranks that were slow for a while are named.",
     ),
+    "gains": (
+        "Gains of what-if scenarios",
+        "The sampled steps played again with one thing changed, against the same replay unchanged.",
+    ),
     "chain": (
         "Jobs of the run over time",
         "Thin bars: from the end of one job to the start of the next. Lost steps end at the last "
@@ -81,6 +86,7 @@ def drawings(material: Material, step: int | None) -> Iterator[tuple[str, Drawin
     yield "ranks", ranks(run, account)
     if material.study.heat is not None:
         yield "heat", heat_map(run, material.study.heat, slow_ranks(material.study))
+    yield "gains", gains(run, material.changes)
     yield "chain", chain_strip(run)
     if material.power is not None:
         yield "power", power_figure(run, material.power)

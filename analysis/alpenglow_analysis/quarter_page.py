@@ -11,8 +11,8 @@ from alpenglow_analysis.allocation import Allocation
 from alpenglow_analysis.burn import Due, Forecast, dues, forecast
 from alpenglow_analysis.facts_table import day, moment, some
 from alpenglow_analysis.page import Card, Figure, Note, Page, Pairs, Section, Sentences, Table
+from alpenglow_analysis.quantity import quantity
 from alpenglow_analysis.quarter import Quarter, Used
-from alpenglow_analysis.report_json import quantity
 from alpenglow_analysis.segment import Segment
 from alpenglow_analysis.units import billions, count, hours, percent
 from alpenglow_analysis.utilisation import PIECES

@@ -12,6 +12,11 @@
                       idle_equivalents (against each rate above it, by key)
     slow              ranks and nodes that were slow for a while: where, node, ranks, first_step,
                       last_step, factor
+    stragglers        slowdown, wasted, by_stage, transfers, and blame: where, ranks, factor,
+                      slowdown, share
+    what_if           key, label, step, gain, equivalents, assumes
+    efficiencies      pop and talp, each a product of its parts
+    notes, clocks     sentences
     segments          job, started, ended, estimated, nodes, node_hours, first_step, reason
     missing           sentences
     compared          the same `summary` and `account` of each other run
@@ -23,7 +28,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 from typing import Any
 
 import numpy as np
@@ -34,16 +38,13 @@ from alpenglow_analysis.contents import Material
 from alpenglow_analysis.facts_table import charge_rule, node_hours
 from alpenglow_analysis.missing import missing, unknown
 from alpenglow_analysis.power import Power
+from alpenglow_analysis.quantity import plain, quantity
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate, idle_equivalents, model_flops_utilisation
+from alpenglow_analysis.study_json import studied
 from alpenglow_analysis.utilisation import Account
 
 FORMAT, VERSION = "alpenglow-report", 1
-
-
-def quantity(value: float, unit: str, baseline: str) -> dict[str, Any]:
-    """A number with its unit and what it is measured against."""
-    return {"value": _plain(value), "unit": unit, "baseline": baseline}
 
 
 def report_json(material: Material) -> str:
@@ -62,18 +63,7 @@ def report_json(material: Material) -> str:
         "missing": missing(run, material.account, material.price, material.power)
         + unknown(run, material.price, material.power),
     }
-    if material.study.heat is not None:
-        known["slow"] = [
-            {
-                "where": one.where,
-                "node": one.node,
-                "ranks": list(one.ranks),
-                "first_step": one.first_step,
-                "last_step": one.last_step,
-                "factor": quantity(one.factor, "x", f"compute over {material.study.heat.against}"),
-            }
-            for one in material.study.episodes
-        ]
+    known |= studied(material)
     if material.others:
         known["compared"] = [
             {
@@ -83,13 +73,6 @@ def report_json(material: Material) -> str:
             for other, account, rates in material.others
         ]
     return json.dumps(known, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """A number as JSON knows it: what is not finite is null."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -171,10 +154,16 @@ def _summary(
         found["tokens_per_s"] = quantity(
             by_key["steps"].tokens_per_s, "tokens/s", by_key["steps"].baseline
         )
-        for i, use in enumerate(model_flops_utilisation(run, by_key["steps"].tokens_per_s)):
+        uses = model_flops_utilisation(run, by_key["steps"].tokens_per_s, account)
+        for i, use in enumerate(uses):
             if use.fraction is not None:
                 name = "mfu" if i == 0 else f"mfu_{i + 1}"
                 found[name] = quantity(use.fraction, "share", f"peak FLOP/s; {use.formula}")
+            if use.hardware_fraction is not None:
+                name = "hfu" if i == 0 else f"hfu_{i + 1}"
+                found[name] = quantity(
+                    use.hardware_fraction, "share", f"peak FLOP/s; {use.formula}, recomputation"
+                )
     return found
 
 
@@ -188,7 +177,7 @@ def _account(run: Run, rows: list[Entry]) -> dict[str, Any]:
         "dollars": {"unit": "dollars", "baseline": "node-hours x price of one"},
         "mwh": {
             "unit": "MWh",
-            "baseline": "energy of each job x share of its time, at the mean power of sampled nodes",
+            "baseline": "energy of each job x share of its time; unsampled nodes at the mean",
         },
     }
     columns = {k: v for k, v in columns.items() if getattr(rows[-1], k) is not None}
@@ -200,7 +189,7 @@ def _account(run: Run, rows: list[Entry]) -> dict[str, Any]:
                 "key": row.key,
                 "label": row.label,
                 "part": row.part,
-                **{name: _plain(getattr(row, name)) for name in columns},
+                **{name: plain(getattr(row, name)) for name in columns},
             }
             for row in rows
         ],
@@ -214,14 +203,14 @@ def _rate(run: Run, rates: list[Rate], i: int) -> dict[str, Any]:
         "label": rate.label,
         "measured": rate.measured,
         "baseline": rate.baseline,
-        "tokens_per_s": _plain(rate.tokens_per_s),
+        "tokens_per_s": plain(rate.tokens_per_s),
         "idle_equivalents": {
-            above.key: _plain(idle_equivalents(facts.ranks, rate.tokens_per_s, above.tokens_per_s))
+            above.key: plain(idle_equivalents(facts.ranks, rate.tokens_per_s, above.tokens_per_s))
             for above in rates[:i]
         },
     }
     if facts.flops_per_token:
-        known["flops_per_s"] = _plain(rate.tokens_per_s * facts.flops_per_token)
+        known["flops_per_s"] = plain(rate.tokens_per_s * facts.flops_per_token)
     return known
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from alpenglow_analysis.cures import cure
 from alpenglow_analysis.facts_table import node_hours
+from alpenglow_analysis.findings import cure
 from alpenglow_analysis.page import Card, Loss
 from alpenglow_analysis.power import Power
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate, idle_equivalents
+from alpenglow_analysis.study import Study
 from alpenglow_analysis.units import count, hours, percent, seconds
 from alpenglow_analysis.utilisation import PIECES, Account
+from alpenglow_analysis.whatif import Scenario
 
 MOST_LOSSES = 3
 
@@ -62,7 +66,9 @@ def cards(
     return found
 
 
-def losses(run: Run, account: Account) -> list[Loss]:
+def losses(
+    run: Run, account: Account, found: Study, changes: Sequence[Scenario] = ()
+) -> list[Loss]:
     """The largest pieces of the charge that are not useful, each with its cure."""
     charged = max(1, account.charged_ns)
     slots = charged / max(1, sum(segment.elapsed_ns for segment in run.segments))
@@ -72,7 +78,7 @@ def losses(run: Run, account: Account) -> list[Loss]:
             PIECES.get(key, key),
             percent(ns / charged),
             f"{slots * ns / charged:,.3g} {run.facts.unit}-equivalents",
-            cure(run, account, key),
+            cure(run, account, key, found, changes),
         )
         for key, ns in account.losses[:MOST_LOSSES]
         if ns > 0

@@ -9,15 +9,18 @@ from pathlib import Path
 from alpenglow_analysis import rendering, style
 from alpenglow_analysis.account_table import entries
 from alpenglow_analysis.contents import Material, contents
+from alpenglow_analysis.efficiencies import efficiencies
 from alpenglow_analysis.pictures import pictures
 from alpenglow_analysis.power import power
 from alpenglow_analysis.report_json import report_json
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import rates
 from alpenglow_analysis.segment import RunError
+from alpenglow_analysis.stragglers import stragglers
 from alpenglow_analysis.study import study
 from alpenglow_analysis.timeline import median_step, rows_of_step
 from alpenglow_analysis.utilisation import Account, account
+from alpenglow_analysis.whatif import scenarios
 from alpenglow_lsf.files import write_text
 
 
@@ -88,10 +91,23 @@ def write(
     for other in others:
         theirs = account(other)
         beside.append((other, theirs, rates(other, theirs)))
+    changes = scenarios(run, found)
+    slow = None
+    if found.sample is not None:
+        slow = stragglers(found.sample, found.heat, found.episodes)
     material = Material(
-        run, where, rates(run, where), entries(run, where, price, watts), found, price, watts,
-        beside,
-    )  # fmt: skip
+        run=run,
+        account=where,
+        rates=rates(run, where, found),
+        entries=entries(run, where, price, watts),
+        study=found,
+        price=price,
+        power=watts,
+        straggling=slow,
+        changes=changes,
+        efficiencies=efficiencies(where, found.sample),
+        others=beside,
+    )
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     step = median_step(run, where) if timeline_step is None else timeline_step
     with style.settings():
