@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from alpenglow_analysis.page import Table
 from alpenglow_analysis.power import Power
 from alpenglow_analysis.run import Run
-from alpenglow_analysis.units import percent, work
+from alpenglow_analysis.units import amount, percent, work
 from alpenglow_analysis.utilisation import PIECES, Account
 
 
@@ -88,6 +88,11 @@ def at_peak_ns(run: Run, account: Account) -> float | None:
     return 1e9 * tokens * facts.flops_per_token / facts.peak_flops_per_rank
 
 
+def _dollars(value: float) -> str:
+    text = f"{value:,.2f}"
+    return "0.00" if text == "-0.00" else text.replace("-", "−")
+
+
 def account_table(run: Run, rows: list[Entry], charged_ns: int) -> Table:
     """Lay the rows out; columns of which nothing is known are left out."""
     unit = run.facts.unit
@@ -102,11 +107,15 @@ def account_table(run: Run, rows: list[Entry], charged_ns: int) -> Table:
         cells = [
             f"· {row.label}" if row.part else row.label,
             percent(row.share),
-            f"{row.equivalents:.3g}",
+            amount(row.equivalents),
             work(row.ns, charged_ns, unit),
             work(row.node_hours * 3.6e12, node_ns, "node"),
         ]
-        cells += [f"{row.dollars:,.2f}"] if row.dollars is not None else []
-        cells += [f"{row.mwh:.3g}"] if row.mwh is not None else []
+        cells += (
+            [f"{row.dollars + 0.0:,.2f}".replace("-0.00", "0.00").replace("-", "−")]
+            if row.dollars is not None
+            else []
+        )
+        cells += [amount(row.mwh)] if row.mwh is not None else []
         lines.append(cells)
     return Table(heads, lines, sum=True)

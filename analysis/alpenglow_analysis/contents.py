@@ -111,7 +111,7 @@ def _short(material: Material, figures: Mapping[str, Figure]) -> Section:
     said = findings(
         material.run, material.account, material.rates, material.study, changes=material.changes
     )
-    return Section("short", "In words", [Sentences(said)])
+    return Section("short", "In words", [Sentences([line[0].upper() + line[1:] for line in said])])
 
 
 def _account(material: Material, figures: Mapping[str, Figure]) -> Section:

@@ -19,7 +19,7 @@ from alpenglow_analysis.facts_table import some
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate
 from alpenglow_analysis.style import FAINT, INK, apart, figure, grid
-from alpenglow_analysis.units import count
+from alpenglow_analysis.units import amount, count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,8 +34,6 @@ LOOKS: dict[str, tuple[str, str, str]] = {
     "calendar": ("#7A5195", ":", "^"),
 }
 """Colour, line and marker of each rate."""
-LETTERBOX = "\u25a0"
-"""The square before a label, in the colour of its rate."""
 LOG_FROM = 12.0
 """With node counts that differ by this factor both axes are logarithmic."""
 
@@ -103,7 +101,7 @@ def ideal_and_actual(runs: Sequence[tuple[Run, Sequence[Rate]]]) -> Figure | Non
     )
     grid(axes, "both")
     _flops(axes, run)
-    _labels(axes, run, rates, named=len(drawn) > 1)
+    _labels(made, axes, run, rates, named=len(drawn) > 1)
     return made
 
 
@@ -155,12 +153,14 @@ def _flops(axes: Axes, run: Run) -> None:
     right.minorticks_off()
 
 
-def _labels(axes: Axes, run: Run, rates: Sequence[Rate], named: bool) -> None:
+def _labels(made: Figure, axes: Axes, run: Run, rates: Sequence[Rate], *, named: bool) -> None:
     """Name each rate of a run at the right, with its gap below the one before."""
     transform = axes.transData + axes.transAxes.inverted()
     lost = [0.0, *(gap.equivalents for gap in gaps(run, rates))]
     wanted = [float(transform.transform((1, rate.tokens_per_s))[1]) for rate in rates]
     placed = apart(wanted, 0.15, 0.05, 0.86 if named else 0.96)
+    from matplotlib.transforms import ScaledTranslation
+
     x = 62 if run.facts.flops_per_token else 18
     total = run.facts.ranks
 
@@ -174,10 +174,13 @@ def _labels(axes: Axes, run: Run, rates: Sequence[Rate], named: bool) -> None:
         whose = f"{run.facts.name}, {some(run.facts.nodes, 'node')}:"
         write(0, 0.99, whose, fontsize=8.5, va="top", color=FAINT)
     for rate, gone, place in zip(rates, lost, placed, strict=True):
-        write(0, place, LETTERBOX, fontsize=8, va="center", color=LOOKS[rate.key][0])
+        axes.plot(
+            [1], [place], marker="s", ms=6, ls="", color=LOOKS[rate.key][0], clip_on=False,
+            transform=axes.transAxes + ScaledTranslation((x + 4) / 72, 0, made.dpi_scale_trans),
+        )  # fmt: skip
         text = f"{count(rate.tokens_per_s)} tokens/s"
         if rate is not rates[0]:
-            text += f"; {'−' if gone >= 0 else '+'}{abs(gone):.3g}"
+            text += f"; {'−' if gone >= 0 else '+'}{amount(abs(gone))}"
             text += f" of {total:,} {run.facts.unit}s"
         weight = "bold" if rate.measured else "normal"
         write(14, place + 0.005, rate.label, fontsize=9, va="bottom", color=INK, fontweight=weight)

@@ -13,9 +13,9 @@ from alpenglow_analysis.stragglers import Straggling
 from alpenglow_analysis.units import percent, seconds
 from alpenglow_analysis.whatif import Scenario
 
-WORTH_A_ROW = 0.005
+WORTH_A_ROW = 0.02
 """Of a slowdown; what is to blame for less has no row."""
-MOST_ROWS = 12
+MOST_ROWS = 8
 MOST_RANKS = 6
 """Ranks that are named in a row."""
 
@@ -74,9 +74,7 @@ def straggler_blocks(run: Run, found: Straggling) -> list[Block]:
 
 
 def _sources(found: Straggling) -> list[str]:
-    stages = [
-        (share, stage) for stage, share in enumerate(found.by_stage) if share >= 5 * WORTH_A_ROW
-    ]
+    stages = [(share, stage) for stage, share in enumerate(found.by_stage) if share >= WORTH_A_ROW]
     said = []
     if stages and len(found.by_stage) > 1:
         named = ", ".join(

@@ -78,6 +78,7 @@ THEME = {
     "#e4e4e4": "--figure-bubble",
     "#5a5a5a": "--figure-unused",
     "#004a75": "--figure-deep",
+    "#7a5195": "--figure-plum",
     "#bbbbbb": "--figure-thread",
     "#777777": "--figure-edge",
 }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.style import COLOURS, FAINT, beside, figure, grid, paint
-from alpenglow_analysis.units import percent, work
+from alpenglow_analysis.units import amount, percent, work
 from alpenglow_analysis.utilisation import PIECES, Account
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def waterfall(run: Run, account: Account) -> Figure:
         axes.barh(y, 100 * ns / charged, left=100 * begin / charged, height=0.7, **fill)
         cells = (
             percent(ns / charged),
-            f"{slots * ns / charged:.3g}",
+            amount(slots * ns / charged),
             work(ns, charged, unit).rsplit(" ", 1)[0],
         )
         for place, cell in zip(places, cells, strict=True):
