@@ -38,6 +38,8 @@ CAUSES = (
     "optimizer", "unexplained",
 )  # fmt: skip
 """In the order of the replays."""
+FEW = 8
+"""Fewer steps than this give no regression."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,31 @@ class Causes:
     played: dict[str, Floats]
     """[n]: length of the step in the replay in which each cause came in, in ns."""
 
-    def share(self, usual: npt.NDArray[np.bool_]) -> dict[str, float]:
-        """Share of the waiting of some of the steps that each cause is."""
-        whole = float(self.waiting[usual].sum())
-        return (
-            {cause: float(ns[usual].sum()) / whole for cause, ns in self.ns.items()}
-            if whole
-            else {}
-        )
+    def expected(self, usual: npt.NDArray[np.bool_], waiting: float) -> dict[str, float]:
+        """What each cause takes of an ordinary step that was not replayed, ns.
+
+        By linear regression of each cause on the waiting of the step over the replayed ordinary
+        ones (their slopes sum to 1, so the causes sum to the waiting): that steps differ in waiting
+        is mostly jitter, of which a sample has more or less than the whole by chance. With few
+        steps, or such as hardly differ, all causes are in proportion.
+
+        Args:
+            usual: [n]: the replayed ordinary steps.
+            waiting: ns that all ranks wait in the step, or in the mean of some.
+        """
+        seen = self.waiting[usual]
+        mean = float(seen.mean())
+        away = seen - mean
+        spread = float((away**2).sum())
+        found = {}
+        for cause, ns in self.ns.items():
+            average = float(ns[usual].mean())
+            if len(seen) >= FEW and spread > (1e-6 * mean) ** 2 * len(seen):
+                slope = float((away * ns[usual]).sum()) / spread
+            else:
+                slope = average / mean if mean else 0.0
+            found[cause] = average + slope * (waiting - mean)
+        return found
 
 
 def causes(sample: Sample, slow: Sequence[Episode] = ()) -> Causes:
@@ -71,7 +90,7 @@ def causes(sample: Sample, slow: Sequence[Episode] = ()) -> Causes:
     own = sample.own + sample.recompute  # [n, S, D, T, 3, M]
     whole = recorded(sample)
     mean = own.mean(axis=(1, 2, 3, 5), keepdims=True)[:, :, :, 0]
-    by_stage = own.mean(axis=(2, 3, 5), keepdims=True)[:, :, :, 0]
+    by_stage = mean * stage_ratio(own, sample.usual)
     factor = factors(sample, slow)
     # A stage's mean holds its slow ranks already: they are taken out before each gets its own.
     usual = factor.mean(axis=(2, 3), keepdims=True)
@@ -97,6 +116,23 @@ def causes(sample: Sample, slow: Sequence[Episode] = ()) -> Causes:
         before = took
     ns["unexplained"] = ranks * (sample.duration - before)
     return Causes(ns, ranks * sample.duration - busy, lasted)
+
+
+def stage_ratio(own: Floats, usual: npt.NDArray[np.bool_]) -> Floats:
+    """[n, S, 1, 3, 1]: mean pass of each stage over that of all.
+
+    That of ordinary steps is the mean of them all, so that chance is not taken for imbalance.
+
+    Args:
+        own: [n, S, D, T, 3, M].
+        usual: [n]
+    """
+    by_stage = own.mean(axis=(2, 3, 5))
+    whole = by_stage.mean(axis=1, keepdims=True)
+    ratio = np.divide(by_stage, whole, out=np.ones_like(by_stage), where=whole > 0)
+    if usual.any():
+        ratio[usual] = ratio[usual].mean(axis=0)
+    return np.asarray(ratio[:, :, None, :, None])
 
 
 def factors(sample: Sample, slow: Sequence[Episode]) -> Floats:

@@ -38,17 +38,17 @@ MEANING = {
     "data": "Ranks waited for tokens, and others for them; prefetch further ahead.",
     "bubble": "What the schedule idles with equal stages and a free network: more micro-batches a "
     "step, fewer stages or a schedule with a smaller bubble cure it.",
-    "imbalance": "Stages have unequal work, and all wait for the slowest; split the layers by their "
-    "cost, with embedding and head counted.",
+    "imbalance": "Stages have unequal work, and all wait for the slowest; split the layers by "
+    "their cost, with embedding and head counted.",
     "slow_ranks": "Some ranks computed slower than others with the same work, and all waited.",
-    "jitter": "Passes of equal work took unequal time; look for other load on the nodes, clocks that "
-    "change, or a shared network.",
+    "jitter": "Passes of equal work took unequal time; look for other load on the nodes, clocks "
+    "that change, or a shared network.",
     "p2p": "Activations and gradients travel between stages while the stages wait; stages that "
     "are neighbours on one node, or fewer stages, make it less.",
     "tensor": "Collectives of the tensor-parallel group inside forward and backward passes; a "
     "lower tensor-parallel degree, or one within fast links, shortens them.",
-    "gradient": "Reduction of gradients after the last backward pass; overlapping it with that pass, "
-    "or fewer bytes, hides it.",
+    "gradient": "Reduction of gradients after the last backward pass; overlapping it with that "
+    "pass, or fewer bytes, hides it.",
     "optimizer": "The optimizer step, with its collectives.",
     "unexplained": "The replay of the schedule with the run's own times does not make this up: the "
     "host's work between operations, or what is not modelled.",

@@ -58,10 +58,10 @@ def pass_times(rows: Rows, place: Ints, n: int, layout: Layout, m: int) -> PassT
     size = n * layout.world * len(PASSES) * m
 
     def total(mask: npt.NDArray[np.bool_], owner: Ints) -> Floats:
-        return np.bincount(cell[owner[mask]], lasted[mask], minlength=size)
+        return added(cell[owner[mask]], lasted[mask], size)
 
     collective = kind == Kind.TENSOR_REDUCE
-    whole = np.bincount(cell[is_pass], lasted[is_pass], minlength=size)
+    whole = added(cell[is_pass], lasted[is_pass], size)
     recompute = total(redone & (parent >= 0), parent)
     inside = total(collective & (parent >= 0), parent)
     inside_again = total(collective & (parent >= 0) & (again >= 0), parent)
@@ -89,6 +89,11 @@ def pass_times(rows: Rows, place: Ints, n: int, layout: Layout, m: int) -> PassT
     together = shaped(last).max(axis=3) - shaped(first).max(axis=3)
     joint = np.where(np.isfinite(together), np.maximum(together - transfer, 0), 0)
     return PassTimes(own, again_own, joint, transfer, notes)
+
+
+def added(where: Ints, values: Floats, size: int) -> Floats:
+    """[size]: sums of values by place."""
+    return np.asarray(np.bincount(where, values, minlength=size), np.float64)
 
 
 def _inside(holders: npt.NDArray[np.bool_], group: Ints, begin: Ints, end: Ints) -> Ints:
@@ -125,4 +130,4 @@ def _transfers(
     owner[order[mine]] = cell[mine]
     where = owner[table.index[found.index]]
     known = where >= 0
-    return np.bincount(where[known], moved[known].astype(np.float64), minlength=size)
+    return added(where[known], moved[known].astype(np.float64), size)

@@ -19,14 +19,17 @@ from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.bubble import schedule_name
 from alpenglow_analysis.clocks import Alignment, align
 from alpenglow_analysis.messages import collectives, coordinates, transfers
-from alpenglow_analysis.pass_times import PassTimes, pass_times
+from alpenglow_analysis.pass_times import pass_times
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.segment import Segment
 from alpenglow_profiling.clock_exchange import ExchangeError, read_exchanges
 from alpenglow_profiling.events import Events, Kind, Rows
 
 MOST = 24
-"""Ordinary steps that are replayed at most; they stand for all ordinary ones."""
+"""Ordinary steps that are replayed at least, where there are so many; they stand for all ordinary
+ones."""
+MOST_SPANS = 4_000_000
+"""Where steps are small, as many are replayed as have this many spans together."""
 MOST_UNUSUAL = 8
 """Out-of-the-ordinary steps that are replayed at most, the longest first; each for itself."""
 UNUSUAL = 1.5
@@ -88,14 +91,16 @@ class Sample:
         return np.asarray((self.own + self.recompute).sum(axis=(-2, -1)))
 
 
-def sample(run: Run, most: int = MOST, unusual: int = MOST_UNUSUAL) -> Sample | None:
+def sample(run: Run, most: int | None = None, unusual: int = MOST_UNUSUAL) -> Sample | None:
     """Choose steps and measure them; None where no step has the spans of all ranks.
 
     Args:
         run: the run.
-        most: ordinary steps.
+        most: ordinary steps; None: `MOST`, or more where that is little work.
         unusual: steps out of the ordinary.
     """
+    if most is None:
+        most = max(MOST, MOST_SPANS // (8 * run.facts.micro_batches * run.facts.layout.world))
     parts: list[_Part] = []
     for segment in run.segments:
         events = run.events.get(segment.name)
@@ -243,26 +248,25 @@ def _loads(rows: Rows, place: Ints, n: int, layout: Layout, m: int) -> tuple[Flo
 
 def _collective(rows: Rows, steps: Ints, layout: Layout, kind: Kind, notes: list[str]) -> Floats:
     """[n, S, D]: from the last arrival to a rank's end; of its tensor group the longest."""
-    stage, data, _ = coordinates(layout)
-    table = np.zeros((len(steps), layout.pipeline, layout.data))
-    if kind is Kind.GRADIENT_REDUCE and layout.data == 1:
-        return table
-    if layout.world == 1:
+    stage, data, tensor = coordinates(layout)
+    whole = np.zeros((len(steps), layout.world))
+    if (layout.data if kind is Kind.GRADIENT_REDUCE else layout.world) == 1:
+        # Nobody to wait for: all of it is the rank's own.
         mine = rows["kind"] == kind
         lasted = (rows["end_ns"] - rows["begin_ns"])[mine].astype(np.float64)
-        np.add.at(table, (np.searchsorted(steps, rows["step"][mine]), 0, 0), lasted)
-        return table
-    found = collectives(rows, layout, kind)
-    if found.unmatched:
-        notes.append(
-            f"{found.unmatched:,} spans of {kind.label} had no partners and count as no transfer"
-        )
-    # A group may do it more than once in a step (an optimizer step is one).
-    whole = np.zeros((len(steps), layout.world))
-    place = np.searchsorted(steps, found.step)
-    np.add.at(whole, (place[:, None], found.ranks), found.transfer.astype(np.float64))
-    np.maximum.at(table, (slice(None), stage, data), whole)
-    return table
+        np.add.at(whole, (np.searchsorted(steps, rows["step"][mine]), rows["rank"][mine]), lasted)
+    else:
+        found = collectives(rows, layout, kind)
+        if found.unmatched:
+            notes.append(
+                f"{found.unmatched:,} spans of {kind.label} had no partners and count as no "
+                "transfer"
+            )
+        place = np.searchsorted(steps, found.step)
+        np.add.at(whole, (place[:, None], found.ranks), found.transfer.astype(np.float64))
+    of_rank = np.zeros((len(steps), layout.pipeline, layout.data, layout.tensor))
+    of_rank[:, stage, data, tensor] = whole
+    return np.asarray(of_rank.max(axis=3))
 
 
 def _joined(run: Run, parts: Sequence[Sample], candidates: int) -> Sample:
@@ -292,6 +296,3 @@ def _joined(run: Run, parts: Sequence[Sample], candidates: int) -> Sample:
         notes=tuple(dict.fromkeys(notes)),
         **{name: column(name) for name in arrays},
     )
-
-
-__all__ = ["MOST", "MOST_UNUSUAL", "PassTimes", "Sample", "sample"]

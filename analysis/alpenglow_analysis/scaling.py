@@ -71,7 +71,7 @@ def rates(run: Run, account: Account, found: Study | None = None) -> list[Rate]:
         step = float(np.median(account.step_s))
         if compute > 0:
             known += _ideals(run, account, compute)
-        known += _model(run, found)
+        known += _model(run, account, found)
         known.append(
             Rate(
                 "steps",
@@ -117,21 +117,22 @@ def calendar_s(run: Run) -> float:
     return max(segment.ended for segment in run.segments) - begun
 
 
-def _model(run: Run, found: Study | None) -> list[Rate]:
+def _model(run: Run, account: Account, found: Study | None) -> list[Rate]:
     """What the replay makes of the sampled steps, waits, messages and all."""
     if found is None or found.sample is None or found.causes is None:
         return []
     usual = found.sample.usual
     if not usual.any():
         return []
-    took = float(np.median(found.causes.played["optimizer"][usual])) / 1e9
-    tokens = float(np.median(run.tokens(found.sample.step[usual])))
+    played, lasted = found.causes.played["optimizer"][usual], found.sample.duration[usual]
+    took = float(np.median(account.step_s)) * float(played.sum() / lasted.sum())
+    tokens = float(np.median(run.tokens(account.step)))
     return [
         Rate(
             "model",
             "Model, replay",
-            f"{int(usual.sum())} sampled steps played again on the schedule, with their own passes, "
-            "messages, collectives and waits for data",
+            f"the median step by the ratio of {int(usual.sum())} sampled steps, played again on "
+            "the schedule with their own passes, messages and waits for data, to their length",
             tokens / took,
             False,
         )

@@ -5,9 +5,9 @@ Analysis"): the slowdown S = T actual / T ideal, where the ideal step is the rec
 again with each pass as long as the mean of its kind and each transfer as long as the median of its
 kind. The schedule's own bubble is in both. T actual is the replay of the step as recorded, so that
 what no replay explains is in neither. What a stage is to blame for is the share of the slowdown
-that is left when it alone stays as it was and all others are ideal; what a node is to blame for,
-the share that it adds, as it was, to steps in which each pass takes the mean of its stage: that
-some stages have more work than others is no fault of their nodes.
+that is left when it alone stays as it was and all others are ideal. What a node is to blame for is
+what it adds, as it was, to steps in which each pass takes what it does in the middle replica, as a
+share of what all add to them: that some stages have more work than others is no fault of nodes.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Blame:
     slowdown: float
     """Of the sampled steps with it alone as it was, over those with it like its peers."""
     share: float
-    """Of S - 1 of all."""
+    """Of what all ranks and transfers add to such steps."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,10 @@ def stragglers(
         passes[:, stage] = actual.passes[:, stage]
         by_stage.append(left(replace(perfect, passes=passes)))
     moved = replace(actual, passes=perfect.passes)
-    peers = np.broadcast_to(actual.passes.mean(axis=(2, 4), keepdims=True), actual.passes.shape)
+    # The lower median of the replicas: half of a stage may be slow and still be told from the rest.
+    of_replica = np.sort(actual.passes.mean(axis=4, keepdims=True), axis=2)
+    middle = (sample.layout.data - 1) // 2
+    peers = np.broadcast_to(of_replica[:, :, middle : middle + 1], actual.passes.shape)
     level = float(played(replace(perfect, passes=peers))[usual].sum())
     blamed = []
     for where, ranks, factor in _suspects(sample, heat):
@@ -99,7 +102,8 @@ def stragglers(
         for stage, data, _ in places:
             passes[:, stage, data] = actual.passes[:, stage, data]
         alone = float(played(replace(perfect, passes=passes))[usual].sum())
-        share = max(0.0, alone - level) / excess if excess > 0 else 0.0
+        beyond = float(took[usual].sum()) - level
+        share = max(0.0, alone - level) / beyond if beyond > 0 else 0.0
         stages = tuple(sorted({stage for stage, _, _ in places}))
         blamed.append(Blame(where, tuple(ranks), stages, factor, alone / level, share))
     blamed.sort(key=lambda blame: -blame.share)

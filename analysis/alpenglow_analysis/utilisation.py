@@ -181,17 +181,19 @@ def _divided(charges: list[SegmentCharge], found: Study) -> tuple[dict[str, int]
             "piece, its causes unknown.",
         )
     sample, causes = found.sample, found.causes
-    share, odd = causes.share(sample.usual), ~sample.usual
+    odd = ~sample.usual
+    others = max(1, steps - int(odd.sum()))
     ordinary = max(0.0, waiting - float(causes.waiting[odd].sum()))
+    each = causes.expected(sample.usual, ordinary / others)
     weights = {
-        cause: share[cause] * ordinary + float(ns[odd].sum()) for cause, ns in causes.ns.items()
+        cause: each[cause] * others + float(ns[odd].sum()) for cause, ns in causes.ns.items()
     }
     usual, unusual = int(sample.usual.sum()), int(odd.sum())
     told = (
         f"Causes of waiting come from replays of {usual} ordinary steps of {steps:,}"
         + (f" and of {unusual} out of the ordinary, each of these for itself" if unusual else "")
         + ": "
-        + f"{100 * share['unexplained']:.2g} % of the waiting in the ordinary ones is left "
+        + f"{100 * weights['unexplained'] / max(1, waiting):.2g} % of the waiting is left "
         "unexplained."
     )
     return apportion(waiting, weights), (told, *sample.notes)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from alpenglow.parallel.schedule import SCHEDULES
-from alpenglow_analysis.causes import factors
+from alpenglow_analysis.causes import factors, stage_ratio
 from alpenglow_analysis.replayed import NETWORK, Lengths, played, recorded
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.sample import Sample
@@ -73,9 +73,8 @@ def scenarios(run: Run, found: Study) -> list[Scenario]:
 def _changes(run: Run, sample: Sample, found: Study) -> Iterator[tuple[str, str, Lengths, str]]:
     whole = recorded(sample)
     own = sample.own + sample.recompute
-    by_stage = sample.joint.mean(axis=(2, 4), keepdims=True)
-    mean = sample.joint.mean(axis=(1, 2, 4), keepdims=True)
-    shape = sample.joint.shape
+    by_stage = own.mean(axis=(2, 3, 5), keepdims=True)[:, :, :, 0]
+    even = sample.joint / np.maximum(stage_ratio(own, sample.usual), 1e-9)
     factor = factors(sample, found.episodes)
     if (factor > 1).any():
         # A tensor group goes on with its slowest rank: what that one has too much is taken away.
@@ -89,10 +88,9 @@ def _changes(run: Run, sample: Sample, found: Study) -> Iterator[tuple[str, str,
             ("ranks in a slow spell compute as fast as their peers"),
         )
     if sample.layout.pipeline > 1:
-        even = sample.joint * mean / np.maximum(by_stage, 1)
         yield "balanced", "Stages of equal work", replace(whole, passes=even), ""
     if sample.layout.world > 1:
-        level = np.broadcast_to(by_stage, shape)
+        level = np.broadcast_to(by_stage, sample.joint.shape)
         yield (
             "no_skew",
             "No rank slower than another, no jitter",
