@@ -43,7 +43,7 @@ from alpenglow_analysis.study_sections import (
     whatif_blocks,
 )
 from alpenglow_analysis.summary import cards, losses
-from alpenglow_analysis.units import billions, count, percent
+from alpenglow_analysis.units import amount, billions, count, percent
 from alpenglow_analysis.utilisation import Account
 from alpenglow_analysis.whatif import Scenario
 
@@ -139,7 +139,10 @@ def _ideal(material: Material, figures: Mapping[str, Figure]) -> Section | None:
         return None
     unit = run.facts.unit
     blocks = [*_pictures(figures, "ideal"), _rates(run, rates)]
-    note = f"Idle {unit}s = N × (1 − actual / ideal), the ideal being that of the row."
+    note = (
+        f"Idle {unit}s = N × (1 − actual / ideal), the ideal being that of the row; N = "
+        f"{run.facts.ranks:,}."
+    )
     drawn = shown(rates)
     if len(drawn) > 1:
         note += (
@@ -154,19 +157,19 @@ def _rates(run: Run, rates: list[Rate]) -> Table:
     facts = run.facts
     actual = [rate for rate in rates if rate.measured]
     heads = ["", "tokens/s"]
-    heads += [f"PFLOP/s, {facts.flops_per_token:.3g} a token"] if facts.flops_per_token else []
-    heads += [f"idle {facts.unit}s, {rate.label.lower()}, against it" for rate in actual]
+    heads += ["model PFLOP/s"] if facts.flops_per_token else []
+    heads += [f"idle {facts.unit}s, {rate.label.lower()}" for rate in actual]
     rows = []
     for i, rate in enumerate(rates):
-        cells = [f"{rate.label}: {rate.baseline}", count(rate.tokens_per_s)]
+        cells = [rate.label, count(rate.tokens_per_s)]
         if facts.flops_per_token:
             cells.append(f"{rate.tokens_per_s * facts.flops_per_token / 1e15:.3g}")
         for other in actual:
             below = rates.index(other) > i
             lost = idle_equivalents(facts.ranks, other.tokens_per_s, rate.tokens_per_s)
-            cells.append(f"{lost:.3g} of {facts.ranks}" if below else "")
-        rows.append(cells)
-    return Table(heads, rows)
+            cells.append(f"{amount(lost)} of {facts.ranks:,}" if below else "")
+        rows.append([*cells, rate.baseline])
+    return Table([*heads, "what it is"], rows, text=frozenset({len(heads)}), wordy=True)
 
 
 def _compared(material: Material, figures: Mapping[str, Figure]) -> Section | None:

@@ -36,6 +36,8 @@ class Table:
     """The last row is the sum of the others."""
     text: frozenset[int] = frozenset()
     """Further columns that hold text."""
+    wordy: bool = False
+    """The last column holds sentences."""
 
 
 @dataclass(frozen=True)

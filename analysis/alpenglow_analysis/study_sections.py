@@ -103,9 +103,9 @@ def whatif_blocks(run: Run, changes: Sequence[Scenario]) -> list[Block]:
         ]
         for change in changes
     ]
-    heads = ["change", "a step", "step length", f"{run.facts.unit}-equivalents", "supposed"]
+    heads = ["change", "step", "change of it", f"{run.facts.unit}-equivalents", "supposed"]
     return [
-        Table(heads, rows, text=frozenset({4})),
+        Table(heads, rows, text=frozenset({4}), wordy=True),
         Note(
             "Sampled steps played again with one thing changed; the baseline is the same replay "
             "unchanged. Gains do not add up: two changes together may bring more or less."
