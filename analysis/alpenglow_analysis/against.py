@@ -11,7 +11,7 @@ from alpenglow_analysis.facts_table import node_hours
 from alpenglow_analysis.page import Table
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate, idle_equivalents
-from alpenglow_analysis.units import count, hours, percent, seconds
+from alpenglow_analysis.units import amount, count, hours, percent, seconds
 from alpenglow_analysis.utilisation import PIECES, Account
 
 Known = tuple[Run, Account, Sequence[Rate]]
@@ -84,4 +84,4 @@ def _idle(run: Run, rates: Sequence[Rate]) -> str:
     if ideal is None or actual is None:
         return ""
     lost = idle_equivalents(run.facts.ranks, actual.tokens_per_s, ideal.tokens_per_s)
-    return f"{lost:,.3g} of {run.facts.ranks:,}"
+    return f"{amount(lost)} of {run.facts.ranks:,}"

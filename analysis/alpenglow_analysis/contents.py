@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -111,7 +112,9 @@ def _short(material: Material, figures: Mapping[str, Figure]) -> Section:
     said = findings(
         material.run, material.account, material.rates, material.study, changes=material.changes
     )
-    return Section("short", "In words", [Sentences([line[0].upper() + line[1:] for line in said])])
+    return Section(
+        "short", "In words", [Sentences([re.sub(r"^rank\b", "Rank", line) for line in said])]
+    )
 
 
 def _account(material: Material, figures: Mapping[str, Figure]) -> Section:
@@ -147,7 +150,7 @@ def _ideal(material: Material, figures: Mapping[str, Figure]) -> Section | None:
     if len(drawn) > 1:
         note += (
             f" In the figure all gaps are N × (above − below) / '{drawn[0].label.lower()}', so "
-            f"they add up: {sum(gap.equivalents for gap in gaps(run, rates)):,.3g} of "
+            f"they add up: {amount(sum(gap.equivalents for gap in gaps(run, rates)))} of "
             f"{run.facts.ranks:,} {unit}s."
         )
     return Section("ideal", "Ideal and actual throughput", [*blocks, Note(note)])
@@ -167,7 +170,7 @@ def _rates(run: Run, rates: list[Rate]) -> Table:
         for other in actual:
             below = rates.index(other) > i
             lost = idle_equivalents(facts.ranks, other.tokens_per_s, rate.tokens_per_s)
-            cells.append(f"{amount(lost)} of {facts.ranks:,}" if below else "")
+            cells.append(amount(lost) if below else "")
         rows.append([*cells, rate.baseline])
     return Table([*heads, "what it is"], rows, text=frozenset({len(heads)}), wordy=True)
 

@@ -84,7 +84,7 @@ def heat_map(run: Run, shown: Heat, slow: Sequence[int] = ()) -> Figure:
     for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
         if any(rank // ranks == row for rank in slow):
             tick.set_fontweight("bold")
-    if layout.order == "pipe-major" and not layout.seats:
+    if stages_apart(run):
         for stage in range(1, layout.pipeline):
             axes.axhline(stage * layout.data * layout.tensor / ranks - 0.5, color=FAINT, lw=0.5)
     bar = made.colorbar(image, ax=axes, fraction=0.025, pad=0.015)
@@ -95,6 +95,12 @@ def heat_map(run: Run, shown: Heat, slow: Sequence[int] = ()) -> Figure:
     for spine in axes.spines.values():
         spine.set_visible(False)
     return made
+
+
+def stages_apart(run: Run) -> bool:
+    """Whether the ranks of a stage follow one another, so that lines part the stages."""
+    layout = run.facts.layout
+    return layout.order == "pipe-major" and layout.pipeline > 1
 
 
 def cell_in_words(ranks: int, steps: int) -> str:

@@ -12,7 +12,7 @@ from alpenglow_analysis.comparison import comparison
 from alpenglow_analysis.contents import Material, slow_ranks
 from alpenglow_analysis.figures import curves, ranks
 from alpenglow_analysis.gains import gains
-from alpenglow_analysis.heat_map import heat_map
+from alpenglow_analysis.heat_map import heat_map, stages_apart
 from alpenglow_analysis.ideal import ideal_and_actual
 from alpenglow_analysis.page import Figure
 from alpenglow_analysis.power import power_figure
@@ -49,8 +49,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "heat": (
         "Heat map of ranks over steps",
-        "Compute of a rank (forward, backward, weight gradient, recompute) over {against}. Lines "
-        "part the stages; ranks that were slow for a while are named.",
+        "Compute of a rank (forward, backward, weight gradient, recompute) over {against}.{lines} "
+        "Ranks that were slow for a while are named.",
     ),
     "gains": (
         "Gains of what-if scenarios",
@@ -110,9 +110,11 @@ def pictures(material: Material, step: int | None, folder: Path) -> dict[str, Fi
             continue
         style.save_png(made, folder / f"{name}.png")
         plain = style.save_svg(made, folder / f"{name}.svg")
+        lines = " Lines part the stages." if stages_apart(material.run) else ""
         against = "" if material.study.heat is None else material.study.heat.against
         alt, caption = (
-            text.format(unit=material.run.facts.unit, against=against) for text in CAPTIONS[name]
+            text.format(unit=material.run.facts.unit, against=against, lines=lines)
+            for text in CAPTIONS[name]
         )
         found[name] = Figure(name, alt, caption, style.themed(plain, name))
     for path in folder.iterdir():

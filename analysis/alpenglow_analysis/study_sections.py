@@ -10,7 +10,7 @@ from alpenglow_analysis.page import Block, Branch, Note, Sentences, Table, Tree
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.sample import Sample
 from alpenglow_analysis.stragglers import Straggling
-from alpenglow_analysis.units import percent, seconds
+from alpenglow_analysis.units import amount, percent, seconds
 from alpenglow_analysis.whatif import Scenario
 
 WORTH_A_ROW = 0.02
@@ -78,11 +78,11 @@ def _sources(found: Straggling) -> list[str]:
     said = []
     if stages and len(found.by_stage) > 1:
         named = ", ".join(
-            f"stage {stage} {percent(share)}" for share, stage in sorted(stages, reverse=True)[:6]
+            f"stage {stage}: {percent(share)}" for share, stage in sorted(stages, reverse=True)[:6]
         )
-        said.append(f"Left with one stage alone as it was: {named} of the slowdown.")
+        said.append(f"Of S − 1 is left with one stage alone as it was: {named}.")
     if found.transfers >= WORTH_A_ROW:
-        said.append(f"Left with the transfers alone as they were: {percent(found.transfers)}.")
+        said.append(f"With the transfers alone as they were: {percent(found.transfers)} of S − 1.")
     return said
 
 
@@ -98,7 +98,7 @@ def whatif_blocks(run: Run, changes: Sequence[Scenario]) -> list[Block]:
             change.label,
             seconds(change.step_s),
             f"{'−' if change.gain >= 0 else '+'}{percent(abs(change.gain))}",
-            f"{change.equivalents:,.3g}".replace("-", "−"),
+            amount(change.equivalents),
             change.assumes,
         ]
         for change in changes

@@ -13,7 +13,7 @@ from alpenglow_analysis.power import Power
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate, idle_equivalents
 from alpenglow_analysis.study import Study
-from alpenglow_analysis.units import count, hours, percent, seconds
+from alpenglow_analysis.units import amount, count, hours, percent, seconds
 from alpenglow_analysis.utilisation import PIECES, Account
 from alpenglow_analysis.whatif import Scenario
 
@@ -44,9 +44,7 @@ def cards(
         found.append(
             Card(
                 f"Idle {facts.unit}s",
-                f"{idle:,.3g} of {facts.ranks:,}"
-                if idle < 1000
-                else f"{idle:,.0f} of {facts.ranks:,}",
+                f"{amount(idle)} of {facts.ranks:,}",
                 f"{facts.unit}-equivalents over the charged time, against '{ideal.label.lower()}'",
             )
         )
@@ -77,7 +75,7 @@ def losses(
             key,
             PIECES.get(key, key),
             percent(ns / charged),
-            f"{slots * ns / charged:,.3g} {run.facts.unit}-equivalents",
+            f"{amount(slots * ns / charged)} {run.facts.unit}-equivalents",
             cure(run, account, key, found, changes),
         )
         for key, ns in account.losses[:MOST_LOSSES]

@@ -79,23 +79,38 @@ def write(
         RunError: no span of the step that was asked for.
         OSError: it cannot be written.
     """
-    found = study(run)
-    where = account(run, found)
+    known = material(run, price=price, others=others, live=live)
     if timeline_step is not None and rows_of_step(run, timeline_step) is None:
         raise RunError(
             f"{run.path}: no spans of step {timeline_step}; recorded are "
-            f"{_range(run, where)}: name one of these, or leave timeline_step out"
+            f"{_range(run, known.account)}: name one of these, or leave timeline_step out"
         )
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    step = median_step(run, known.account) if timeline_step is None else timeline_step
+    with style.settings():
+        shown = pictures(known, step, folder / "figures")
+    page = replace(contents(known, shown), refresh=refresh)
+    write_text(folder / "report.json", report_json(known))
+    write_text(folder / "report.md", rendering.markdown(page))
+    write_text(folder / "index.html", rendering.html(page))
+    return folder / "index.html"
+
+
+def material(
+    run: Run, *, price: float | None = None, others: Sequence[Run] = (), live: bool = False
+) -> Material:
+    """Work out all that the report of a run is written from; arguments as `write`."""
+    found = study(run)
+    where = account(run, found)
     watts = power(run, write=not live)
     beside = []
     for other in others:
         theirs = account(other)
         beside.append((other, theirs, rates(other, theirs)))
-    changes = scenarios(run, found)
     slow = None
     if found.sample is not None:
         slow = stragglers(found.sample, found.heat, found.episodes)
-    material = Material(
+    return Material(
         run=run,
         account=where,
         rates=rates(run, where, found),
@@ -104,19 +119,10 @@ def write(
         price=price,
         power=watts,
         straggling=slow,
-        changes=changes,
+        changes=scenarios(run, found),
         efficiencies=efficiencies(where, found.sample),
         others=beside,
     )
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    step = median_step(run, where) if timeline_step is None else timeline_step
-    with style.settings():
-        shown = pictures(material, step, folder / "figures")
-    page = replace(contents(material, shown), refresh=refresh)
-    write_text(folder / "report.json", report_json(material))
-    write_text(folder / "report.md", rendering.markdown(page))
-    write_text(folder / "index.html", rendering.html(page))
-    return folder / "index.html"
 
 
 def _range(run: Run, where: Account) -> str:
