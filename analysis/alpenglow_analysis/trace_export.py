@@ -21,6 +21,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from alpenglow_analysis.bubble import schedule_name
+from alpenglow_analysis.clocks import align
 from alpenglow_analysis.messages import transfers
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.segment import RunError
@@ -64,7 +65,9 @@ def trace(
         RunError: no span of any of these steps was kept.
         OSError: it cannot be written; nothing is left behind.
     """
-    found = [(step, events) for step in steps if (events := _holder(run, step)) is not None]
+    found = _on_one_clock(
+        run, [(step, name) for step in steps if (name := _holder(run, step)) is not None]
+    )
     if not found:
         kept = sorted({int(step) for events in run.events.values() for step in events.kept})
         some = ", ".join(map(str, kept[:8])) + (", ..." if len(kept) > 8 else "")
@@ -90,13 +93,25 @@ def _open(path: Path, packed: bool) -> IO[str]:
     return path.open("w", encoding="utf-8")
 
 
-def _holder(run: Run, step: int) -> Events | None:
+def _holder(run: Run, step: int) -> str | None:
     """The last segment that kept the spans inside a step."""
     for segment in reversed(run.segments):
         events = run.events.get(segment.name)
         if events is not None and step in events.kept:
-            return events
+            return segment.name
     return None
+
+
+def _on_one_clock(run: Run, found: Sequence[tuple[int, str]]) -> list[tuple[int, Events]]:
+    """The events of each step, the clocks of its segment's nodes aligned by all of its steps."""
+    facts, moved = run.facts, {}
+    for name in dict.fromkeys(name for _, name in found):
+        events, steps = run.events[name], [step for step, of in found if of == name]
+        if events.world_size == facts.layout.world:
+            alignment = align(events, facts.layout, facts.micro_batches, schedule_name(run), steps)
+            events = events.moved(alignment.clocks)
+        moved[name] = events
+    return [(step, moved[name]) for step, name in found]
 
 
 def _write(
@@ -193,13 +208,15 @@ def _flows(run: Run, rows: Rows, zero: int, places: dict[int, int], before: int)
     if facts.layout.pipeline == 1 or not (rows["kind"] == Kind.STEP).any():
         return
     found = transfers(rows, facts.layout, facts.micro_batches, schedule_name(run))
-    columns = (found.sender, found.receiver, found.send_begin, found.receive_end, found.down)
+    # A flow binds to the spans that hold its two times: it begins as the sender's does, and ends
+    # where the receiver's last ns begins.
+    ended = np.maximum(found.receive_begin, found.receive_end - 1)
+    columns = (found.sender, found.receiver, found.send_begin, ended, found.down)
     lists = (column.tolist() for column in columns)
     for i, (sender, receiver, begin, end, down) in enumerate(zip(*lists, strict=True)):
         name = "activation" if down else "gradient"
         number = before // 2 + i + 1
-        # A flow binds to the span that encloses its time: just inside the ends of both.
-        for phase, rank, at in (("s", sender, begin), ("f", receiver, max(begin, end - 1))):
+        for phase, rank, at in (("s", sender, begin), ("f", receiver, end)):
             binding = ',"bp":"e"' if phase == "f" else ""
             yield (
                 f'{{"name":"{name}","cat":"p2p","ph":"{phase}","id":{number},'
