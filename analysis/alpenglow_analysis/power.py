@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +55,7 @@ def power(run: Run, *, write: bool = True) -> Power | None:
     """
     zero = run.segments[0].started
     charged_s = sum(segment.elapsed_ns for segment in run.segments) / 1e9
-    curves = []
+    curves: list[tuple[Any, Any, Any]] = []
     notes: list[str] = []
     hows: set[str] = set()
     nodes: set[str] = set()
@@ -87,11 +87,11 @@ def power(run: Run, *, write: bool = True) -> Power | None:
     if not nodes or not curves:
         return None
     charged = sum(segment.node_hours for segment in run.segments)
-    time_s, watts, devices = (np.concatenate(part) for part in zip(*curves, strict=True))
+    parts: list[Any] = [np.concatenate(part) for part in zip(*curves, strict=True)]
     return Power(
-        time_s,
-        watts,
-        devices.astype(np.int64),
+        parts[0],
+        parts[1],
+        parts[2].astype(np.int64),
         joules,
         " and ".join(sorted(hows)),
         len(nodes),

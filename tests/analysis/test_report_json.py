@@ -13,6 +13,7 @@ import pytest
 
 from alpenglow.parallel.layout import Layout
 from alpenglow_analysis import report_json
+from alpenglow_analysis.quantity import plain
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.synthetic import Segment, Synthetic
 from alpenglow_analysis.utilisation import account
@@ -76,9 +77,9 @@ def test_every_number_has_a_unit_and_a_baseline(told: dict[str, Any]) -> None:
 
 
 def test_what_is_not_finite_is_null() -> None:
-    assert report_json.plain(float("nan")) is None
-    assert report_json.plain(np.float64(2.5)) == 2.5
-    assert json.dumps(report_json.plain(np.int64(3))) == "3"
+    assert plain(float("nan")) is None
+    assert plain(np.float64(2.5)) == 2.5
+    assert json.dumps(plain(np.int64(3))) == "3"
 
 
 def test_energy_is_that_of_the_samples(run_dir: Path, tmp_path: Path) -> None:
