@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from alpenglow.parallel.schedule import SCHEDULES, bubble_fraction
 from alpenglow.parallel.timeline import Durations, bubble
 from alpenglow_analysis.run import Run
 from alpenglow_profiling.events import Kind
-from alpenglow_profiling.passes import mean_lengths
 
 MOST_MICRO_BATCHES = 512
 """Beyond so many the bubble of a schedule that has no formula is left out: it is all but none."""
@@ -30,12 +27,23 @@ def ideal_bubble(run: Run, micro_batches: int) -> float:
         return bubble_fraction(stages, micro_batches)
     if micro_batches > MOST_MICRO_BATCHES:
         return 0.0
-    rows = [events.rows for events in run.events.values()]
-    took = mean_lengths(np.concatenate(rows)) if rows else {}
+    took = mean_passes(run)
     if not all(took.get(kind) for kind in (Kind.FORWARD, Kind.BACKWARD, Kind.WEIGHT_GRAD)):
         return bubble(name, stages, micro_batches)
     lengths = Durations(took[Kind.FORWARD], took[Kind.BACKWARD], took[Kind.WEIGHT_GRAD])
     return bubble(name, stages, micro_batches, lengths)
+
+
+def mean_passes(run: Run) -> dict[Kind, float]:
+    """Mean ns of a pass of each kind over all steps: no collectives, but recomputation."""
+    own, count = dict.fromkeys(Kind, 0), dict.fromkeys(Kind, 0)
+    for events in run.events.values():
+        for column, kind in enumerate(events.sums.kinds):
+            own[kind] += int(events.sums.own_ns[:, :, column].sum())
+            count[kind] += int(events.sums.count[:, :, column].sum())
+    own[Kind.BACKWARD] += own[Kind.RECOMPUTE]
+    passes = (Kind.FORWARD, Kind.BACKWARD, Kind.WEIGHT_GRAD)
+    return {kind: own[kind] / count[kind] if count[kind] else 0.0 for kind in passes}
 
 
 def in_words(run: Run, micro_batches: int) -> str:

@@ -69,6 +69,9 @@ class Causality:
     nodes: int
     moment: Floats
     """[steps]: the time in each step that its bounds are for."""
+    together: Floats | None = None
+    """[steps, nodes]: ends of a collective that all nodes leave at much the same time; nan where
+    there is none. They bound nothing, they are where to look between the bounds."""
     _parts: list[tuple[Ints, ...]] = field(default_factory=list)
     _hubs: int = 0
 
@@ -116,7 +119,7 @@ class Causality:
         first = np.flatnonzero(new)
         return Graph(
             self.nodes, self.moment, vertices, step, source, target, end, begin, first,
-            np.zeros((self.steps, self.nodes), bool),
+            np.zeros((self.steps, self.nodes), bool), self.together,
         )  # fmt: skip
 
 
@@ -140,6 +143,15 @@ class Graph:
     """[edges]: where the items of each edge begin."""
     left_out: npt.NDArray[np.bool_]
     """[steps, nodes]: nodes whose clock contradicts the others in a step; filled by `judge`."""
+    together: Floats | None = None
+    """As in `Causality`."""
+
+    def meeting(self, rates: Rates, reference: int) -> Floats:
+        """[steps, nodes]: corrections that make all nodes leave that collective at once; or nan."""
+        if self.together is None:
+            return np.full((len(self.moment), self.nodes), np.nan)
+        real = self.together * (1 + rates.slope) + rates.offset
+        return np.asarray(real[:, [reference]] - real)
 
     def weights(self, rates: Rates) -> Floats:
         """[edges]: how much more the target's correction may be than the source's, ns."""

@@ -94,6 +94,9 @@ def tell(
         row, number = row[there], np.repeat(np.arange(len(found.step)), found.index.shape[1])[there]
         at = np.searchsorted(steps, found.step)[number]
         said.collective(at, number, of_rank[found.table.rank[row]], end[row], begin[row])
+        if kind is Kind.OPTIMIZER:
+            said.together = np.full((said.steps, said.nodes), np.nan)
+            np.fmax.at(said.together, (at, of_rank[found.table.rank[row]]), end[row].astype(float))
         count += len(found.step)
     if (rows["kind"] == Kind.TENSOR_REDUCE).any():
         count += _say_tensor(said, rows, origin, steps, of_rank, layout)

@@ -44,27 +44,32 @@ class Lines:
         return np.asarray(self.offset + moment[:, None] * self.slope)
 
 
-def fit(moment: Floats, lower: Floats, upper: Floats, guess: Floats, known: Floats) -> Lines:
+def fit(
+    moment: Floats, lower: Floats, upper: Floats, guess: Floats, about: float, known: Floats
+) -> Lines:
     """Fit a line to the bounds of each node.
 
     It is the least-squares line through the guesses, each step weighed by the width that bounds
-    usually have in it: weights that all nodes share keep two nodes that are bound closely to each
-    other close. What leaves the bounds is moved to the next line within them: first its slope, to
-    what every pair of steps allows, then its offset. A line with a slope that every pair allows
-    exists always; where pairs contradict one another no line fits.
+    usually have in it, or by what guesses are off where that is less: weights that all nodes share
+    keep two nodes that are bound closely to each other close. What leaves the bounds is moved to
+    the next line within them: first its slope, to what every pair of steps allows, then its offset.
+    A line with a slope that every pair allows exists always; where pairs contradict one another no
+    line fits.
 
     Args:
         moment: [steps], ns from t0.
         lower: [steps, nodes], ns; infinite where nothing is known.
         upper: the same.
         guess: the same: where between them the correction is thought to be.
+        about: standard deviation of the guesses, ns.
         known: [nodes]: slope that is in the bounds' times already; slopes are thought to be near
             `USUAL` together with it.
     """
     there, _ = middles(lower, upper)
     widths = zip((upper - lower) / 2, there, strict=True)
     usual = np.array([np.median(width[t]) if t.any() else np.inf for width, t in widths])
-    weight = there * 3 / np.square(usual[:, None] + 1)  # the variance of a uniform distribution
+    variance = np.minimum(np.square(usual) / 3, about**2) + 1  # a third: uniform within bounds
+    weight = there / variance[:, None]
     total = np.maximum(weight.sum(axis=0), 1e-300)
     centre = (weight * moment[:, None]).sum(axis=0) / total
     mean = (weight * np.where(there, guess, 0)).sum(axis=0) / total

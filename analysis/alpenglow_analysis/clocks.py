@@ -48,6 +48,8 @@ MIDDLE = 0.1
 fastest one back differ by so much."""
 NTP = 1e6
 """ns: standard deviation of a wall clock that contradicts nothing."""
+ENDS = 1e5
+"""ns: standard deviation of the moments at which nodes leave a collective that holds them all."""
 
 
 @dataclass(frozen=True)
@@ -233,8 +235,8 @@ def _solve(
     rates = Rates(nothing, nothing, np.where(mine, FASTEST, 0.0))
     for buffered in (False, True):
         said = Causality(len(nodes.names), moment)
-        about = (origin, steps, nodes.of_rank, layout, micro_batches, schedule)
-        counts = tell(said, rows, *about, rendezvous=not buffered)
+        shape = (nodes.of_rank, layout, micro_batches, schedule)
+        counts = tell(said, rows, origin, steps, *shape, rendezvous=not buffered)
         graph = said.graph()
         problems.buffered = buffered
         if len(graph.bounds(rates, nodes.reference)[2]) * 2 <= len(steps):
@@ -246,8 +248,8 @@ def _solve(
         lower, upper, bad = graph.bounds(rates, nodes.reference)
         if best is not None and len(bad):
             break  # a clock that bends within its bounds was taken for a line: keep what was sure
-        guess = _guess(graph, rates, nodes.reference, lower, upper)
-        lines = fit(moment, lower, upper, guess, rates.slope)
+        guess, about = _guess(graph, rates, nodes.reference, lower, upper)
+        lines = fit(moment, lower, upper, guess, about, rates.slope)
         best = (rates, lines, lower, upper, guess)
         offset, slope = rates.offset + lines.offset, rates.slope + lines.slope
         doubt = np.where(mine, lines.doubt, 0.0)
@@ -259,23 +261,29 @@ def _solve(
     return _solution(origin, moment, longest, *best, problems, counts)
 
 
-def _guess(graph: Graph, rates: Rates, reference: int, lower: Floats, upper: Floats) -> Floats:
-    """Where between its bounds each node's clock is thought to be.
+def _guess(
+    graph: Graph, rates: Rates, reference: int, lower: Floats, upper: Floats
+) -> tuple[Floats, float]:
+    """Where between its bounds each node's clock is thought to be, and its standard deviation.
 
     The middles contradict nothing, and are right where messages take as long one way as the other.
-    So does what is left of the wall clocks when they give way just so far. Which of the two counts
-    more is a matter of their variances: of the middles a share of the bounds' width, of the wall
-    clocks what they had to give way, and no less than NTP leaves them.
+    So does what makes all nodes leave the optimizer's collective at once, when it gives way just so
+    far, or where there is none, what is left of the wall clocks. Which of the two counts more is a
+    matter of their variances: of the middles a share of the bounds' width, of the other what it had
+    to give way, and no less than such ends, or NTP, differ by.
     """
     there, middle = middles(lower, upper)
-    wall = -(rates.offset + graph.moment[:, None] * rates.slope)
-    near = graph.nearest(rates, wall)
-    gave_way = np.abs(near - wall).max(initial=0)
+    wish, usual = graph.meeting(rates, reference), ENDS
+    if np.isnan(wish).any():
+        wish, usual = -(rates.offset + graph.moment[:, None] * rates.slope), NTP
+    near = graph.nearest(rates, wish)
+    gave_way = np.abs(near - wish).max(initial=0)
     near = np.where(there, near - near[:, [reference]], 0)
     width = np.median(upper[there] - lower[there]) if there.any() else 0.0
     of_middles = (MIDDLE * width) ** 2
-    share = of_middles / (of_middles + max(NTP, float(gave_way)) ** 2)
-    return np.asarray(middle + share * (near - middle))
+    of_near = max(usual, float(gave_way)) ** 2
+    share = of_middles / (of_middles + of_near)
+    return np.asarray(middle + share * (near - middle)), float(np.sqrt(share * of_near))
 
 
 def _reach(moment: Floats, upper: Floats, lower: Floats, value: Floats, doubt: Floats) -> Floats:

@@ -14,7 +14,7 @@ from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate, idle_equivalents
 from alpenglow_analysis.style import COLOURS, FAINT, INK, figure, grid, paint
 from alpenglow_analysis.units import count, percent, work
-from alpenglow_analysis.utilisation import IN_STEP, PIECES, Account
+from alpenglow_analysis.utilisation import IN_STEP, LABELS, PIECES, Account
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,7 +104,7 @@ def ranks(run: Run, account: Account) -> Figure | None:
             continue
         fill = paint(name) | ({"linewidth": 0.0} if many else {})
         width = 1.0 if many else 0.86
-        axes.bar(x, height, bottom=bottom, width=width, label=PIECES[name], **fill)
+        axes.bar(x, height, bottom=bottom, width=width, label=LABELS[name], **fill)
         bottom += height
     median = float(np.median(account.step_s)) * scale
     axes.axhline(median, color=INK, lw=1, ls="--", label="Duration of the median step")

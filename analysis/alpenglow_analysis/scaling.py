@@ -13,6 +13,7 @@ import numpy as np
 
 from alpenglow_analysis.bubble import in_words, schedule_name
 from alpenglow_analysis.run import Run
+from alpenglow_analysis.study import Study
 from alpenglow_analysis.utilisation import Account
 
 
@@ -38,15 +39,24 @@ class Utilisation:
     """Of the ranks' peak; None where the peak is unknown."""
     flops_per_s: float
     """Model FLOP/s of all ranks together."""
+    hardware_fraction: float | None = None
+    """HFU: the same with what recomputation adds; None where nothing was recomputed or the peak is
+    unknown."""
 
 
-def rates(run: Run, account: Account) -> list[Rate]:
-    """Ideal and actual tokens/s, the most ideal first; those that cannot be known are left out."""
+def rates(run: Run, account: Account, found: Study | None = None) -> list[Rate]:
+    """Ideal and actual tokens/s, the most ideal first; those that cannot be known are left out.
+
+    Args:
+        run: the run.
+        account: its account.
+        found: its study; None leaves the replay's rate out.
+    """
     facts = run.facts
     unit = facts.unit
-    found: list[Rate] = []
+    known: list[Rate] = []
     if facts.peak_flops_per_rank and facts.flops_per_token:
-        found.append(
+        known.append(
             Rate(
                 "peak",
                 "Peak FLOP/s",
@@ -60,8 +70,9 @@ def rates(run: Run, account: Account) -> list[Rate]:
         compute = float(np.median(account.compute_s))
         step = float(np.median(account.step_s))
         if compute > 0:
-            found += _ideals(run, account, compute)
-        found.append(
+            known += _ideals(run, account, compute)
+        known += _model(run, account, found)
+        known.append(
             Rate(
                 "steps",
                 "Actual, median step",
@@ -74,7 +85,7 @@ def rates(run: Run, account: Account) -> list[Rate]:
     counted = max(run.metrics.step, account.step, key=len)
     tokens = float(run.tokens(counted).sum())
     if elapsed > 0 and tokens:
-        found.append(
+        known.append(
             Rate(
                 "charged",
                 "Actual, charged time",
@@ -84,7 +95,48 @@ def rates(run: Run, account: Account) -> list[Rate]:
                 True,
             )
         )
-    return found
+        calendar = calendar_s(run)
+        if calendar > elapsed:
+            known.append(
+                Rate(
+                    "calendar",
+                    "Actual, calendar",
+                    "measured: the same tokens / time from the first job's submission (its start, "
+                    "where that is not known) to the last one's end, queues between jobs included",
+                    tokens / calendar,
+                    True,
+                )
+            )
+    return known
+
+
+def calendar_s(run: Run) -> float:
+    """Seconds from the first submission (or start) of a job of the run to the end of the last."""
+    first = run.segments[0]
+    begun = first.started if first.submitted is None else min(first.submitted, first.started)
+    return max(segment.ended for segment in run.segments) - begun
+
+
+def _model(run: Run, account: Account, found: Study | None) -> list[Rate]:
+    """What the replay makes of the sampled steps, waits, messages and all."""
+    if found is None or found.sample is None or found.causes is None:
+        return []
+    usual = found.sample.usual
+    if not usual.any():
+        return []
+    played, lasted = found.causes.played["optimizer"][usual], found.sample.duration[usual]
+    took = float(np.median(account.step_s)) * float(played.sum() / lasted.sum())
+    tokens = float(np.median(run.tokens(account.step)))
+    return [
+        Rate(
+            "model",
+            "Model, replay",
+            f"the median step by the ratio of {int(usual.sum())} sampled steps, played again on "
+            "the schedule with their own passes, messages and waits for data, to their length",
+            tokens / took,
+            False,
+        )
+    ]
 
 
 def _ideals(run: Run, account: Account, compute: float) -> list[Rate]:
@@ -127,11 +179,20 @@ def idle_equivalents(ranks: int, actual: float, ideal: float) -> float:
     return ranks * (1 - actual / ideal)
 
 
-def model_flops_utilisation(run: Run, tokens_per_s: float) -> list[Utilisation]:
-    """MFU by both definitions of model FLOPs: the run's own formula, and 6 x parameters.
+def model_flops_utilisation(
+    run: Run, tokens_per_s: float, account: Account | None = None
+) -> list[Utilisation]:
+    """MFU by both definitions of model FLOPs, the run's own formula and 6 x parameters; HFU.
 
     MFU (Chowdhery et al. 2022, PaLM) counts the FLOPs that the model needs, not what recomputation
-    adds: tokens/s x FLOPs a token / (ranks x peak FLOP/s of a rank).
+    adds: tokens/s x FLOPs a token / (ranks x peak FLOP/s of a rank). HFU counts recomputation too:
+    MFU x (compute + recomputation) / compute, by their measured times, as both run the same kernels
+    (full recomputation makes that 96/72, Narayanan et al. 2021).
+
+    Args:
+        run: the run.
+        tokens_per_s: rate of its steps.
+        account: says how long was computed and recomputed; None leaves HFU out.
     """
     facts = run.facts
     counts = []
@@ -140,12 +201,12 @@ def model_flops_utilisation(run: Run, tokens_per_s: float) -> list[Utilisation]:
     if facts.parameters:
         counts.append(("6 x parameters (Kaplan et al. 2020)", 6.0 * facts.parameters))
     peak = facts.peak_flops_per_rank
-    return [
-        Utilisation(
-            name,
-            flops,
-            tokens_per_s * flops / (facts.ranks * peak) if peak else None,
-            tokens_per_s * flops,
-        )
-        for name, flops in counts
-    ]
+    more = 0.0
+    if account is not None and account.pieces["compute"]:
+        more = account.pieces["recompute"] / account.pieces["compute"]
+    found = []
+    for name, flops in counts:
+        share = tokens_per_s * flops / (facts.ranks * peak) if peak else None
+        hardware = share * (1 + more) if share is not None and more else None
+        found.append(Utilisation(name, flops, share, tokens_per_s * flops, hardware))
+    return found

@@ -19,6 +19,8 @@ class Segment:
     name: str
     """JOBID.ATTEMPT: a requeued job keeps its id."""
     activity: str
+    submitted: float | None
+    """When it came into the queue; None where that is not known."""
     started: float
     ended: float
     """Where `estimated`, the last sign of life instead."""
@@ -99,6 +101,7 @@ class Segment:
         return cls(
             name=path.stem,
             activity=str(fields.get("activity") or "unknown"),
+            submitted=None if fields.get("submitted") is None else float(fields["submitted"]),
             started=started,
             ended=max(signs) if ended is None or estimated else max(started, float(ended)),
             estimated=estimated,
@@ -137,6 +140,7 @@ class Segment:
         return cls(
             name=name,
             activity=activity,
+            submitted=None,
             started=seen[0],
             ended=seen[1],
             estimated=True,

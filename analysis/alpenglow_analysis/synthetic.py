@@ -1,44 +1,40 @@
 """A lawful run directory with known times, made without a machine.
 
-It shows what a report looks like before there is a run, and gives the tests a truth: with
-`jitter = 0` every span has the length that is written here, to the ns.
+It shows what a report looks like before there is a run, and gives tests and the bench a truth:
+without jitter every span has the length that is written here, to the ns; with faults planted,
+`planted.json` says where they are and how much time each took.
 
     python -m alpenglow_analysis.synthetic runs/example --pipeline 2 --tensor 2 --data 2
+    python -m alpenglow_analysis.synthetic runs/summit --preset 3072
     python -m alpenglow_analysis.report runs/example
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import tomli_w
 
-from alpenglow.parallel.layout import Layout
-from alpenglow.parallel.schedule import COMPUTE, SCHEDULES, Action
-from alpenglow.parallel.timeline import Durations, timeline
-from alpenglow_profiling.blocks import encode
-from alpenglow_profiling.events import ROW, Kind, Rows, log_path
-from alpenglow_profiling.log import ROWS, encode_about
+from alpenglow_analysis.planted import Clocks, LongCheckpoint
+from alpenglow_analysis.synthetic_files import SegmentEvents, node_name
+from alpenglow_analysis.synthetic_rows import NodeClocks, Recorded
+from alpenglow_analysis.synthetic_steps import StepModel
+from alpenglow_analysis.synthetic_truth import Past, truth
+from alpenglow_analysis.synthetic_work import Times
+from alpenglow_profiling.kind import Kind
 
 CREATED = 1_700_000_000
 """Unix seconds at which the first segment starts: 14 November 2023, 22:13:20 UTC."""
-_PASSES = {
-    Action.forward: (Kind.FORWARD, 0, -1),
-    Action.backward: (Kind.BACKWARD, 1, 1),
-    Action.backward_input: (Kind.BACKWARD, 1, 1),
-    Action.backward_weight: (Kind.WEIGHT_GRAD, 2, 0),
-}
-"""Kind of a pass, its place in the table of durations, how far off the stage is that it needs."""
 MONOTONIC_OFFSET_NS = 1_699_000_000 * 10**9
-"""Wall clock minus CLOCK_MONOTONIC on every node."""
+"""Wall clock minus CLOCK_MONOTONIC on every node whose clock is not disturbed."""
+ANOMALY = 1.5
+"""A step so many times as long as the median of its segment is kept, with its neighbours."""
 
 
 @dataclass(frozen=True)
@@ -47,98 +43,177 @@ class Segment:
 
     first_step: int
     last_step: int
+    """One less than the first: it ended before it had trained a step."""
     killed: bool = False
-    """Killed right after its last step: no record of its end, logs as they were."""
+    """Killed after its last step: no record of its end, events as they were."""
     reason: str = "complete"
     activity: str = "pretrain"
+    cut: float = 0.0
+    """How much of the step after the last had passed when the job was killed."""
+    queued_s: float = 600.0
+    """Time since the segment before."""
 
 
 @dataclass(frozen=True)
-class Synthetic:
+class Synthetic(StepModel):
     """A run to be made. Times in ns."""
 
-    layout: Layout
-    micro_batches: int
     segments: tuple[Segment, ...]
+    _: KW_ONLY
     machine: str = "synthetic"
-    ranks_per_node: int = 4
     gpus_per_node: int = 0
     peak_flops_per_rank: float | None = None
     spare_nodes: int = 0
     """Nodes that are asked for and charged, and run nothing."""
     launch: int = 4_000_000_000
     startup: int = 9_000_000_000
+    restart: int = 0
+    """Reading a checkpoint, where a segment does not begin with step 1."""
     shutdown: int = 2_000_000_000
-    schedule: str = "1f1b"
-    forward: int = 30_000_000
-    backward: int = 60_000_000
-    """Of the input alone where the schedule is zb-h1."""
-    weight_grad: int = 30_000_000
-    """Counts where the schedule is zb-h1."""
-    tensor_reduce: int = 4_000_000
-    """Inside each forward and each backward."""
-    data_wait: int = 1_000_000
-    """Once a step, before the pipeline starts."""
-    gradient_reduce: int = 12_000_000
-    optimizer: int = 9_000_000
     pause: int = 3_000_000
     """Between two steps, in no span."""
     checkpoint: int = 700_000_000
     checkpoint_every: int = 50
-    jitter: float = 0.0
-    """Relative standard deviation of each forward and backward."""
-    slow_rank: int = -1
-    slow_factor: float = 1.0
-    seed: int = 1
-
-    @property
-    def ranks(self) -> int:
-        """Ranks of the run."""
-        return self.layout.world
-
-    @property
-    def nodes(self) -> int:
-        """Nodes that run ranks."""
-        return -(-self.ranks // self.ranks_per_node)
-
-    @property
-    def makespan(self) -> int:
-        """Time in ns from the first pass to the last, without jitter."""
-        took = Durations(self.forward, self.backward, self.weight_grad)
-        if self.schedule != "zb-h1":
-            took = Durations(self.forward, self.backward, 0)
-        slots = timeline(
-            self.schedule, self.layout.pipeline, self.micro_batches, took, rendezvous=False
-        )
-        return round(max(slot.end for slot in slots))
-
-    @property
-    def step(self) -> int:
-        """Length in ns of a whole step, without jitter."""
-        return self.data_wait + self.makespan + self.gradient_reduce + self.optimizer
+    sample_every: int = 1
+    """Spans are kept of each step whose number this divides, of the first two of a segment and
+    around anomalies; of the others their sums."""
+    form: Literal["logs", "nodes"] = "logs"
+    """A log for each rank, or the merged file of each node."""
 
     def elapsed(self, segment: Segment) -> int:
-        """Time in ns that a segment is charged for a node, without jitter."""
+        """Time in ns that a segment is charged for a node, without a fault and a cut step."""
         steps = range(segment.first_step, segment.last_step + 1)
         saves = sum(step % self.checkpoint_every == 0 for step in steps)
-        body = self.launch + self.startup + len(steps) * (self.step + self.pause)
+        body = self._ready(segment) + len(steps) * (self.step + self.pause)
         end = 0 if segment.killed else self.shutdown
         return body + saves * self.checkpoint + end
+
+    def lost_from(self, number: int) -> int | None:
+        """The first step of a segment, counted from 0, that a later one trains again."""
+        later = self.segments[number + 1 :]
+        return min((s.first_step for s in later if s.activity == "pretrain"), default=None)
 
     def write(self, path: Path) -> Path:
         """Make the run directory."""
         (path / "segments").mkdir(parents=True)
         (path / "run.toml").write_text(tomli_w.dumps(self._facts(path.name)), encoding="utf-8")
-        dice = np.random.default_rng(self.seed)
         begin = CREATED * 10**9
         lines: list[str] = []
-        for number, segment in enumerate(self.segments, start=1):
-            name = f"{1000 + number}.0"
-            end = self._segment(path, name, segment, begin, dice, lines)
+        past: dict[str, Past] = {}
+        for number, segment in enumerate(self.segments):
+            name = f"{1001 + number}.0"
+            if number:
+                begin += round(segment.queued_s * 1e9)
+            end = begin + self.launch
+            if segment.activity == "pretrain":
+                end, past[name] = self._segment(path, name, number, begin, lines)
             self._record(path, name, segment, begin, end)
-            begin = end + 600 * 10**9
+            begin = end
         (path / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+        planted = truth(self, past)
+        (path / "planted.json").write_text(json.dumps(planted, indent=1), encoding="utf-8")
         return path
+
+    @property
+    def _tokens(self) -> int:
+        return 2 * 2048 * self.micro_batches * self.layout.data
+
+    def _ready(self, segment: Segment) -> int:
+        """Time from a segment's begin to its first step."""
+        return self.launch + self.startup + (self.restart if segment.first_step > 1 else 0)
+
+    def _segment(
+        self, path: Path, name: str, number: int, begin: int, lines: list[str]
+    ) -> tuple[int, Past]:
+        """Write events and metrics lines of one segment; returns when it ended, and its steps."""
+        segment = self.segments[number]
+        first, last = segment.first_step, segment.last_step
+        length = self.lengths(number, first, last)
+        now = begin + self._ready(segment)
+        up = begin + self.launch + self.startup
+        outside = [(Kind.STARTUP, 0, begin + self.launch, up)]
+        if now > up:
+            outside.append((Kind.RESTART, 0, up, now))
+        step = np.arange(first, last + 1)
+        saves = np.where(step % self.checkpoint_every == 0, self.checkpoint, 0)
+        for fault in self.planted:
+            if isinstance(fault, LongCheckpoint):
+                saves[(step == fault.step) & (saves > 0)] += fault.extra_ns
+        whole = length + self.pause + saves
+        begins = now + np.cumsum(whole) - whole
+        now += int(whole.sum())
+        for i in np.flatnonzero(saves):
+            saving = int(begins[i] + length[i]) + self.pause
+            outside.append((Kind.CHECKPOINT, int(step[i]), saving, saving + int(saves[i])))
+
+        clocks, error = self._clocks(number, begin)
+        recorded = Recorded.empty(self, clocks, first, last)
+        kept, place = self._kept(step, length), 0
+        for block in self.played(number, first, last):
+            part = slice(place, place + len(block.length))
+            recorded.add(block, begins[part], kept[part])
+            place = part.stop
+        unfinished, killed = None, now
+        if segment.killed and segment.cut:
+            (cut,) = self.played(number, last + 1, last + 1)
+            unfinished = Recorded.empty(self, clocks, last + 1, last + 1)
+            unfinished.add(cut, np.array([now]), np.ones(1, bool))
+            killed = now = now + int(segment.cut * cut.length[0])
+        flushes = np.linspace(begin + self.launch, now, 2 + (now - begin) // 30_000_000_000)
+        events = SegmentEvents(
+            name, recorded, outside, flushes.astype(np.int64), error, self.sample_every,
+            unfinished, killed,
+        )  # fmt: skip
+        folder = path / "events" / name
+        events.write_nodes(folder) if self.form == "nodes" else events.write_logs(folder)
+        lines += self._lines(name, number, step, length, begins)
+        past = Past(step, begins, length, clocks)
+        return now + (0 if segment.killed else self.shutdown), past
+
+    def _kept(self, step: Times, length: Times) -> npt.NDArray[np.bool_]:
+        kept = step % self.sample_every == 0
+        kept[:2] = True
+        odd = np.flatnonzero(length > ANOMALY * np.median(length)) if len(step) else step
+        for near in (odd - 1, odd, odd + 1):
+            kept[np.clip(near, 0, len(step) - 1)] = True
+        return np.asarray(kept)
+
+    def _clocks(self, number: int, begin: int) -> tuple[NodeClocks, Times]:
+        """Clocks of the nodes in a segment, and how far their wall clocks are off."""
+        offset = np.full(self.nodes, -MONOTONIC_OFFSET_NS)
+        drift, error = np.zeros(self.nodes, np.int64), np.zeros(self.nodes, np.int64)
+        for fault in self.planted:
+            if isinstance(fault, Clocks):
+                dice = np.random.default_rng([self.seed, 1 << 20, number])
+                size = self.nodes
+                drift = np.rint(dice.normal(0, fault.drift, size) * 2**30).astype(np.int64)
+                error = np.rint(dice.normal(0, fault.offset_ns, size)).astype(np.int64)
+                offset -= dice.integers(0, 10**15, size)  # each node booted at a time of its own
+        return NodeClocks(offset, drift, begin), error
+
+    def _lines(
+        self, name: str, number: int, step: Times, length: Times, begins: Times
+    ) -> list[str]:
+        dice = np.random.default_rng([self.seed, 1 << 21, number])
+        losses = 1.9 + 8.6 / (1 + step / 12) ** 0.6 + 0.03 * dice.standard_normal(len(step))
+        lines = []
+        for s, loss, took, begin in zip(
+            step.tolist(), losses.tolist(), length.tolist(), begins.tolist(), strict=True
+        ):
+            fields = {
+                "segment": name,
+                "step": s,
+                "loss": round(loss, 4),
+                "tokens": s * self._tokens,
+                "lr": 1.2e-4,
+                "grad_norm": 1.0,
+                "loss_scale": 1.0,
+                "step_time_s": took / 1e9,
+                "tokens_per_s": self._tokens / (took / 1e9),
+                "time": (begin + took) / 1e9,
+            }
+            lines.append(json.dumps(fields) + "\n")
+        return lines
 
     def _facts(self, name: str) -> dict[str, Any]:
         machine: dict[str, Any] = {
@@ -159,7 +234,12 @@ class Synthetic:
                 "code_version": "synthetic",
             },
             "machine": machine,
-            "layout": {"pipeline": shape.pipeline, "tensor": shape.tensor, "data": shape.data},
+            "layout": {
+                "pipeline": shape.pipeline,
+                "tensor": shape.tensor,
+                "data": shape.data,
+                "order": shape.order,
+            },
             "batch": {
                 "micro_batch_size": 2,
                 "micro_batches": self.micro_batches,
@@ -174,139 +254,6 @@ class Synthetic:
                 "flops_formula": "Narayanan et al. 2021, without recompute",
             },
         }
-
-    @property
-    def _tokens(self) -> int:
-        return 2 * 2048 * self.micro_batches * self.layout.data
-
-    def _segment(
-        self,
-        path: Path,
-        name: str,
-        segment: Segment,
-        begin: int,
-        dice: np.random.Generator,
-        lines: list[str],
-    ) -> int:
-        """Write logs and metrics lines of one segment; returns when it ended, in wall ns."""
-        if segment.activity != "pretrain":
-            return begin + self.launch
-        now = begin + self.launch
-        tables: list[list[Rows]] = [[] for _ in range(self.ranks)]
-        for rank, table in enumerate(tables):
-            table.append(_rows(rank, 0, [(Kind.STARTUP, -1, now, now + self.startup)]))
-        now += self.startup
-        for step in range(segment.first_step, segment.last_step + 1):
-            if self.jitter or not tables[0][1:]:
-                spans = self._step(dice)
-                end = max(own[-1][3] for own in spans)
-                shapes = [
-                    _rows(r, 0, [*own, (Kind.STEP, -1, 0, end)]) for r, own in enumerate(spans)
-                ]
-            for table, shape in zip(tables, shapes, strict=True):
-                rows = shape.copy()
-                rows["step"] = step
-                rows["begin_ns"] += now
-                rows["end_ns"] += now
-                table.append(rows)
-            now += end
-            lines.append(self._line(name, step, end, now, dice))
-            now += self.pause
-            if step % self.checkpoint_every == 0:
-                for rank, table in enumerate(tables):
-                    table.append(
-                        _rows(rank, step, [(Kind.CHECKPOINT, -1, now, now + self.checkpoint)])
-                    )
-                now += self.checkpoint
-        folder = path / "events" / name
-        folder.mkdir(parents=True)
-        clock = (now - MONOTONIC_OFFSET_NS, now)
-        for rank, table in enumerate(tables):
-            rows = np.concatenate(table)
-            rows["begin_ns"] -= MONOTONIC_OFFSET_NS
-            rows["end_ns"] -= MONOTONIC_OFFSET_NS
-            about = encode_about(rank, f"n{rank // self.ranks_per_node:03d}", self.ranks, clock)
-            half = len(rows) // 2
-            blocks = [encode(part.tobytes(), ROWS, *clock) for part in (rows[:half], rows[half:])]
-            log_path(folder, rank).write_bytes(about + b"".join(blocks))
-        return now + (0 if segment.killed else self.shutdown)
-
-    def _step(self, dice: np.random.Generator) -> list[list[tuple[Kind, int, int, int]]]:
-        """Spans (kind, micro-batch, begin, end) of every rank in one step that begins at 0."""
-        shape, m = self.layout, self.micro_batches
-        size = (shape.world, 3, m)
-        base = np.array([self.forward, self.backward, self.weight_grad]).reshape(1, 3, 1)
-        took = np.broadcast_to(base, size) * (1 + self.jitter * dice.standard_normal(size))
-        took = np.maximum(took, base * 0.5)
-        if self.slow_rank >= 0:
-            took[self.slow_rank] *= self.slow_factor
-        spans: list[list[tuple[Kind, int, int, int]]] = [[] for _ in range(shape.world)]
-        for data in range(shape.data):
-            self._pipeline(data, np.rint(took).astype(np.int64), spans)
-        done = max(own[-1][3] for own in spans)
-        for own in spans:
-            own.append((Kind.GRADIENT_REDUCE, -1, done, done + self.gradient_reduce))
-            done_reducing = done + self.gradient_reduce
-            own.append((Kind.OPTIMIZER, -1, done_reducing, done_reducing + self.optimizer))
-        return spans
-
-    def _pipeline(
-        self,
-        data: int,
-        took: npt.NDArray[np.int64],
-        spans: list[list[tuple[Kind, int, int, int]]],
-    ) -> None:
-        """Play one replica's schedule; a stage moves at the pace of its slowest tensor rank."""
-        shape, m = self.layout, self.micro_batches
-        stages = range(shape.pipeline)
-        groups = [[shape.rank(s, data, t) for t in range(shape.tensor)] for s in stages]
-        queues = [
-            [i for i in SCHEDULES[self.schedule](shape.pipeline, m, s) if i.action in COMPUTE]
-            for s in stages
-        ]
-        ends: dict[tuple[int, Action, int], int] = {}
-        free = [self.data_wait] * shape.pipeline
-        for group in groups:
-            for rank in group:
-                spans[rank].append((Kind.DATA_WAIT, -1, 0, self.data_wait))
-        while any(queues):
-            for s in stages:
-                while queues[s]:
-                    item = queues[s][0]
-                    kind, place, ahead = _PASSES[item.action]
-                    needed = (s + ahead, item.action, item.micro_batch)
-                    if ahead and 0 <= needed[0] < shape.pipeline and needed not in ends:
-                        break
-                    queues[s].pop(0)
-                    ready = max(free[s], ends.get(needed, 0))
-                    end = ready + int(took[groups[s], place, item.micro_batch].max())
-                    for rank in groups[s]:
-                        own = spans[rank]
-                        if ready > free[s]:
-                            own.append((Kind.P2P, item.micro_batch, free[s], ready))
-                        # The faster ranks of a tensor group wait in its collective.
-                        slack = end - ready - int(took[rank, place, item.micro_batch])
-                        inner = self.tensor_reduce + slack
-                        if inner and shape.tensor > 1 and ahead:
-                            own.append((Kind.TENSOR_REDUCE, item.micro_batch, end - inner, end))
-                        own.append((kind, item.micro_batch, ready, end))
-                    free[s] = ends[s, item.action, item.micro_batch] = end
-
-    def _line(self, name: str, step: int, took: int, now: int, dice: np.random.Generator) -> str:
-        loss = 1.9 + 8.6 / (1 + step / 12) ** 0.6 + 0.03 * float(dice.standard_normal())
-        fields = {
-            "segment": name,
-            "step": step,
-            "loss": round(loss, 4),
-            "tokens": step * self._tokens,
-            "lr": 1.2e-4,
-            "grad_norm": 1.0,
-            "loss_scale": 1.0,
-            "step_time_s": took / 1e9,
-            "tokens_per_s": self._tokens / (took / 1e9),
-            "time": now / 1e9,
-        }
-        return json.dumps(fields) + "\n"
 
     def _record(self, path: Path, name: str, segment: Segment, begin: int, end: int) -> None:
         job, attempt = name.split(".")
@@ -326,7 +273,7 @@ class Synthetic:
             "attempt": int(attempt),
             "activity": segment.activity,
             "machine": self.machine,
-            "submitted": begin / 1e9 - 300,
+            "submitted": begin / 1e9 - segment.queued_s / 2,
             "started": begin / 1e9,
             "heartbeat": None,
             "ended": None if segment.killed else end / 1e9,
@@ -334,7 +281,7 @@ class Synthetic:
             "nodes_used": self.nodes if trained else 1,
             "nodes_charged": nodes,
             "ranks": self.ranks if trained else 1,
-            "hosts": [f"n{n:03d}" for n in range(self.nodes)],
+            "hosts": [node_name(n) for n in range(self.nodes)],
             "charge_rule": "nodes x elapsed",
             "exit_code": None if segment.killed else (85 if segment.reason == "more to do" else 0),
             "reason": None if segment.killed else segment.reason,
@@ -348,50 +295,7 @@ class Synthetic:
         (folder / f"{name}.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def _rows(rank: int, step: int, spans: Sequence[tuple[Kind, int, int, int]]) -> Rows:
-    table = [(rank, step, int(k), m, begin, end, -1, -1, -1) for k, m, begin, end in spans]
-    return np.array(table, dtype=ROW)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Make an example run: three segments, one of them killed, with jitter and a slow rank."""
-    parser = argparse.ArgumentParser(prog="python -m alpenglow_analysis.synthetic")
-    parser.add_argument("run", type=Path, help="the directory to be made")
-    for name, value in (("pipeline", 2), ("tensor", 2), ("data", 2)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--micro-batches", type=int, default=8)
-    parser.add_argument("--schedule", choices=list(SCHEDULES), default="1f1b")
-    parser.add_argument("--ranks-per-node", type=int, default=4)
-    parser.add_argument("--gpus-per-node", type=int, default=0)
-    parser.add_argument("--peak-flops", type=float, default=None, help="FLOP/s of a rank")
-    parser.add_argument("--steps", type=int, default=200)
-    options = parser.parse_args(arguments)
-    if options.run.exists():
-        sys.stderr.write(f"{options.run} exists: name a directory that can be made\n")
-        return 1
-    layout = Layout(options.pipeline, options.tensor, options.data)
-    first, second = options.steps * 2 // 5, options.steps * 7 // 10
-    every = max(1, options.steps // 8)
-    resumed = second - second % every
-    Synthetic(
-        layout=layout,
-        micro_batches=options.micro_batches,
-        schedule=options.schedule,
-        segments=(
-            Segment(1, first, reason="more to do"),
-            Segment(first + 1, second, killed=True),
-            Segment(resumed + 1, options.steps),
-        ),
-        ranks_per_node=options.ranks_per_node,
-        gpus_per_node=options.gpus_per_node,
-        peak_flops_per_rank=options.peak_flops,
-        checkpoint_every=every,
-        jitter=0.04,
-        slow_rank=layout.world - 1,
-        slow_factor=1.08,
-    ).write(options.run)
-    return 0
-
-
 if __name__ == "__main__":
+    from alpenglow_analysis.synthetic_presets import main
+
     sys.exit(main())

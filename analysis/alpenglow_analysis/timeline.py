@@ -9,7 +9,7 @@ import numpy as np
 from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.style import INK, WIDTH, figure, paint
-from alpenglow_analysis.utilisation import PIECE_OF_KIND, PIECES, Account
+from alpenglow_analysis.utilisation import LABELS, PIECE_OF_KIND, Account
 from alpenglow_profiling.events import Kind, Rows
 
 if TYPE_CHECKING:
@@ -117,10 +117,10 @@ def draw(
 
 def legend(made: Figure, used: dict[str, Any], backward: str = _INPUT_ONLY) -> None:
     """Name what was drawn; `backward` is the name beside weight gradients."""
-    order = [name for name in (*_NAMES, *PIECES) if name in used]
+    order = [name for name in (*_NAMES, *LABELS) if name in used]
     names = _NAMES | ({"backward": backward} if "weight_grad" in used else {})
     made.legend(
-        [used[name] for name in order], [names.get(name) or PIECES[name] for name in order],
+        [used[name] for name in order], [names.get(name) or LABELS[name] for name in order],
         loc="outside lower center", ncols=4, fontsize=9, handlelength=1.6,
     )  # fmt: skip
 

@@ -1,77 +1,64 @@
 """Where the time of all ranks went: from charged rank-seconds down to useful compute.
 
 Every ns that was charged belongs to exactly one piece, so the pieces add up to the charge exactly
-(integers throughout). Inside a rank's record a moment belongs to the innermost span that is open:
-a collective inside a forward pass is taken from the forward pass. A `drain` that runs beside
-training counts only where nothing else goes on.
-
-Waiting is booked where it happens. A stage that waits for its neighbour does so in `p2p`, so that
-piece is bubble and transfer together; a stage that is done early waits in the gradient reduction or
-in the optimizer's collectives. Telling waiting from moving bytes needs the clocks of the nodes
-aligned, which is not done here.
+(integers throughout). What lies outside steps, and in steps compute and recomputation, is counted
+(`charge`). The rest of the steps is waiting and transfer, and its causes come from replays of some
+of the steps (`sample`, `causes`): what the schedule idles by itself, then what uneven stages, slow
+ranks, jitter, messages and collectives add, each on top of those before it. Their proportions
+divide the counted time. What the replays do not explain is a piece too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from alpenglow_analysis.apportion import apportion
 from alpenglow_analysis.bubble import ideal_bubble
+from alpenglow_analysis.causes import CAUSES as REPLAYED
+from alpenglow_analysis.charge import MEASURED, OUTSIDE, PART_OF_KIND, SegmentCharge, charge
 from alpenglow_analysis.run import Run
-from alpenglow_analysis.segment import Segment
-from alpenglow_profiling.events import Events, Kind, Rows
-from alpenglow_profiling.self_time import covered, self_times
-
-Times = npt.NDArray[np.int64]
+from alpenglow_analysis.study import Study, study
+from alpenglow_profiling.events import Kind
 
 PIECES: dict[str, str] = {
     "unused": "Charged nodes that ran no rank",
     "unrecorded": "Ranks that left no events",
     "launch": "Launch and shutdown, outside the record",
-    "startup": "Start-up and restart",
+    "startup": "Start-up",
+    "restart": "Reading a checkpoint to go on",
     "lost": "Steps lost at a restart",
-    "checkpoint": "Checkpoints",
+    "checkpoint": "Checkpoint stalls",
     "evaluate": "Evaluation",
     "between": "Between steps",
+    "waiting": "Waiting in steps, cause unknown",
     "data": "Waiting for data",
-    "pipeline": "Pipeline: bubble and transfer",
-    "tensor": "Tensor-parallel collectives",
-    "gradient": "Gradient reduction",
+    "bubble": "Pipeline bubble of the schedule",
+    "imbalance": "Waiting: uneven stages",
+    "slow_ranks": "Waiting: slow ranks",
+    "jitter": "Waiting: jitter",
+    "p2p": "Transfer between stages",
+    "tensor": "Transfer in tensor-parallel collectives",
+    "gradient": "Transfer of gradients",
     "optimizer": "Optimizer",
-    "inside": "Idle in a step, in no span",
+    "unexplained": "In steps, unexplained",
     "recompute": "Recomputing activations",
     "compute": "Forward and backward compute",
 }
 """Pieces of the charge in the order of the waterfall; the last is the useful one."""
 
-PIECE_OF_KIND: dict[Kind, str] = {
-    Kind.STARTUP: "startup",
-    Kind.RESTART: "startup",
-    Kind.DATA_WAIT: "data",
-    Kind.FORWARD: "compute",
-    Kind.RECOMPUTE: "recompute",
-    Kind.BACKWARD: "compute",
-    Kind.WEIGHT_GRAD: "compute",
-    Kind.P2P: "pipeline",
-    Kind.TENSOR_REDUCE: "tensor",
-    Kind.GRADIENT_REDUCE: "gradient",
-    Kind.OPTIMIZER: "optimizer",
-    Kind.CHECKPOINT: "checkpoint",
-    Kind.DRAIN: "checkpoint",
-    Kind.EVALUATE: "evaluate",
-    Kind.STEP: "inside",
-}
-IN_STEP = ("data", "pipeline", "tensor", "gradient", "optimizer", "inside", "recompute", "compute")
-"""The pieces that a step is made of."""
+CAUSES = tuple(name for name in PIECES if name in REPLAYED)
+"""Pieces that waiting and transfer in steps are divided into. `unexplained` may be below 0."""
 
-_INDEX = {name: i for i, name in enumerate(PIECES)}
-# By number of kind; a number that this code does not know counts as time in no span.
-_PIECE_BY_NUMBER = np.full(256, _INDEX["inside"])
-for _kind, _piece in PIECE_OF_KIND.items():
-    _PIECE_BY_NUMBER[_kind] = _INDEX[_piece]
-_OF_A_STEP = np.isin(_PIECE_BY_NUMBER, [_INDEX[name] for name in IN_STEP])
+IN_STEP = tuple(MEASURED)
+"""What the measured step of a rank is divided into, by kind of span."""
+PIECE_OF_KIND: dict[Kind, str] = {**OUTSIDE, **PART_OF_KIND}
+"""Where the time of a span is booked before it is divided by cause."""
+LABELS: dict[str, str] = {**MEASURED, **PIECES}
+"""Of pieces, and of the measured parts of a step that are no pieces."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +70,7 @@ class Account:
     charged_ns: int
     """Sum over segments of charged nodes x ranks a node x elapsed time."""
     step_pieces: npt.NDArray[np.float64]
-    """[ranks, len(IN_STEP)]: mean seconds of a kept step."""
+    """[ranks, len(IN_STEP)]: mean seconds of a kept step as measured."""
     step: npt.NDArray[np.int64]
     """[kept steps]: their numbers, ascending."""
     step_s: npt.NDArray[np.float64]
@@ -94,6 +81,11 @@ class Account:
     """Share of a step that the schedule idles with equal stages and free communication."""
     lost_steps: int
     """Steps that were trained and given up at a restart."""
+    segments: dict[str, dict[str, int]] = field(default_factory=dict)
+    """`pieces` of each segment by its name; the waiting in steps is not divided there, it is
+    `waiting`."""
+    notes: tuple[str, ...] = ()
+    """What the numbers rest on, in sentences."""
 
     def share(self, *names: str) -> float:
         """Share of the charge that these pieces are together."""
@@ -105,115 +97,130 @@ class Account:
         items = [(name, ns) for name, ns in self.pieces.items() if name != "compute"]
         return sorted(items, key=lambda item: -item[1])
 
+    def energy(self, joules: Mapping[str, float | None]) -> dict[str, float] | None:
+        """MWh of each piece: the energy of each segment by the piece's share of its time.
 
-@dataclass
-class _Steps:
-    """What the kept steps of all ranks add up to, by rank."""
+        The ranks of a node are not told apart, nor waiting from computing, which draws more.
 
-    pieces: npt.NDArray[np.int64]
-    count: npt.NDArray[np.int64]
-    duration: dict[int, list[int]]
-    compute: dict[int, list[int]]
+        Args:
+            joules: energy of all nodes of each segment, by name; None where it was not sampled.
+
+        Returns:
+            MWh by piece, of the segments that were sampled; the causes of waiting in steps share it
+            in proportion. None where no segment was.
+        """
+        known = {name: value for name, value in joules.items() if value is not None}
+        if not known or not self.charged_ns:
+            return None
+        mwh = dict.fromkeys(self.pieces, 0.0)
+        waited = sum(pieces["waiting"] for pieces in self.segments.values())
+        for name, value in known.items():
+            pieces = self.segments.get(name, {})
+            whole = max(1, sum(pieces.values()))
+            for piece, ns in pieces.items():
+                if piece == "waiting" and waited:
+                    for cause in ("waiting", *CAUSES):
+                        mwh[cause] += value / 3.6e9 * ns / whole * self.pieces[cause] / waited
+                else:
+                    mwh[piece] += value / 3.6e9 * ns / whole
+        return mwh
 
 
-def account(run: Run) -> Account:
-    """Add up where the time of all ranks of a run went."""
-    ranks = run.facts.ranks
-    totals = np.zeros(len(PIECES), np.int64)
-    steps = _Steps(np.zeros((ranks, len(PIECES)), np.int64), np.zeros(ranks, np.int64), {}, {})
-    charged = lost_steps = 0
-    for segment in run.segments:
-        charged += segment.slots * segment.elapsed_ns
-        lost_from = run.lost_from(segment)
-        events = run.events.get(segment.name)
-        totals += _segment(segment, events, lost_from, steps)
-        if events is not None and lost_from is not None:
-            done = np.unique(events.rows["step"][events.rows["kind"] == Kind.STEP])
-            lost_steps += int((done >= lost_from).sum())
-    order = sorted(steps.duration)
-    columns = [_INDEX[name] for name in IN_STEP]
+def account(run: Run, found: Study | None = None) -> Account:
+    """Add up where the time of all ranks of a run went.
+
+    Args:
+        run: the run.
+        found: its `study`, where it has been made already.
+    """
+    found = study(run) if found is None else found
+    charges = {
+        segment.name: charge(segment, run.events.get(segment.name), run.lost_from(segment))
+        for segment in run.segments
+    }
+    by_segment = {name: _pieces(of) for name, of in charges.items()}
+    pieces = {key: sum(each[key] for each in by_segment.values()) for key in PIECES}
+    same = {name: of for name, of in charges.items() if len(of.count) == run.facts.ranks}
+    step, duration, compute = _steps(list(same.values()))
+    divided, notes = _divided(list(same.values()), found)
+    for cause, ns in divided.items():
+        pieces[cause] += ns
+        pieces["waiting"] -= ns
+    parts = np.zeros((run.facts.ranks, len(IN_STEP)))
+    count = np.zeros(run.facts.ranks, np.int64)
+    for of in same.values():
+        parts += of.parts
+        count += of.count
     return Account(
-        pieces={name: int(totals[i]) for name, i in _INDEX.items()},
-        charged_ns=charged,
-        step_pieces=steps.pieces[:, columns] / np.maximum(1, steps.count)[:, None] / 1e9,
-        step=np.array(order, dtype=np.int64),
-        step_s=np.array([np.mean(steps.duration[step]) for step in order]) / 1e9,
-        compute_s=np.array([np.mean(steps.compute[step]) for step in order]) / 1e9,
+        pieces=pieces,
+        charged_ns=sum(of.charged for of in charges.values()),
+        step_pieces=parts / np.maximum(1, count)[:, None] / 1e9,
+        step=step,
+        step_s=duration,
+        compute_s=compute,
         bubble=ideal_bubble(run, run.facts.micro_batches),
-        lost_steps=lost_steps,
+        lost_steps=sum(of.lost_steps for of in charges.values()),
+        segments=by_segment,
+        notes=notes,
     )
 
 
-def _segment(
-    segment: Segment, events: Events | None, lost_from: int | None, steps: _Steps
-) -> Times:
-    """Pieces of one segment; they sum to its charge."""
-    total = np.zeros(len(PIECES), np.int64)
-    elapsed = segment.elapsed_ns
-    begin = segment.begin_ns
-    with_events = 0
-    if events is not None and len(events.rows):
-        rows = events.rows[np.argsort(events.rows["rank"], kind="stable")]
-        # A segment of another shape: its time counts, its steps are not comparable.
-        comparable = steps if events.world_size == len(steps.count) else None
-        borders = np.flatnonzero(np.diff(rows["rank"])) + 1
-        for of_rank in np.split(rows, borders)[: segment.slots]:
-            total += _rank(of_rank, (begin, begin + elapsed), lost_from, comparable)
-            with_events += 1
-    silent = max(0, min(segment.ranks, segment.slots) - with_events)
-    total[_INDEX["unrecorded"]] += silent * elapsed
-    total[_INDEX["unused"]] += (segment.slots - with_events - silent) * elapsed
-    return total
+def _divided(charges: list[SegmentCharge], found: Study) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Ns of waiting in kept steps by cause, and what that rests on.
+
+    Ordinary steps share the proportions of those that were replayed; a step out of the ordinary
+    that was replayed has its own.
+    """
+    steps = sum(len(of.step) for of in charges)
+    waiting = sum(int(of.waiting.sum()) for of in charges)
+    if not steps or not waiting:
+        return {}, ()
+    if found.sample is None or found.causes is None or not found.sample.usual.any():
+        return {}, (
+            "No step has the spans of all ranks, so nothing was replayed: waiting in steps is one "
+            "piece, its causes unknown.",
+        )
+    sample, causes = found.sample, found.causes
+    odd = ~sample.usual
+    others = max(1, steps - int(odd.sum()))
+    ordinary = max(0.0, waiting - float(causes.waiting[odd].sum()))
+    each = causes.expected(sample.usual, ordinary / others)
+    weights = {
+        cause: each[cause] * others + float(ns[odd].sum()) for cause, ns in causes.ns.items()
+    }
+    usual, unusual = int(sample.usual.sum()), int(odd.sum())
+    told = (
+        f"Causes of waiting come from replays of {usual} ordinary steps of {steps:,}"
+        + (f" and of {unusual} out of the ordinary, each of these for itself" if unusual else "")
+        + ": "
+        + f"{100 * weights['unexplained'] / max(1, waiting):.2g} % of the waiting is left "
+        "unexplained."
+    )
+    return apportion(waiting, weights), (told, *sample.notes)
 
 
-def _rank(
-    rows: Rows, window: tuple[int, int], lost_from: int | None, steps: _Steps | None
-) -> Times:
-    """Pieces of one rank of one segment; they sum to the window, which is what was charged."""
-    rows = rows.copy()
-    rows["begin_ns"] = np.clip(rows["begin_ns"], *window)
-    rows["end_ns"] = np.clip(rows["end_ns"], *window)
-    rows = rows[rows["end_ns"] > rows["begin_ns"]]
-    pieces = np.zeros(len(PIECES), np.int64)
-    if not len(rows):
-        pieces[_INDEX["launch"]] = window[1] - window[0]
-        return pieces
-    rows, own = self_times(rows)
-    piece = _PIECE_BY_NUMBER[rows["kind"]]
-    whole = rows["kind"] == Kind.STEP
-    in_step = covered(rows, rows[whole])
-    if lost_from is not None:
-        # The kind decides, not the place: the step that a kill cut short has no row of its own.
-        given_up = (rows["step"] >= lost_from) & _OF_A_STEP[rows["kind"]]
-        piece[given_up] = _INDEX["lost"]
-        in_step &= ~given_up
-        whole &= ~given_up
-    np.add.at(pieces, piece, own)
-    if steps is not None:
-        _keep_steps(rows, own, piece, in_step | whole, steps)
-    record = int(rows["end_ns"].max()) - int(rows["begin_ns"].min())
-    pieces[_INDEX["between"]] += record - int(own.sum())
-    pieces[_INDEX["launch"]] += window[1] - window[0] - record
+def _pieces(found: SegmentCharge) -> dict[str, int]:
+    """All pieces of a segment; waiting in steps is one of them."""
+    pieces = dict.fromkeys(PIECES, 0) | found.pieces
+    pieces["waiting"] = int(found.waiting.sum()) + found.untold
+    pieces["recompute"] = int(found.recompute.sum())
+    pieces["compute"] = int(found.compute.sum())
     return pieces
 
 
-def _keep_steps(
-    rows: Rows, own: Times, piece: npt.NDArray[np.int64], mine: npt.NDArray[np.bool_], steps: _Steps
-) -> None:
-    """Add the whole, kept steps of one rank of one segment to the run's."""
-    rank = int(rows["rank"][0])
-    np.add.at(steps.pieces[rank], piece[mine], own[mine])
-    whole = mine & (rows["kind"] == Kind.STEP)
-    steps.count[rank] += int(whole.sum())
-    numbers, place = np.unique(rows["step"][mine], return_inverse=True)
-    useful = np.zeros(len(numbers), np.int64)
-    mine_useful = piece[mine] == _INDEX["compute"]
-    np.add.at(useful, place[mine_useful], own[mine][mine_useful])
-    duration = np.zeros(len(numbers), np.int64)
-    lasted = (rows["end_ns"] - rows["begin_ns"])[whole]
-    np.add.at(duration, np.searchsorted(numbers, rows["step"][whole]), lasted)
-    for number, lasted_ns, useful_ns in zip(
-        numbers.tolist(), duration.tolist(), useful.tolist(), strict=True
-    ):
-        steps.duration.setdefault(number, []).append(lasted_ns)
-        steps.compute.setdefault(number, []).append(useful_ns)
+def _steps(
+    charges: list[SegmentCharge],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Numbers of all kept steps, ascending; their length and compute in s, mean over ranks."""
+    step = np.concatenate([np.zeros(0, np.int64), *(found.step for found in charges)])
+    order = np.argsort(step, kind="stable")
+    ranks = np.concatenate([np.zeros(0, np.int64), *(found.ranks for found in charges)])
+    ranks = np.maximum(1, ranks)[order]
+    duration, compute = (
+        np.concatenate([np.zeros(0, np.int64), *columns])[order] / ranks / 1e9
+        for columns in (
+            [found.duration for found in charges],
+            [found.compute for found in charges],
+        )
+    )
+    return step[order], duration, compute

@@ -52,7 +52,7 @@ def test_the_report_names_the_schedule(runs: list[Run]) -> None:
         assert ideal.tokens_per_s == pytest.approx(
             compute.tokens_per_s * (1 - ideal_bubble(run, 8))
         )
-        said = next(text for text in findings(run, where, found) if "neighbours" in text)
+        said = next(text for text in findings(run, where, found) if "By theory" in text)
         assert f"{name} with 6 stages and 8 micro-batches idles {in_words(run, 8)}" in said
 
 

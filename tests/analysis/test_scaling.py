@@ -12,6 +12,7 @@ from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.contents import contents
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import idle_equivalents, model_flops_utilisation, rates
+from alpenglow_analysis.study import study
 from alpenglow_analysis.synthetic import Segment, Synthetic
 from alpenglow_analysis.units import billions
 from alpenglow_analysis.utilisation import account
@@ -20,8 +21,13 @@ from alpenglow_analysis.utilisation import account
 def test_rates_are_exact(tmp_path: Path) -> None:
     spec = Synthetic(Layout(4, 1, 2), 6, (Segment(1, 5),), peak_flops_per_rank=125e12)
     run = Run.load(spec.write(tmp_path / "run"))
-    found = {rate.key: rate for rate in rates(run, account(run))}
-    assert list(found) == ["peak", "compute", "schedule", "steps", "charged"]
+    steps = study(run)
+    found = {rate.key: rate for rate in rates(run, account(run, steps), steps)}
+    assert list(found) == [
+        "peak", "compute", "schedule", "model", "steps", "charged", "calendar",
+    ]  # fmt: skip
+    # The replay explains all of a step without faults.
+    assert found["model"].tokens_per_s == pytest.approx(found["steps"].tokens_per_s, rel=1e-6)
     tokens = 2 * 2048 * 6 * 2
     compute = 6 * 0.090
     assert found["peak"].tokens_per_s == pytest.approx(8 * 125e12 / 4.31e10)
@@ -32,7 +38,10 @@ def test_rates_are_exact(tmp_path: Path) -> None:
     assert found["steps"].tokens_per_s == pytest.approx(tokens / (spec.step / 1e9))
     elapsed = spec.elapsed(spec.segments[0]) / 1e9
     assert found["charged"].tokens_per_s == pytest.approx(5 * tokens / elapsed)
-    assert [rate.measured for rate in found.values()] == [False] * 3 + [True] * 2
+    assert [rate.measured for rate in found.values()] == [False] * 4 + [True] * 3
+    queued = run.segments[0].started - float(run.segments[0].submitted or 0)
+    assert queued > 0
+    assert found["calendar"].tokens_per_s == pytest.approx(5 * tokens / (elapsed + queued))
 
 
 def test_a_step_has_the_tokens_of_its_own_batch(tmp_path: Path) -> None:
