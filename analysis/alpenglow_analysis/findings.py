@@ -59,10 +59,11 @@ MEANING = {
 
 CURES: dict[str, tuple[str, ...]] = {
     "bubble": ("schedule_zb-h1", "schedule_1f1b", "micro_batches_double"),
-    "imbalance": ("balanced",),
+    "imbalance": ("balanced", "heavy_stage"),
     "slow_ranks": ("slow_ranks",),
-    "jitter": ("no_skew",),
-    "gradient": ("gradient",),
+    "jitter": ("jitter",),
+    "p2p": ("slow_links",),
+    "gradient": ("slow_links", "gradient"),
     "data": ("data",),
 }
 """Scenarios that say what curing a piece would bring."""

@@ -9,6 +9,8 @@ from alpenglow_analysis.episodes import Episode, episodes
 from alpenglow_analysis.heat import Heat, heat
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.sample import Sample, sample
+from alpenglow_analysis.slow_links import SlowLink, slow_links
+from alpenglow_analysis.stalls import Stall, stalls
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,10 @@ class Study:
     """Steps as arrays; None where none has the spans of all ranks."""
     causes: Causes | None
     """Why ranks waited in those steps."""
+    links: tuple[SlowLink, ...] = ()
+    """Nodes whose messages were slow."""
+    stalls: tuple[Stall, ...] = ()
+    """Checkpoints and evaluations that took much longer than the others."""
 
 
 def study(run: Run) -> Study:
@@ -30,4 +36,7 @@ def study(run: Run) -> Study:
     shown = heat(run)
     slow = tuple(episodes(shown)) if shown is not None else ()
     steps = sample(run)
-    return Study(shown, slow, steps, None if steps is None else causes(steps, slow))
+    if steps is None:
+        return Study(shown, slow, None, None, (), tuple(stalls(run)))
+    links = () if shown is None else tuple(slow_links(steps, shown.nodes))
+    return Study(shown, slow, steps, causes(steps, slow), links, tuple(stalls(run)))

@@ -147,10 +147,11 @@ class SegmentEvents:
             half = len(rows) // 2
             parts = [encode_about(rank, node_name(node), model.ranks, (clock[0], clock[1]),
                                   self.sample_every)]  # fmt: skip
+            if len(told):
+                parts.append(encode_steps(told.tobytes(), b"", clock[0], clock[1]))
             for table in (rows[:half], rows[half:]):
                 if len(table):
                     parts.append(encode(table.tobytes(), ROWS, clock[0], clock[1]))
-            parts.append(encode_steps(told.tobytes(), b"", clock[0], clock[1]))
             log_path(folder, rank).write_bytes(b"".join(parts))
 
 

@@ -21,6 +21,9 @@ from alpenglow_analysis.sample import Sample
 from alpenglow_analysis.study import Study
 from alpenglow_analysis.units import percent, seconds
 
+HEAVY = 1.02
+"""A stage with this many times the work of the middle one is called heavy."""
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -72,40 +75,99 @@ def scenarios(run: Run, found: Study) -> list[Scenario]:
 
 def _changes(run: Run, sample: Sample, found: Study) -> Iterator[tuple[str, str, Lengths, str]]:
     whole = recorded(sample)
-    own = sample.own + sample.recompute
-    by_stage = own.mean(axis=(2, 3, 5), keepdims=True)[:, :, :, 0]
-    even = sample.joint / np.maximum(stage_ratio(own, sample.usual), 1e-9)
-    factor = factors(sample, found.episodes)
-    if (factor > 1).any():
-        # A tensor group goes on with its slowest rank: what that one has too much is taken away.
-        without = (own / factor[..., None]).max(axis=3)
-        saved = own.max(axis=3) - without
-        passes = np.maximum(sample.joint - saved, 0)
-        yield (
-            "slow_ranks",
-            "No slow rank",
-            replace(whole, passes=passes),
-            ("ranks in a slow spell compute as fast as their peers"),
-        )
-    if sample.layout.pipeline > 1:
-        yield "balanced", "Stages of equal work", replace(whole, passes=even), ""
+    yield from _ranks(sample, whole, found)
+    yield from _stages(sample, whole)
     if sample.layout.world > 1:
-        level = np.broadcast_to(by_stage, sample.joint.shape)
-        yield (
-            "no_skew",
-            "No rank slower than another, no jitter",
-            replace(
-                whole, passes=level, load=np.zeros_like(whole.load), head=np.zeros_like(whole.head)
-            ),
-            "each pass as long as the mean of its stage, no waits for data",
-        )
         yield "network", "A network without any delay", whole.without(*NETWORK), ""
+    if found.links:
+        named = ", ".join(link.node for link in found.links[:3])
+        yield (
+            "slow_links",
+            f"No slow link ({named})",
+            _evened(sample, whole, found),
+            "messages of these nodes as quick as their peers', gradients as the middle stage's",
+        )
     if whole.gradient.any():
         yield "gradient", "Gradient reduction hidden", whole.without("gradient"), ""
     if whole.load.any() or whole.head.any():
         yield "data", "No wait for data", whole.without("load", "head"), ""
     yield from _schedules(sample, whole)
     yield from _batches(run, sample, whole)
+
+
+def _ranks(sample: Sample, whole: Lengths, found: Study) -> Iterator[tuple[str, str, Lengths, str]]:
+    """No slow rank, no jitter, neither."""
+    if sample.layout.world == 1:
+        return
+    own = sample.own + sample.recompute
+    level = own.mean(axis=(2, 3, 5), keepdims=True)[:, :, :, 0]
+    factor = factors(sample, found.episodes)
+    if (factor > 1).any():
+        # A tensor group goes on with its slowest rank: what that one has too much is taken away.
+        saved = own.max(axis=3) - (own / factor[..., None]).max(axis=3)
+        passes = np.maximum(sample.joint - saved, 0)
+        yield (
+            "slow_ranks",
+            "No slow rank",
+            replace(whole, passes=passes),
+            "ranks in a slow spell compute as fast as their peers",
+        )
+    usual = level / factor.mean(axis=(2, 3), keepdims=True)
+    steady = usual * factor.max(axis=3, keepdims=True)
+    yield (
+        "jitter",
+        "No jitter",
+        replace(whole, passes=np.broadcast_to(steady, sample.joint.shape)),
+        "each pass as long as the mean of its stage, slow ranks as slow as they are",
+    )
+    yield (
+        "no_skew",
+        "No rank slower than another, no jitter",
+        replace(whole, passes=np.broadcast_to(usual, sample.joint.shape)).without("load", "head"),
+        "each pass as long as the mean of its stage, no waits for data",
+    )
+
+
+def _stages(sample: Sample, whole: Lengths) -> Iterator[tuple[str, str, Lengths, str]]:
+    """Work shared out evenly, and the heaviest stage as light as the middle one."""
+    if sample.layout.pipeline == 1:
+        return
+    ratio = stage_ratio(sample.own + sample.recompute, sample.usual)
+    even = sample.joint / np.maximum(ratio, 1e-9)
+    yield (
+        "balanced",
+        "Stages of equal work",
+        replace(whole, passes=even),
+        "the same work, shared out",
+    )
+    middle = np.median(ratio, axis=1, keepdims=True)
+    heavy = ratio[sample.usual].mean(axis=(0, 2, 3, 4))
+    if heavy.max() > HEAVY * float(np.median(heavy)):
+        stage = int(np.argmax(heavy))
+        scale = np.minimum(1.0, middle / np.maximum(ratio, 1e-9))
+        yield (
+            "heavy_stage",
+            f"Stage {stage} as light as the middle one",
+            replace(whole, passes=sample.joint * scale),
+            "what it has more is gone, not moved elsewhere",
+        )
+
+
+def _evened(sample: Sample, whole: Lengths, found: Study) -> Lengths:
+    """Messages of slow nodes at the middle of their border, gradients at the middle stage's."""
+    nodes = () if found.heat is None else found.heat.nodes
+    slow = {link.node for link in found.links}
+    layout = sample.layout
+    down, up = whole.down.copy(), whole.up.copy()
+    for border in range(layout.pipeline - 1):
+        for replica in range(layout.data):
+            ends = {nodes[layout.rank(border + side, replica, 0)] for side in (0, 1)}
+            if ends & slow and len(ends) == 2:
+                for table in (down, up):
+                    middle = np.median(table[:, border], axis=1)
+                    table[:, border, replica] = np.minimum(table[:, border, replica], middle)
+    middle = np.median(whole.gradient.max(axis=2), axis=1)[:, None, None]
+    return replace(whole, down=down, up=up, gradient=np.minimum(whole.gradient, middle))
 
 
 def _schedules(sample: Sample, whole: Lengths) -> Iterator[tuple[str, str, Lengths, str]]:

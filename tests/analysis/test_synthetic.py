@@ -127,7 +127,8 @@ def test_fewer_spans_change_no_sum(tmp_path: Path) -> None:
         assert part.sample_every == log.sample_every == 5
         assert part.kept.tolist() == log.kept.tolist() == kept
         assert np.array_equal(whole.spans(kept), part.spans(kept))
-        assert np.array_equal(part.spans(), log.spans())
+        # Spans that begin at once have no order of their own.
+        assert np.array_equal(np.sort(part.spans()), np.sort(log.spans()))
 
 
 def test_a_long_step_is_kept_with_its_neighbours(tmp_path: Path) -> None:
