@@ -9,7 +9,7 @@ from alpenglow_analysis.episodes import Episode
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate, idle_equivalents
 from alpenglow_analysis.study import Study
-from alpenglow_analysis.units import count, percent, work
+from alpenglow_analysis.units import amount, count, percent, work
 from alpenglow_analysis.utilisation import PIECES, Account
 from alpenglow_analysis.whatif import Scenario, scenarios
 
@@ -170,6 +170,6 @@ def _gap(run: Run, rates: list[Rate]) -> str:
     return (
         f"Over the charged time the run made {count(actual.tokens_per_s)} tokens/s; its own "
         f"forward and backward passes without any waiting would give "
-        f"{count(ideal.tokens_per_s)}. Against that baseline {lost:.3g} of {ranks} {unit}s were "
-        f"idle ({unit}-equivalents: N x (1 - actual/ideal))."
+        f"{count(ideal.tokens_per_s)}. Against that baseline {amount(lost)} of {ranks:,} {unit}s "
+        f"were idle ({unit}-equivalents: N x (1 - actual/ideal))."
     )
