@@ -19,7 +19,7 @@ from alpenglow_analysis.replayed import NETWORK, Lengths, played, recorded
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.sample import Sample
 from alpenglow_analysis.study import Study
-from alpenglow_analysis.units import percent, seconds
+from alpenglow_analysis.units import amount, percent, seconds
 
 HEAVY = 1.02
 """A stage with this many times the work of the middle one is called heavy."""
@@ -65,7 +65,7 @@ def scenarios(run: Run, found: Study) -> list[Scenario]:
                 run.facts.ranks * gain,
                 f"{label}: a step of {seconds(measured * took)} instead of {seconds(measured)}, "
                 f"{percent(abs(gain))} {word} "
-                f"({run.facts.ranks * gain:.3g} of {run.facts.ranks} {unit}-equivalents).",
+                f"({amount(run.facts.ranks * gain)} of {run.facts.ranks:,} {unit}-equivalents).",
                 assumes,
             )
         )
