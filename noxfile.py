@@ -26,6 +26,7 @@ SLURM = ("slurmctld", "slurmd", "munged", "sbatch")
 ACCOUNTING = ("slurmdbd", "mariadbd")
 """Without these the tests of sacct skip."""
 SLURM_PACKAGES = ("slurm-wlm", "munge", "slurmdbd", "mariadb-server")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 INSTALL_S = 300
 SITES = [f"env/{name}.sh" for name in ("summit", "frontier", "perlmutter")]
 STAND_INS = [
@@ -59,7 +60,7 @@ def floors(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """The test suite; `nox -s tests -- -k order` narrows it."""
-    session.run("pytest", "-m", "not scheduler", *session.posargs)
+    session.run("pytest", "-m", "not scheduler and not browser", *session.posargs)
 
 
 @nox.session
@@ -68,13 +69,8 @@ def slurm(session: nox.Session) -> None:
 
     Where it cannot be had, the session is skipped with a sentence; a test that fails is a failure.
     """
-    if _missing(*SLURM, *ACCOUNTING) and os.geteuid() == 0 and shutil.which("apt-get"):
-        install = f"apt-get install --yes --no-install-recommends {' '.join(SLURM_PACKAGES)}"
-        # The daemons that the packages would start are not wanted: the tests start their own.
-        quiet = {"RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
-        words = ["timeout", str(INSTALL_S), "sh", "-c", f"apt-get update --quiet && {install}"]
-        with contextlib.suppress(nox.command.CommandFailed):
-            session.run(*words, external=True, silent=True, env=quiet)
+    if _missing(*SLURM, *ACCOUNTING):
+        _install(session, *SLURM_PACKAGES)
     missing = _missing(*SLURM)
     if missing:
         session.skip(
@@ -82,6 +78,31 @@ def slurm(session: nox.Session) -> None:
             f"a network and less than {INSTALL_S} s): the tests against a real Slurm did not run"
         )
     session.run("pytest", "-m", "scheduler", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The tests of the report's pages in Chromium, which is installed first where that can be."""
+    if all(_missing(name) for name in BROWSERS):
+        _install(session, "chromium")
+    if all(_missing(name) for name in BROWSERS):
+        session.skip(
+            "no Chromium here, and it could not be installed (which needs root, apt-get, a network "
+            f"and less than {INSTALL_S} s): the pages of the report were not looked at"
+        )
+    session.run("pytest", "-m", "browser", *session.posargs)
+
+
+def _install(session: nox.Session, *packages: str) -> None:
+    """Install Debian packages if this is root with apt-get; what comes of it is looked at later."""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
+    install = f"apt-get install --yes --no-install-recommends {' '.join(packages)}"
+    # The daemons that packages would start are not wanted: the tests start their own.
+    quiet = {"RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
+    words = ["timeout", str(INSTALL_S), "sh", "-c", f"apt-get update --quiet && {install}"]
+    with contextlib.suppress(nox.command.CommandFailed):
+        session.run(*words, external=True, silent=True, env=quiet)
 
 
 def _missing(*programs: str) -> str | None:

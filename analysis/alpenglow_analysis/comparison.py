@@ -74,8 +74,10 @@ def comparison(runs: Sequence[Run]) -> Figure:
         axes = made.add_subplot(grid[place])
         draw(axes, run.facts.layout, shown, spans, begin, longest, used)
         m = run.facts.micro_batches
+        whose = f"{run.facts.name}: " if len({r.facts.name for r in runs}) == len(runs) > 1 else ""
         axes.set_title(
-            f"{schedule_name(run).upper()}, {len(shown)} stages, {m} micro-batches, step {step}: "
+            f"{whose}{schedule_name(run).upper()}, {len(shown)} stages, {m} micro-batches, "
+            f"step {step}: "
             f"{100 * measured:.1f} % idle (the schedule itself: {100 * ideal_bubble(run, m):.1f} %)"
         )
     axes.set_xlabel("time since the step began (ms); the number in a box is the micro-batch")

@@ -1,4 +1,4 @@
-"""The report's figures. Each function draws one on a figure of its own; no global state is touched.
+"""What a step is made of on each rank, and the curves of a run. No global state is touched.
 
 What a figure shows is decided here, how it looks in `style.py`. Call them inside
 `style.settings()`.
@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from alpenglow_analysis.run import Run
-from alpenglow_analysis.scaling import Rate, idle_equivalents
-from alpenglow_analysis.style import COLOURS, FAINT, INK, figure, grid, paint
-from alpenglow_analysis.units import count, percent, work
-from alpenglow_analysis.utilisation import IN_STEP, LABELS, PIECES, Account
+from alpenglow_analysis.scaling import Rate
+from alpenglow_analysis.style import FAINT, INK, figure, grid, paint
+from alpenglow_analysis.units import count
+from alpenglow_analysis.utilisation import IN_STEP, LABELS, Account
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,57 +26,6 @@ STACK = (
 """`IN_STEP` from the foot of a bar to its top: work below, waiting above."""
 MOST_RANKS = 128
 """More bars than this do not read: then a bar is the mean of a stage."""
-SMALL = 0.0005
-"""Pieces below this share of the charge share one bar of the waterfall."""
-
-
-def waterfall(run: Run, account: Account) -> Figure:
-    """From what was charged down to useful compute, one bar a loss."""
-    unit = run.facts.unit
-    charged = max(1, account.charged_ns)
-    bars: list[tuple[str, str, int]] = []
-    small = 0
-    for key, label in PIECES.items():
-        ns = account.pieces[key]
-        if key == "compute":
-            continue
-        if ns / charged >= SMALL:
-            bars.append((key, label, ns))
-        else:
-            small += ns
-    if small:
-        bars.append(("unrecorded", "All smaller losses", small))
-    made = figure(1.2 + 0.36 * (len(bars) + 2))
-    axes = made.add_subplot()
-    left = charged
-    rows = [("charged", "Charged", 0, charged)]
-    for key, label, ns in bars:
-        left -= ns
-        rows.append((key, label, left, ns))
-    rows.append(("compute", PIECES["compute"], 0, left))
-    for y, (key, _, begin, ns) in enumerate(rows):
-        fill = paint(key) if key in COLOURS else {"facecolor": "#444444"}
-        axes.barh(y, 100 * ns / charged, left=100 * begin / charged, height=0.72, **fill)
-        text = f"{percent(ns / charged)}  ({work(ns, charged, unit)})"
-        right = 100 * (begin + ns) / charged
-        inside = right > 70
-        # Beside a bar that ends far right there is room on its left only, or inside a long one.
-        x = 100 * begin / charged - 0.8 if inside and begin > 0 else right + 0.8
-        align = "right" if inside and begin > 0 else "left"
-        if inside and begin == 0:
-            x, align = 1.2, "left"
-        white = inside and begin == 0
-        axes.text(x, y, text, va="center", ha=align, color="white" if white else INK, fontsize=9)
-        if y + 1 < len(rows):
-            axes.plot([100 * begin / charged] * 2, [y, y + 1], color="#BBBBBB", lw=0.7, zorder=0)
-    axes.set_yticks(range(len(rows)), [label for _, label, _, _ in rows])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 100)
-    axes.set_xlabel(f"share of the charged {unit}-hours (%)")
-    axes.set_title(f"From charged {unit}-hours to useful compute")
-    axes.tick_params(axis="y", length=0)
-    grid(axes, "x")
-    return made
 
 
 def ranks(run: Run, account: Account) -> Figure | None:
@@ -140,41 +89,6 @@ def _name_stages(axes: Axes, x: Any, stage: Any, names: str) -> None:
     second.spines["bottom"].set_visible(False)
     word = "pipeline stage" if len(stages) > 8 else "grouped by pipeline stage"
     second.set_xlabel(f"{names}, above its {word}" if len(stages) > 8 else f"{names}, {word}")
-
-
-def ideal_and_actual(run: Run, found: list[Rate]) -> Figure | None:
-    """Ideal and actual tokens/s as bars, each gap in ranks or GPUs; None with nothing measured."""
-    shown = [rate for rate in found if rate.key != "peak"]
-    if not any(rate.measured for rate in shown):
-        return None
-    top = shown[0]
-    made = figure(1.1 + 0.55 * len(shown))
-    axes = made.add_subplot()
-    for y, rate in enumerate(shown):
-        fill: dict[str, Any] = {"facecolor": "#0072B2"}
-        if not rate.measured:
-            fill = {"facecolor": "#DCEBF5", "edgecolor": "#0072B2", "linewidth": 1.0, "hatch": "//"}
-        axes.barh(y, rate.tokens_per_s, height=0.62, **fill)
-        text = f"{count(rate.tokens_per_s)} tokens/s"
-        if rate is not top and not top.measured:
-            lost = idle_equivalents(run.facts.ranks, rate.tokens_per_s, top.tokens_per_s)
-            text += f"\n{lost:.3g} of {run.facts.ranks} {run.facts.unit}s idle"
-        axes.text(
-            rate.tokens_per_s + 0.008 * top.tokens_per_s, y, text, va="center", fontsize=9,
-            linespacing=1.35,
-        )  # fmt: skip
-    axes.set_yticks(range(len(shown)), [rate.label for rate in shown])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.24 * max(rate.tokens_per_s for rate in shown))
-    axes.set_xlabel("tokens/s of the whole run")
-    axes.set_title(
-        "Ideal and actual throughput"
-        + ("" if top.measured else f"; idle counted against '{top.label.lower()}'")
-    )
-    axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_formatter(lambda value, _: count(value))
-    grid(axes, "x")
-    return made
 
 
 def curves(run: Run, found: list[Rate]) -> Figure | None:

@@ -9,7 +9,7 @@ from alpenglow_analysis.episodes import Episode
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import Rate, idle_equivalents
 from alpenglow_analysis.study import Study
-from alpenglow_analysis.units import count, percent, work
+from alpenglow_analysis.units import amount, count, percent, work
 from alpenglow_analysis.utilisation import PIECES, Account
 from alpenglow_analysis.whatif import Scenario, scenarios
 
@@ -70,7 +70,13 @@ CURES: dict[str, tuple[str, ...]] = {
 
 
 def findings(
-    run: Run, account: Account, rates: list[Rate], found: Study | None = None, *, most: int = 4
+    run: Run,
+    account: Account,
+    rates: list[Rate],
+    found: Study | None = None,
+    *,
+    changes: Sequence[Scenario] | None = None,
+    most: int = 4,
 ) -> list[str]:
     """Sentences about a run; an empty account gives one sentence that says so.
 
@@ -79,6 +85,7 @@ def findings(
         account: its account.
         rates: its ideal and actual rates.
         found: its study; with it slow nodes are named and cures have numbers.
+        changes: its `scenarios`, where they have been played already.
         most: losses that get a sentence.
     """
     unit = run.facts.unit
@@ -89,7 +96,8 @@ def findings(
         "backward compute of steps that count; the other "
         f"{100 * (1 - account.share('compute')):.1f} are accounted for below."
     ]
-    changes = [] if found is None else scenarios(run, found)
+    if changes is None:
+        changes = [] if found is None else scenarios(run, found)
     for key, ns in account.losses[:most]:
         share = ns / account.charged_ns
         if share < WORTH_SAYING:
@@ -162,6 +170,6 @@ def _gap(run: Run, rates: list[Rate]) -> str:
     return (
         f"Over the charged time the run made {count(actual.tokens_per_s)} tokens/s; its own "
         f"forward and backward passes without any waiting would give "
-        f"{count(ideal.tokens_per_s)}. Against that baseline {lost:.3g} of {ranks} {unit}s were "
-        f"idle ({unit}-equivalents: N x (1 - actual/ideal))."
+        f"{count(ideal.tokens_per_s)}. Against that baseline {amount(lost)} of {ranks:,} {unit}s "
+        f"were idle ({unit}-equivalents: N x (1 - actual/ideal))."
     )

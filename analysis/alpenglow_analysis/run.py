@@ -154,8 +154,12 @@ class Run:
     """Spans of each segment that left any, times in wall-clock ns."""
 
     @classmethod
-    def load(cls, path: Path) -> Run:
+    def load(cls, path: Path, *, write: bool = True) -> Run:
         """Read a run directory, whole or damaged.
+
+        Args:
+            path: the run directory.
+            write: False leaves nothing there, as for a run that is still going on.
 
         Raises:
             RunError: no such directory, or not one of a run.
@@ -169,7 +173,7 @@ class Run:
         names |= {folder.name for folder in (path / "events").glob("*.*") if folder.is_dir()}
         segments, events = [], {}
         for name in sorted(names):
-            spans = _events(path / "events" / name)
+            spans = _events(path / "events" / name, write)
             if spans is not None:
                 events[name] = spans
             segment = _segment(path, name, facts, metrics, spans)
@@ -268,9 +272,9 @@ def _segment(
     )
 
 
-def _events(directory: Path) -> Events | None:
+def _events(directory: Path, write: bool) -> Events | None:
     try:
-        events = read(directory)
+        events = read(directory, write=write)
     except EventsError:
         return None
     return events if events.nodes else None

@@ -8,7 +8,7 @@ import numpy as np
 
 from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.run import Run
-from alpenglow_analysis.style import INK, WIDTH, figure, paint
+from alpenglow_analysis.style import ON_COLOUR, ON_DARK, WIDTH, figure, paint
 from alpenglow_analysis.utilisation import LABELS, PIECE_OF_KIND, Account
 from alpenglow_profiling.events import Kind, Rows
 
@@ -29,12 +29,17 @@ _DIGIT = 0.636
 _LIGHT_TEXT = ("backward", "weight_grad")
 
 
-def median_step(account: Account) -> int | None:
-    """The kept step whose duration is nearest to the median; None if there is none."""
-    if not len(account.step):
+def median_step(run: Run, account: Account) -> int | None:
+    """The step whose duration is nearest to the median, of those that have spans inside.
+
+    None if there is none.
+    """
+    kept = [events.kept for events in run.events.values()]
+    there = np.isin(account.step, np.concatenate([np.zeros(0, np.int64), *kept]))
+    if not there.any():
         return None
-    away = np.abs(account.step_s - np.median(account.step_s))
-    return int(account.step[int(np.argmin(away))])
+    away = np.abs(account.step_s[there] - np.median(account.step_s))
+    return int(account.step[there][int(np.argmin(away))])
 
 
 def rows_of_step(run: Run, step: int) -> Rows | None:
@@ -149,7 +154,7 @@ def _draw_rank(
             continue
         size = min(8.0, (width * points_per_ms - 1.5) / (_DIGIT * len(text)))
         if size >= SMALLEST_TEXT:
-            colour = "white" if name in _LIGHT_TEXT else INK
+            colour = ON_DARK if name in _LIGHT_TEXT else ON_COLOUR
             axes.text(
                 left + width / 2, y - 0.04, text, ha="center", va="center", fontsize=size,
                 color=colour,

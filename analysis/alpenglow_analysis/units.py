@@ -46,8 +46,11 @@ def hours(value: float) -> str:
 def work(ns: float, of: float, unit: str) -> str:
     """Time of ranks or GPUs: hours, or seconds where all of it, `of` ns, is under ten hours."""
     if of >= 3.6e13:
-        return f"{hours(ns / 3.6e12)} {unit}-hours"
-    return f"{ns / 1e9:,.0f} {unit}-s" if ns >= 1e11 else f"{ns / 1e9:.3g} {unit}-s"
+        return f"{hours(ns / 3.6e12).replace('-', '−')} {unit}-hours"
+    if 0 < abs(ns) < 1e6:
+        return f"{'<' if ns > 0 else '> −'} 0.001 {unit}-s".replace("− ", "−")
+    text = f"{ns / 1e9:,.0f}" if ns >= 1e11 else f"{ns / 1e9:.3g}"
+    return f"{text.replace('-', '−')} {unit}-s"
 
 
 def percent(fraction: float) -> str:
@@ -55,4 +58,15 @@ def percent(fraction: float) -> str:
     value = 100 * fraction
     if value == 0:
         return "0\u00a0%"
-    return f"{value:.1f}\u00a0%" if abs(value) >= 0.1 else f"{value:.2g}\u00a0%"
+    if abs(value) < 0.001:
+        return "<\u00a00.001\u00a0%" if value > 0 else ">\u00a0−0.001\u00a0%"
+    text = f"{value:.1f}" if abs(value) >= 0.1 else f"{value:.2g}"
+    return f"{text.replace('-', '−')}\u00a0%"
+
+
+def amount(value: float) -> str:
+    """A number of equivalents: 30.3, 0.0335, 1,779; one that is all but none reads as that."""
+    if abs(value) < 0.001:
+        return "0" if value == 0 else "< 0.001" if value > 0 else "> −0.001"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return text.replace("-", "−")

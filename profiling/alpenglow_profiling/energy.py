@@ -83,12 +83,13 @@ class SegmentPower:
         return sum(known) if known else np.nan
 
 
-def segment_power(directory: Path, period_s: float = 10.0) -> SegmentPower:
+def segment_power(directory: Path, period_s: float = 10.0, *, write: bool = True) -> SegmentPower:
     """Read a segment node by node, so that it fits memory whatever its length.
 
     Args:
         directory: `samples/SEGMENT` of a run.
         period_s: seconds of a point of the curve.
+        write: False reads logs without leaving anything, as while the segment runs.
 
     Raises:
         SamplesError: the directory does not exist.
@@ -97,7 +98,7 @@ def segment_power(directory: Path, period_s: float = 10.0) -> SegmentPower:
     curves = [np.zeros(0, CURVE)]
     notes: list[str] = []
     damages: list[str] = []
-    for samples in each(directory, ("power_w", "energy_j")):
+    for samples in each(directory, ("power_w", "energy_j"), write=write):
         nodes.extend(energy_mwh(samples))
         curves.append(power_curve(samples, period_s))
         notes.extend(samples.notes)

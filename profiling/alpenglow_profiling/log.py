@@ -125,8 +125,8 @@ def read_log(path: Path) -> Log:
     except OSError as error:
         raise LogError(f"{path}: cannot be read: {error.strerror}") from None
     blocks, unread = read_blocks(data)
-    unread += sum(HEADER_BYTES + len(each.payload) for each in blocks if not _fits(each))
-    blocks = [each for each in blocks if _fits(each)]
+    unread += sum(HEADER_BYTES + len(each.payload) for each in blocks if not fits(each))
+    blocks = [each for each in blocks if fits(each)]
     about: dict[str, Any] | None = None
     settled, unfinished = [np.empty(0, ROW)], [np.empty(0, ROW)]
     told = [np.empty(0, SUM)]
@@ -138,7 +138,7 @@ def read_log(path: Path) -> Log:
             elif block.kind == ROWS:
                 settled.append(np.frombuffer(block.payload, ROW))
             elif block.kind == STEPS:
-                sums_of, rows_of = _steps(block.payload)
+                sums_of, rows_of = decode_steps(block.payload)
                 told.append(sums_of)
                 settled.append(rows_of)
                 ended.append((block.clock[0], sums_of))
@@ -187,14 +187,15 @@ def _once(rows: Rows, unfinished: Rows) -> Rows:
     return np.concatenate([rows[~again], np.unique(np.concatenate([rows[again], unfinished]))])
 
 
-def _steps(payload: memoryview) -> tuple[Sums, Rows]:
+def decode_steps(payload: memoryview) -> tuple[Sums, Rows]:
+    """Sums and spans of the payload of a STEPS block."""
     (count,) = _COUNT.unpack_from(payload)
     start = _COUNT.size + count * SUM.itemsize
     sums_of = np.frombuffer(payload[_COUNT.size : start], SUM)
     return sums_of, np.frombuffer(payload[start:], ROW)
 
 
-def _fits(block: Block) -> bool:
+def fits(block: Block) -> bool:
     """Whether a payload has a length that a block of its type can have."""
     size = len(block.payload)
     if block.kind == STEPS:

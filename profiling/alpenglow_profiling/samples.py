@@ -130,7 +130,7 @@ def merge(directory: Path, *, node: str | None = None, remove_log: bool = False)
     return sorted(directory.glob("*.h5"))
 
 
-def read(directory: Path, columns: Collection[str] | None = None) -> Samples:
+def read(directory: Path, columns: Collection[str] | None = None, *, write: bool = True) -> Samples:
     """Read all samples of a segment, whether it has ended or not.
 
     Logs of a segment that died become HDF5 files on the way, where that can be written.
@@ -138,13 +138,14 @@ def read(directory: Path, columns: Collection[str] | None = None) -> Samples:
     Args:
         directory: `samples/SEGMENT` of a run.
         columns: of `SAMPLE`, beside device and time; None is all.
+        write: False reads logs without leaving anything, as while the segment runs.
 
     Raises:
         SamplesError: the directory does not exist.
     """
     parts: list[_Node] = []
     damages: list[str] = []
-    for found in _nodes(directory, columns):
+    for found in _nodes(directory, columns, write):
         if isinstance(found, str):
             damages.append(found)
         else:
@@ -152,19 +153,21 @@ def read(directory: Path, columns: Collection[str] | None = None) -> Samples:
     return _together(parts, damages, columns)
 
 
-def each(directory: Path, columns: Collection[str] | None = None) -> Iterator[Samples]:
+def each(
+    directory: Path, columns: Collection[str] | None = None, *, write: bool = True
+) -> Iterator[Samples]:
     """The same node by node, so that a long segment of many nodes fits memory.
 
     What cannot be read at all comes as `Samples` of no node with its damage.
     """
-    for found in _nodes(directory, columns):
+    for found in _nodes(directory, columns, write):
         if isinstance(found, str):
             yield _together([], [found], columns)
         else:
             yield _together([found], [], columns)
 
 
-def _nodes(directory: Path, columns: Collection[str] | None) -> Iterator[_Node | str]:
+def _nodes(directory: Path, columns: Collection[str] | None, write: bool) -> Iterator[_Node | str]:
     """Every node by name; a sentence for what cannot be read."""
     if not directory.is_dir():
         raise SamplesError(f"{directory}: no such folder of samples")
@@ -174,8 +177,9 @@ def _nodes(directory: Path, columns: Collection[str] | None) -> Iterator[_Node |
         try:
             if log.exists() and not _holds(file, log.stat().st_size):
                 found = _of_log(log, read_sample_log(log))
-                with suppress(OSError):  # another's run, a full disk: the log itself is read
-                    _write(file, found)
+                if write:
+                    with suppress(OSError):  # another's run, a full disk: the log itself is read
+                        _write(file, found)
                 yield found
                 continue
         except SampleLogError as error:

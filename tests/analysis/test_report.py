@@ -12,8 +12,9 @@ import pytest
 
 from alpenglow.config import load
 from alpenglow.parallel.layout import Layout
-from alpenglow_analysis.report import ReportRecipe, build, main
+from alpenglow_analysis.report import ReportRecipe, main
 from alpenglow_analysis.synthetic import Segment, Synthetic
+from alpenglow_analysis.writing import build
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +51,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in ("meta", "img"):
             self._open.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("use", "image"):
+            self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Nothing is left open: elements of figures close themselves."""
 
     def handle_endtag(self, tag: str) -> None:
         assert self._open.pop() == tag
@@ -64,26 +69,52 @@ def test_the_page_needs_nothing_but_itself(run_dir: Path) -> None:
     assert path == run_dir / "report" / "index.html"
     html = path.read_text(encoding="utf-8")
     page = Page(html)
-    assert len(page.sources) == 5
-    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
-    assert not re.search(r"https?://|@import|url\(", html)
+    assert "default-src 'none'" in html
+    places = {source[1:] for source in page.sources if source.startswith("#")}
+    assert {"account", "ideal", "whatif", "chain", "missing", "method", "glossary"} <= places
+    assert places <= {*re.findall(r'<section id="([^"]+)"', html)}
+    figures = re.findall(r'aria-labelledby="(\w+)-caption"', html)
+    assert figures == [
+        "waterfall", "ideal", "timeline", "ranks", "heat", "gains", "chain", "curves",
+    ]  # fmt: skip
+    rest = [source for source in page.sources if not source.startswith(("#", "data:image/png"))]
+    assert rest == []
+    assert not re.search(r"https?://|@import|url\((?!#)|<script|<link", html)
     assert "a run <1>: where the time went" in page.text
     for word in ("Charged, the sum", "Idle ranks", "not closed", "Loss", "6,857,302,016"):
         assert word in page.text
     assert "of which at peak" not in page.text, "the peak is unknown"
+    assert "MWh" not in page.text.split("What is missing")[0], "nothing was sampled"
 
 
 def test_the_markdown_has_its_figures_beside_it(run_dir: Path) -> None:
     folder = build(run_dir, price_per_node_hour=3.5).parent
     text = (folder / "report.md").read_text(encoding="utf-8")
     named = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert len(named) == 5
+    assert len(named) == 8
     for name in named:
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
+        svg = (folder / name).with_suffix(".svg").read_text(encoding="utf-8")
+        assert "var(" not in svg, "a file by itself keeps plain colours"
     assert "dollars" in text
     widths = {line.count("|") for line in text.splitlines() if "node-hours |" in line}
     assert widths
+    assert "\n\n\n" not in text
     assert not list(folder.rglob(".*")), "no temporary file is left"
+
+
+def test_a_run_beside_another(run_dir: Path, tmp_path: Path) -> None:
+    other = Synthetic(Layout(2, 1, 4), 4, (Segment(1, 6),), schedule="zb-h1").write(
+        tmp_path / "other"
+    )
+    assert main([str(run_dir), "--compare", str(other)]) == 0
+    html = (run_dir / "report" / "index.html").read_text(encoding="utf-8")
+    text = Page(html).text
+    assert "Beside other runs" in text
+    assert "ZB-H1, 4" in text
+    assert 'aria-labelledby="schedules-caption"' in html
+    build(run_dir)
+    assert not (run_dir / "report" / "figures" / "schedules.png").exists(), "it was of another time"
 
 
 def test_a_second_report_takes_the_place_of_the_first(run_dir: Path) -> None:
@@ -99,7 +130,9 @@ def test_a_run_without_a_step_still_has_a_report(run_dir: Path) -> None:
     text = Page(html).text
     assert "Ranks that left no events" in text
     assert "Segment 1001.0 left no events." in text
-    assert html.count("<img") == 1
+    assert re.findall(r'aria-labelledby="(\w+)-caption"', html) == ["waterfall", "chain"]
+    for section in ("whatif", "efficiencies", "stragglers", "clocks", "power"):
+        assert f'<section id="{section}"' not in html
 
 
 def test_the_command_takes_a_run_directory(

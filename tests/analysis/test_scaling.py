@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alpenglow.parallel.layout import Layout
-from alpenglow_analysis.contents import contents
+from alpenglow_analysis.facts_table import facts_pairs
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.scaling import idle_equivalents, model_flops_utilisation, rates
 from alpenglow_analysis.study import study
@@ -64,9 +64,9 @@ def test_a_step_has_the_tokens_of_its_own_batch(tmp_path: Path) -> None:
     elapsed = spec.elapsed(spec.segments[0]) / 1e9
     assert found["charged"].tokens_per_s == pytest.approx(4 * whole / elapsed)
     assert found["steps"].tokens_per_s == pytest.approx(whole / (spec.step / 1e9))
-    page = contents(run, account(run), list(found.values()), {}, None)
-    assert ("Tokens", billions(5 * whole)) in page.facts
-    assert "3.500 at step 2, on text" in dict(page.facts)["Validation loss"]
+    facts = facts_pairs(run, account(run), None)
+    assert ("Tokens", billions(5 * whole)) in facts
+    assert "3.500 at step 2, on text" in dict(facts)["Validation loss"]
 
 
 def test_utilisation_names_both_formulas_and_admits_an_unknown_peak(tmp_path: Path) -> None:
