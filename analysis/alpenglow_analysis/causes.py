@@ -53,27 +53,27 @@ class Causes:
     played: dict[str, Floats]
     """[n]: length of the step in the replay in which each cause came in, in ns."""
 
-    def expected(self, usual: npt.NDArray[np.bool_], waiting: float) -> dict[str, float]:
-        """What each cause takes of an ordinary step that was not replayed, ns.
+    def expected(self, like: npt.NDArray[np.bool_], waiting: float) -> dict[str, float]:
+        """What each cause takes of a step like some that were replayed, ns.
 
-        By linear regression of each cause on the waiting of the step over the replayed ordinary
-        ones (their slopes sum to 1, so the causes sum to the waiting): that steps differ in waiting
-        is mostly jitter, of which a sample has more or less than the whole by chance. With few
-        steps, or such as hardly differ, all causes are in proportion.
+        By linear regression of each cause on the waiting of the step over these (the slopes sum to
+        1, so the causes sum to the waiting): that like steps differ in waiting is mostly jitter, of
+        which a sample has more or less than the whole by chance. With few steps, or such as hardly
+        differ, all causes are in proportion.
 
         Args:
-            usual: [n]: the replayed ordinary steps.
+            like: [n]: which of the replayed steps.
             waiting: ns that all ranks wait in the step, or in the mean of some.
         """
-        seen = self.waiting[usual]
+        seen = self.waiting[like]
         mean = float(seen.mean())
         away = seen - mean
         spread = float((away**2).sum())
         found = {}
         for cause, ns in self.ns.items():
-            average = float(ns[usual].mean())
+            average = float(ns[like].mean())
             if len(seen) >= FEW and spread > (1e-6 * mean) ** 2 * len(seen):
-                slope = float((away * ns[usual]).sum()) / spread
+                slope = float((away * ns[like]).sum()) / spread
             else:
                 slope = average / mean if mean else 0.0
             found[cause] = average + slope * (waiting - mean)

@@ -62,22 +62,23 @@ class Efficiencies:
 
 
 def efficiencies(account: Account, sample: Sample | None) -> Efficiencies | None:
-    """Compute both; None where no ordinary step was sampled."""
-    if sample is None or not sample.usual.any() or not len(account.step):
+    """Compute both; None where no step was sampled."""
+    if sample is None or not len(account.step):
         return None
-    usual = sample.usual
-    runtime = float(sample.duration[usual].mean())
-    useful = sample.busy[usual].mean(axis=0)
+    weight = sample.weight
+    runtime = 1e9 * sample.mean_s
+    useful = np.average(sample.busy, axis=0, weights=weight)
     whole = recorded(sample)
-    ideal = played(whole.without(*NETWORK))[usual].mean() / played(whole)[usual].mean() * runtime
+    network_free, as_it_was = played(whole.without(*NETWORK)), played(whole)
+    ideal = float(weight @ network_free) / float(weight @ as_it_was) * runtime
     most = float(useful.max())
     balance = float(useful.mean()) / most
     pop = Pop(
         parallel=float(useful.mean()) / runtime,
         load_balance=balance,
         communication=most / runtime,
-        serialisation=most / float(ideal),
-        transfer=float(ideal) / runtime,
+        serialisation=most / ideal,
+        transfer=ideal / runtime,
     )
     parts = account.step_pieces
     busy = parts[:, [IN_STEP.index("compute"), IN_STEP.index("recompute")]].sum(axis=1)
@@ -89,4 +90,4 @@ def efficiencies(account: Account, sample: Sample | None) -> Efficiencies | None
         communication=float(busy.max() / active.max()),
         orchestration=float(active.max()) / elapsed,
     )
-    return Efficiencies(pop, talp, int(usual.sum()))
+    return Efficiencies(pop, talp, len(sample))

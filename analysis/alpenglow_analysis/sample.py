@@ -2,15 +2,16 @@
 
 What a replay needs: the own time of each pass (collectives inside it taken out), the transfer of
 each message and collective (from the last arrival to the end), the wait for data. Steps are taken
-from those whose spans were kept by number, evenly spread, and the longest of those that were kept
-because they were out of the ordinary. Nodes' clocks are aligned first (`clocks.py`), as a transfer
-is the difference of times on two of them.
+from those whose spans were kept, evenly spread over each group of like steps (`strata.py`), and
+each counts for as many as its group has for one that was taken. Nodes' clocks are aligned first
+(`clocks.py`), as a transfer is the difference of times on two of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,22 +19,21 @@ import numpy.typing as npt
 from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.bubble import schedule_name
 from alpenglow_analysis.clocks import Alignment, align
+from alpenglow_analysis.episodes import Episode
 from alpenglow_analysis.messages import collectives, coordinates, transfers
 from alpenglow_analysis.pass_times import pass_times
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.segment import Segment
+from alpenglow_analysis.strata import Strata, strata
 from alpenglow_profiling.clock_exchange import ExchangeError, read_exchanges
 from alpenglow_profiling.events import Events, Kind, Rows
 
 MOST = 24
-"""Ordinary steps that are replayed at least, where there are so many; they stand for all ordinary
-ones."""
+"""Steps that are replayed at least, where so many have their spans."""
 MOST_SPANS = 4_000_000
 """Where steps are small, as many are replayed as have this many spans together."""
-MOST_UNUSUAL = 8
-"""Out-of-the-ordinary steps that are replayed at most, the longest first; each for itself."""
-UNUSUAL = 1.5
-"""A step this many times as long as the median is out of the ordinary."""
+LEAST = 4
+"""Steps of each group that are replayed, where so many have their spans."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -48,8 +48,12 @@ class Sample:
     micro_batches: int
     step: Ints
     """[n], ascending."""
+    group: Ints
+    """[n]: group of like steps that each comes from."""
+    weight: Floats
+    """[n]: how many steps of the run each counts for."""
     usual: npt.NDArray[np.bool_]
-    """[n]: stands for ordinary steps; else it was kept for being out of the ordinary."""
+    """[n]: not of a group that is far longer than the median step."""
     duration: Floats
     """[n]: length of the step, the mean over ranks."""
     own: Floats
@@ -76,8 +80,8 @@ class Sample:
     """[n, S, D]: from the last arrival of all ranks to the end of the optimizer step."""
     segments: tuple[str, ...]
     """Jobs that the steps come from."""
-    candidates: int
-    """Steps of which all spans were there to choose from."""
+    strata: Strata
+    """All steps that count."""
     alignments: dict[str, Alignment]
     notes: tuple[str, ...]
     """What could not be matched, and how far clocks may be off."""
@@ -86,60 +90,64 @@ class Sample:
         return len(self.step)
 
     @property
+    def mean_s(self) -> float:
+        """Mean length of the steps that it stands for, in seconds."""
+        return float(np.average(self.duration, weights=self.weight)) / 1e9
+
+    @property
     def busy(self) -> Floats:
         """[n, S, D, T]: compute and recomputation of each rank in each step."""
         return np.asarray((self.own + self.recompute).sum(axis=(-2, -1)))
 
 
-def sample(run: Run, most: int | None = None, unusual: int = MOST_UNUSUAL) -> Sample | None:
+def sample(run: Run, slow: Sequence[Episode] = (), most: int | None = None) -> Sample | None:
     """Choose steps and measure them; None where no step has the spans of all ranks.
 
     Args:
         run: the run.
-        most: ordinary steps; None: `MOST`, or more where that is little work.
-        unusual: steps out of the ordinary.
+        slow: slow spells, which divide steps into groups.
+        most: steps; None: `MOST`, or more where that is little work.
     """
     if most is None:
         most = max(MOST, MOST_SPANS // (8 * run.facts.micro_batches * run.facts.layout.world))
-    parts: list[_Part] = []
-    for segment in run.segments:
-        events = run.events.get(segment.name)
-        if events is None or events.world_size != run.facts.layout.world:
-            continue
-        if len(events.nodes) < events.world_size:
-            continue
-        step, length = _whole_steps(run, segment, events)
-        if len(step):
-            parts.append(_Part(segment.name, events, step, length))
-    if not parts:
-        return None
-    lengths = np.concatenate([part.length for part in parts])
-    limit = UNUSUAL * float(np.median(lengths))
-    ordinary = [part.length <= limit for part in parts]
-    share = [int(mask.sum()) for mask in ordinary]
-    taken = []
-    long = np.sort(lengths[lengths > limit])
-    shortest = long[-unusual] if 0 < unusual < len(long) else (limit if unusual else np.inf)
-    for part, mask, count in zip(parts, ordinary, share, strict=True):
-        regular = np.flatnonzero(mask & (part.step % part.events.sample_every == 0))
-        regular = regular if len(regular) else np.flatnonzero(mask)
-        wanted = max(1, round(most * count / max(1, sum(share)))) if count else 0
-        chosen = _evenly(regular, wanted)
-        odd = np.flatnonzero(~mask & (part.length >= shortest))
-        index = np.unique(np.concatenate([chosen, odd]))
+    divided = strata(run, slow)
+    whole: dict[str, tuple[Ints, Floats]] = {}
+    able = np.zeros(len(divided.step), bool)
+    for number, name in enumerate(divided.segment):
+        segment = next(each for each in run.segments if each.name == name)
+        events = run.events[name]
+        whole[name] = (np.zeros(0, np.int64), np.zeros(0))
+        if len(events.nodes) == events.world_size:
+            whole[name] = _whole_steps(run, segment, events)
+        mine = divided.of == number
+        able[mine] = np.isin(divided.step[mine], whole[name][0])
+    chosen = _chosen(run, divided, able, most)
+    parts = []
+    for number, name in enumerate(divided.segment):
+        index = chosen[divided.of[chosen] == number]
         if len(index):
-            taken.append(_measure(run, part, index, mask[index]))
-    return _joined(run, taken, len(lengths)) if taken else None
+            steps, lengths = whole[name]
+            length = lengths[np.searchsorted(steps, divided.step[index])]
+            parts.append(_measure(run, name, divided, index, length))
+    return _joined(parts, divided) if parts else None
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Steps of one segment that could be replayed."""
-
-    name: str
-    events: Events
-    step: Ints
-    length: Floats
+def _chosen(run: Run, divided: Strata, able: npt.NDArray[np.bool_], most: int) -> Ints:
+    """Indices of the steps that are replayed, ascending: of each group its share, evenly spread."""
+    size = divided.size()
+    regular = np.zeros(len(able), bool)
+    for number, name in enumerate(divided.segment):
+        every = run.events[name].sample_every
+        regular |= (divided.of == number) & (divided.step % every == 0)
+    found = []
+    for group, count in enumerate(size.tolist()):
+        mine = able & (divided.group == group)
+        # Steps kept by their number were not chosen for what happened in them.
+        if (mine & regular).sum() >= LEAST:
+            mine &= regular
+        wanted = max(LEAST, round(most * count / max(1, len(able))))
+        found.append(_evenly(np.flatnonzero(mine), wanted))
+    return np.sort(np.concatenate([np.zeros(0, np.int64), *found]))
 
 
 def _evenly(index: Ints, most: int) -> Ints:
@@ -154,7 +162,7 @@ def _whole_steps(run: Run, segment: Segment, events: Events) -> tuple[Ints, Floa
     rows = rows[np.isin(rows["step"], events.kept)]
     step, place, count = np.unique(rows["step"], return_inverse=True, return_counts=True)
     length = np.bincount(place, rows["end_ns"] - rows["begin_ns"], minlength=len(step))
-    whole = count == events.world_size
+    whole = (count == events.world_size) & (step > 0)
     lost_from = run.lost_from(segment)
     if lost_from is not None:
         whole &= step < lost_from
@@ -163,17 +171,17 @@ def _whole_steps(run: Run, segment: Segment, events: Events) -> tuple[Ints, Floa
     return step[whole].astype(np.int64), length[whole] / events.world_size
 
 
-def _measure(run: Run, part: _Part, index: Ints, usual: npt.NDArray[np.bool_]) -> Sample:
+def _measure(run: Run, name: str, divided: Strata, index: Ints, length: Floats) -> Sample:
     layout, m = run.facts.layout, run.facts.micro_batches
-    schedule, steps = schedule_name(run), part.step[index]
+    schedule, steps, events = schedule_name(run), divided.step[index], run.events[name]
     notes: list[str] = []
     try:
-        exchanges = read_exchanges(run.path / "events" / part.name)
+        exchanges = read_exchanges(run.path / "events" / name)
     except ExchangeError as error:
         exchanges = ()
         notes.append(str(error))
-    alignment = align(part.events, layout, m, schedule, steps.tolist(), exchanges)
-    rows = part.events.moved(alignment.clocks).spans(steps.tolist())
+    alignment = align(events, layout, m, schedule, steps.tolist(), exchanges)
+    rows = events.moved(alignment.clocks).spans(steps.tolist())
     rows = rows[rows["rank"] < layout.world]
     place = np.searchsorted(steps, rows["step"])
     passes = pass_times(rows, place, len(steps), layout, m)
@@ -184,8 +192,10 @@ def _measure(run: Run, part: _Part, index: Ints, usual: npt.NDArray[np.bool_]) -
         schedule=schedule,
         micro_batches=m,
         step=steps,
-        usual=usual,
-        duration=part.length[index],
+        group=divided.group[index],
+        weight=np.ones(len(index)),
+        usual=~divided.long[divided.group[index]],
+        duration=length,
         own=passes.own,
         recompute=passes.recompute,
         joint=passes.joint,
@@ -196,9 +206,9 @@ def _measure(run: Run, part: _Part, index: Ints, usual: npt.NDArray[np.bool_]) -
         head=head,
         gradient=_collective(rows, steps, layout, Kind.GRADIENT_REDUCE, notes),
         optimizer=_collective(rows, steps, layout, Kind.OPTIMIZER, notes),
-        segments=(part.name,),
-        candidates=len(part.step),
-        alignments={part.name: alignment},
+        segments=(name,),
+        strata=divided,
+        alignments={name: alignment},
         notes=tuple(notes + passes.notes),
     )
 
@@ -269,10 +279,10 @@ def _collective(rows: Rows, steps: Ints, layout: Layout, kind: Kind, notes: list
     return np.asarray(of_rank.max(axis=3))
 
 
-def _joined(run: Run, parts: Sequence[Sample], candidates: int) -> Sample:
+def _joined(parts: Sequence[Sample], divided: Strata) -> Sample:
     order = np.argsort(np.concatenate([part.step for part in parts]), kind="stable")
 
-    def column(name: str) -> npt.NDArray[np.float64]:
+    def column(name: str) -> npt.NDArray[Any]:
         return np.asarray(np.concatenate([getattr(part, name) for part in parts])[order])
 
     alignments: dict[str, Alignment] = {}
@@ -281,18 +291,19 @@ def _joined(run: Run, parts: Sequence[Sample], candidates: int) -> Sample:
         alignments |= part.alignments
         notes += part.notes
     arrays = (
-        "duration", "own", "recompute", "joint", "tensor", "down", "up", "load", "head",
-        "gradient", "optimizer",
+        "step", "group", "usual", "duration", "own", "recompute", "joint", "tensor", "down", "up",
+        "load", "head", "gradient", "optimizer",
     )  # fmt: skip
+    group = column("group")
+    taken = np.bincount(group, minlength=len(divided.long))
     return Sample(
-        layout=run.facts.layout,
+        layout=parts[0].layout,
         schedule=parts[0].schedule,
-        micro_batches=run.facts.micro_batches,
-        step=np.concatenate([part.step for part in parts])[order],
-        usual=np.concatenate([part.usual for part in parts])[order],
+        micro_batches=parts[0].micro_batches,
         segments=tuple(name for part in parts for name in part.segments),
-        candidates=candidates,
+        strata=divided,
         alignments=alignments,
         notes=tuple(dict.fromkeys(notes)),
+        weight=divided.size()[group] / taken[group],
         **{name: column(name) for name in arrays},
     )

@@ -121,17 +121,15 @@ def _model(run: Run, account: Account, found: Study | None) -> list[Rate]:
     """What the replay makes of the sampled steps, waits, messages and all."""
     if found is None or found.sample is None or found.causes is None:
         return []
-    usual = found.sample.usual
-    if not usual.any():
-        return []
-    played, lasted = found.causes.played["optimizer"][usual], found.sample.duration[usual]
-    took = float(np.median(account.step_s)) * float(played.sum() / lasted.sum())
+    weight, played = found.sample.weight, found.causes.played["optimizer"]
+    ratio = float(weight @ played) / float(weight @ found.sample.duration)
+    took = float(np.median(account.step_s)) * ratio
     tokens = float(np.median(run.tokens(account.step)))
     return [
         Rate(
             "model",
             "Model, replay",
-            f"the median step by the ratio of {int(usual.sum())} sampled steps, played again on "
+            f"the median step by the ratio of {len(found.sample)} sampled steps, played again on "
             "the schedule with their own passes, messages and waits for data, to their length",
             tokens / took,
             False,

@@ -20,6 +20,8 @@ LEAST = 1.3
 """A link is called slow from this factor on."""
 FEW = 3
 """Replicas; with fewer there is no middle to compare with."""
+WORTH = 1e-4
+"""Of a step; messages that take less time than this more than others are no matter."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def slow_links(sample: Sample, nodes: Sequence[str]) -> list[SlowLink]:
         nodes: host of each rank.
     """
     layout = sample.layout
-    if layout.pipeline == 1 or layout.data < FEW or not sample.usual.any():
+    if layout.pipeline == 1 or layout.data < FEW:
         return []
     by_node: dict[str, list[npt.NDArray[np.float64]]] = defaultdict(list)
     for border in range(layout.pipeline - 1):
@@ -57,6 +59,8 @@ def slow_links(sample: Sample, nodes: Sequence[str]) -> list[SlowLink]:
             continue
         middle = np.median(both[:, crossing], axis=1, keepdims=True)
         ratio = np.divide(both, middle, out=np.ones_like(both), where=middle > 0)
+        more = sample.micro_batches * (both - middle)
+        ratio[more < WORTH * sample.duration[:, None]] = 1.0
         for replica in np.flatnonzero(crossing).tolist():
             for node in ends[replica]:
                 by_node[node].append(ratio[:, replica])

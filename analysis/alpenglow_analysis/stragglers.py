@@ -49,7 +49,7 @@ class Straggling:
     """The slowdown of sampled steps and where it comes from."""
 
     slowdown: float
-    """S over the sampled ordinary steps."""
+    """S over the steps that the sample stands for."""
     step: npt.NDArray[np.int64]
     by_step: Floats
     """[n]: S of each sampled step."""
@@ -71,17 +71,17 @@ class Straggling:
 def stragglers(
     sample: Sample, heat: Heat | None, episodes: Sequence[Episode] = ()
 ) -> Straggling | None:
-    """Find the slowdown and its causes; None where no ordinary step was sampled."""
-    usual = sample.usual
-    if not usual.any():
+    """Find the slowdown and its causes; None where no step was sampled."""
+    if not len(sample):
         return None
+    weight = sample.weight
     actual, perfect = recorded(sample), ideal(sample)
     took, best = played(actual), played(perfect)
-    excess = float((took - best)[usual].sum())
-    whole = float(best[usual].sum())
+    excess = float(weight @ (took - best))
+    whole = float(weight @ best)
 
     def left(lengths: Lengths) -> float:
-        gain = float((played(lengths) - best)[usual].sum())
+        gain = float(weight @ (played(lengths) - best))
         return gain / excess if excess > 0 else 0.0
 
     by_stage = []
@@ -94,21 +94,21 @@ def stragglers(
     of_replica = np.sort(actual.passes.mean(axis=4, keepdims=True), axis=2)
     middle = (sample.layout.data - 1) // 2
     peers = np.broadcast_to(of_replica[:, :, middle : middle + 1], actual.passes.shape)
-    level = float(played(replace(perfect, passes=peers))[usual].sum())
+    level = float(weight @ played(replace(perfect, passes=peers)))
     blamed = []
     for where, ranks, factor in _suspects(sample, heat):
         passes = peers.copy()
         places = [sample.layout.coordinates(rank) for rank in ranks]
         for stage, data, _ in places:
             passes[:, stage, data] = actual.passes[:, stage, data]
-        alone = float(played(replace(perfect, passes=passes))[usual].sum())
-        beyond = float(took[usual].sum()) - level
+        alone = float(weight @ played(replace(perfect, passes=passes)))
+        beyond = float(weight @ took) - level
         share = max(0.0, alone - level) / beyond if beyond > 0 else 0.0
         stages = tuple(sorted({stage for stage, _, _ in places}))
         blamed.append(Blame(where, tuple(ranks), stages, factor, alone / level, share))
     blamed.sort(key=lambda blame: -blame.share)
     return Straggling(
-        slowdown=float(took[usual].sum()) / whole,
+        slowdown=float(weight @ took) / whole,
         step=sample.step,
         by_step=took / best,
         by_stage=tuple(by_stage),
@@ -155,7 +155,7 @@ def _by_border(values: Floats) -> Floats:
 def _suspects(sample: Sample, heat: Heat | None) -> list[tuple[str, list[int], float]]:
     """Nodes (ranks of unknown ones) that computed longest beside the ranks of their stage."""
     layout = sample.layout
-    busy = sample.busy[sample.usual].mean(axis=0)
+    busy = np.average(sample.busy, axis=0, weights=sample.weight)
     relative = busy / np.maximum(np.median(busy, axis=(1, 2), keepdims=True), 1)
     of_rank = np.array([relative[layout.coordinates(rank)] for rank in range(layout.world)])
     groups: dict[str, list[int]] = {}

@@ -35,7 +35,7 @@ def study(run: Run) -> Study:
     """Look into the steps of a run."""
     shown = heat(run)
     slow = tuple(episodes(shown)) if shown is not None else ()
-    steps = sample(run)
+    steps = sample(run, slow)
     if steps is None:
         return Study(shown, slow, None, None, (), tuple(stalls(run)))
     links = () if shown is None else tuple(slow_links(steps, shown.nodes))

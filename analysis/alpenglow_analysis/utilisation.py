@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from alpenglow_analysis.apportion import apportion
 from alpenglow_analysis.bubble import ideal_bubble
 from alpenglow_analysis.causes import CAUSES as REPLAYED
 from alpenglow_analysis.charge import MEASURED, OUTSIDE, PART_OF_KIND, SegmentCharge, charge
+from alpenglow_analysis.division import GroupShare, divide, whole
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.study import Study, study
 from alpenglow_profiling.events import Kind
@@ -84,6 +84,8 @@ class Account:
     segments: dict[str, dict[str, int]] = field(default_factory=dict)
     """`pieces` of each segment by its name; the waiting in steps is not divided there, it is
     `waiting`."""
+    groups: tuple[GroupShare, ...] = ()
+    """Causes of waiting by group of like steps."""
     notes: tuple[str, ...] = ()
     """What the numbers rest on, in sentences."""
 
@@ -142,8 +144,8 @@ def account(run: Run, found: Study | None = None) -> Account:
     pieces = {key: sum(each[key] for each in by_segment.values()) for key in PIECES}
     same = {name: of for name, of in charges.items() if len(of.count) == run.facts.ranks}
     step, duration, compute = _steps(list(same.values()))
-    divided, notes = _divided(list(same.values()), found)
-    for cause, ns in divided.items():
+    shares, notes = divide(list(same.values()), found)
+    for cause, ns in whole(shares, sum(int(of.waiting.sum()) for of in same.values())).items():
         pieces[cause] += ns
         pieces["waiting"] -= ns
     parts = np.zeros((run.facts.ranks, len(IN_STEP)))
@@ -161,42 +163,9 @@ def account(run: Run, found: Study | None = None) -> Account:
         bubble=ideal_bubble(run, run.facts.micro_batches),
         lost_steps=sum(of.lost_steps for of in charges.values()),
         segments=by_segment,
+        groups=shares,
         notes=notes,
     )
-
-
-def _divided(charges: list[SegmentCharge], found: Study) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Ns of waiting in kept steps by cause, and what that rests on.
-
-    Ordinary steps share the proportions of those that were replayed; a step out of the ordinary
-    that was replayed has its own.
-    """
-    steps = sum(len(of.step) for of in charges)
-    waiting = sum(int(of.waiting.sum()) for of in charges)
-    if not steps or not waiting:
-        return {}, ()
-    if found.sample is None or found.causes is None or not found.sample.usual.any():
-        return {}, (
-            "No step has the spans of all ranks, so nothing was replayed: waiting in steps is one "
-            "piece, its causes unknown.",
-        )
-    sample, causes = found.sample, found.causes
-    odd = ~sample.usual
-    others = max(1, steps - int(odd.sum()))
-    ordinary = max(0.0, waiting - float(causes.waiting[odd].sum()))
-    each = causes.expected(sample.usual, ordinary / others)
-    weights = {
-        cause: each[cause] * others + float(ns[odd].sum()) for cause, ns in causes.ns.items()
-    }
-    usual, unusual = int(sample.usual.sum()), int(odd.sum())
-    told = (
-        f"Causes of waiting come from replays of {usual} ordinary steps of {steps:,}"
-        + (f" and of {unusual} out of the ordinary, each of these for itself" if unusual else "")
-        + ": "
-        + f"{100 * weights['unexplained'] / max(1, waiting):.2g} % of the waiting is left "
-        "unexplained."
-    )
-    return apportion(waiting, weights), (told, *sample.notes)
 
 
 def _pieces(found: SegmentCharge) -> dict[str, int]:

@@ -34,7 +34,7 @@ class Scenario:
     key: str
     label: str
     step_s: float
-    """Mean length of a sampled ordinary step with the change, s."""
+    """Mean length of a step with the change, s."""
     gain: float
     """Share of the step that it takes away; below 0 where it would cost."""
     equivalents: float
@@ -45,16 +45,15 @@ class Scenario:
 
 
 def scenarios(run: Run, found: Study) -> list[Scenario]:
-    """Play every scenario; the biggest gain first. Empty where no ordinary step was sampled."""
+    """Play every scenario; the biggest gain first. Empty where no step was sampled."""
     sample = found.sample
-    if sample is None or not sample.usual.any():
+    if sample is None:
         return []
-    usual = sample.usual
-    base = played(recorded(sample))[usual].mean()
-    measured = float(sample.duration[usual].mean()) / 1e9
+    base = float(sample.weight @ played(recorded(sample)))
+    measured = sample.mean_s
     made = []
     for key, label, lengths, assumes in _changes(run, sample, found):
-        took = float(played(lengths)[usual].mean() / base)
+        took = float(sample.weight @ played(lengths)) / base
         gain, unit = 1 - took, run.facts.unit
         word = "shorter" if gain >= 0 else "longer"
         made.append(
@@ -141,7 +140,7 @@ def _stages(sample: Sample, whole: Lengths) -> Iterator[tuple[str, str, Lengths,
         "the same work, shared out",
     )
     middle = np.median(ratio, axis=1, keepdims=True)
-    heavy = ratio[sample.usual].mean(axis=(0, 2, 3, 4))
+    heavy = np.average(ratio, axis=0, weights=sample.weight).mean(axis=(1, 2, 3))
     if heavy.max() > HEAVY * float(np.median(heavy)):
         stage = int(np.argmax(heavy))
         scale = np.minimum(1.0, middle / np.maximum(ratio, 1e-9))

@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from alpenglow_profiling.backwards import without_backwards
 from alpenglow_profiling.kind import ROW, SUM
 from alpenglow_profiling.log import LogError, State, read_about, read_log
 from alpenglow_profiling.node_events import (
@@ -93,6 +94,7 @@ def read(directory: Path, *, write: bool = True) -> Events:
             damages.append(f"{path}: not a readable file of events: {error}")
     for part in parts:
         damages.extend(part.damages)
+        damages.extend(without_backwards(part.outer, dict.fromkeys(part.ranks, part.node))[1])
     found = Events(tuple(parts))
     missing = sorted(set(range(found.world_size)) - set(found.nodes))
     if missing:
@@ -187,7 +189,9 @@ def _join(node: str, paths: Sequence[Path], file: Path, damages: list[str]) -> N
         except LogError as error:  # it was whole a moment ago
             damages.append(str(error))
             continue
-        for parts, part in zip((outer, inner), split(log.rows), strict=True):
+        rows, wrong = without_backwards(log.rows, {log.rank: f"{path.name} of {node}"})
+        told.extend(wrong)
+        for parts, part in zip((outer, inner), split(rows), strict=True):
             parts.append(part)
         totals.append(log.sums)
         clock = np.zeros(len(log.clock), CLOCK)

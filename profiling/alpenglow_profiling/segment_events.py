@@ -136,7 +136,9 @@ class Events:
 
     def _table(self, tables: Sequence[tuple[NodeEvents, Rows]]) -> Rows:
         moved = [np.empty(0, ROW)]
-        for part, table in tables:
+        for part, read in tables:
+            # Spans that run backwards are named by `archive`, those inside steps at the merge.
+            table = read[read["end_ns"] >= read["begin_ns"]]
             clock = self.clocks.get(part.node) or ClockMap.of_flushes(part.clock)
             rows: Any = table.copy()
             rows["begin_ns"] = clock.at(table["begin_ns"])
