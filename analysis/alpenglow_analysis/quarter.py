@@ -120,7 +120,7 @@ def _used(path: Path) -> tuple[Used | None, list[str]]:
         said.append(f"{error}; its jobs count, and nothing is known of what was useful")
         return Used(path, path.name, segments, None, None), said
     segments = tuple(sorted((*run.segments, *run.others), key=lambda s: (s.started, s.name)))
-    said += [f"{run.facts.name}: {damage}" for damage in run.damages]
+    said += [f"run {run.facts.name}: {damage}" for damage in run.damages]
     return Used(path, run.facts.name, segments, run, account(run)), said
 
 
