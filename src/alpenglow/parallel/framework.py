@@ -1,0 +1,52 @@
+"""How a framework runs what alpenglow.parallel.work asks for, where frameworks differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+P2P = Literal["blocking", "exchange", "buffered"]
+
+
+@dataclass(frozen=True)
+class Framework:
+    """Choices that change the time of a step and nothing else of it.
+
+    Args:
+        fused: bias, GELU, dropout, residual in one kernel, and scale, mask, softmax in one.
+        dropout: the model drops out in attention and in both residual branches. Ours does not.
+        rotary: positions by rotating query and key; else by a table.
+        p2p: `blocking` holds both ends from the sender's call to the message's arrival, one message
+            at a time (DeepSpeed's engine); `exchange` sends and receives at once between two passes,
+            with nothing beside it (Megatron-LM); `buffered` runs beside the passes.
+        zero: each replica updates its share of the parameters (ZeRO-1); else all of them, and
+            gradients are all-reduced.
+        fused_accumulation: products that make weight gradients add them to the sum themselves.
+        overlap_tensor: tensor collectives of the backward pass run beside products that do not need
+            them (the weight gradient's); theirs are the multiprocessors that NCCL's channels take.
+        loads: operations that the host starts for a micro-batch's tokens, masks and positions.
+    """
+
+    fused: bool = True
+    dropout: bool = False
+    rotary: bool = True
+    p2p: P2P = "blocking"
+    zero: bool = True
+    fused_accumulation: bool = False
+    overlap_tensor: bool = False
+    loads: int = 20
+
+
+DEEPSPEED = Framework()
+"""This project's trainer."""
+MEGATRON_2021 = Framework(dropout=True, rotary=False, p2p="exchange", zero=False)
+"""Megatron-LM of Narayanan et al. 2021."""
+MEGATRON_2022 = Framework(
+    dropout=True,
+    rotary=False,
+    p2p="exchange",
+    zero=False,
+    fused_accumulation=True,
+    overlap_tensor=True,
+)
+"""Megatron-LM of Korthikanti et al. 2022 and later."""
