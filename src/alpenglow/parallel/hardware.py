@@ -6,7 +6,7 @@ no data sheet has, `[gpu]`. What a file lacks is taken from `DEFAULTS`, and the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alpenglow.parallel.links import Site
 from alpenglow_lsf.machine import GpuRates, Machine, MachineError
@@ -46,6 +46,10 @@ class Gpu:
     """What the host needs to start an operation."""
     fused_attention: float = 0.3
     """Share of `rate` that fused attention reaches, masked-out blocks not counted."""
+
+    def at(self, share: float) -> Gpu:
+        """The GPU under libraries that reach a share of its rate and bandwidth."""
+        return replace(self, rate=share * self.rate, bandwidth=share * self.bandwidth)
 
 
 @dataclass(frozen=True)
