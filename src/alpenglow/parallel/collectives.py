@@ -3,10 +3,11 @@
 Torch-free. A ring of n ranks moves 2 (n-1)/n of an all-reduce's bytes over its slowest link, in
 2 (n-1) steps, each with the latency of the link it crosses; reduce-scatter and all-gather are half
 of it. A tree moves every byte twice, in steps that grow with the logarithm of the nodes. Three
-protocols trade bandwidth for latency. The cheapest of all is taken, which is what NCCL does with the
-same numbers (NVIDIA/nccl 2.8, src/graph/tuning.cc: `baseLat`, `hwLat`, and the shares of bandwidth
-in `ncclTopoTuneModel`). What a link carries of its signalling rate is NCCL's too: 20 of 25 GB/s of an
-NVLink (src/graph/topo.h, `SM70_NVLINK_WIDTH`), 24 of 25 of a network port.
+protocols trade bandwidth for latency. The cheapest of all is taken, which is what NCCL does with
+the same numbers (NVIDIA/nccl 2.8, src/graph/tuning.cc: `baseLat`, `hwLat`, and the shares of
+bandwidth in `ncclTopoTuneModel`). What a link carries of its signalling rate is NCCL's too: 20 of
+25 GB/s of an NVLink (src/graph/topo.h, `SM70_NVLINK_WIDTH`); of a network port 24 of 25, which
+NCCL's users and authors report (NVIDIA/nccl-tests, issues 119 and 175).
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def all_reduce(nbytes: float, span: Span) -> float:
     ring = _ring(2, nbytes, span)
     local, levels = max(0, n // nodes - 1), math.ceil(math.log2(nodes))
     tree = min(
-        base + 2 * (local * hop[span.inside] + levels * hop["network"])
+        base
+        + 2 * (local * hop[span.inside] + levels * hop["network"])
         # A rank that receives from one child or two sends half of what it could.
         + 2 * nbytes / (span.rate * share)
         for share, base, hop in _TREE

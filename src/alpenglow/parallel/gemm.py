@@ -12,7 +12,7 @@ those of cuBLAS's and CUTLASS's tensor-core kernels.
 
     gemm_seconds(hardware.gpu, 2048, 9600, 25600)
 
-A curve over M x N x K cannot do this: 18 of 18 measured V100 points between 1e9 and 1e10 have a side
+A curve over M x N x K cannot do this: all 18 measured V100 points between 1e9 and 1e10 have a side
 of at most 128 and are slow for that, not for their size.
 """
 

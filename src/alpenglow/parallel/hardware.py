@@ -1,7 +1,7 @@
 """A machine as the cost of a step sees it: a GPU's few constants, and the links of its node.
 
-Torch-free. Read from a machine file: `[peak_flops]`, `[node]`, `[links]` and, for the constants that
-no data sheet has, `[gpu]`. What a file lacks is taken from `DEFAULTS`, and the result says so.
+Torch-free. Read from a machine file: `[peak_flops]`, `[node]`, `[links]` and, for the constants
+that no data sheet has, `[gpu]`. What a file lacks is taken from `DEFAULTS`, and the result says so.
 """
 
 from __future__ import annotations
@@ -47,9 +47,14 @@ class Gpu:
     fused_attention: float = 0.3
     """Share of `rate` that fused attention reaches, masked-out blocks not counted."""
 
-    def at(self, share: float) -> Gpu:
+    def at(self, share: float, fused_attention: float = 0.0) -> Gpu:
         """The GPU under libraries that reach a share of its rate and bandwidth."""
-        return replace(self, rate=share * self.rate, bandwidth=share * self.bandwidth)
+        return replace(
+            self,
+            rate=share * self.rate,
+            bandwidth=share * self.bandwidth,
+            fused_attention=fused_attention or self.fused_attention,
+        )
 
 
 @dataclass(frozen=True)

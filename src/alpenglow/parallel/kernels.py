@@ -62,9 +62,8 @@ def gelu(numel: float, size: int, *, fused: bool) -> tuple[Kernels, Kernels]:
     """Bias and GELU; forward, backward with the bias's sum."""
     forward = Kernels().add(2 * numel * size)
     backward = Kernels().add(3 * numel * size, numel * size)
-    if not fused:  # the bias on its own, then the tanh form in about five operations
-        forward.add(*[2 * numel * size] * 5)
-        backward.add(*[3 * numel * size] * 5)
+    if not fused:
+        forward.add(2 * numel * size)
     return forward, backward
 
 
@@ -75,9 +74,9 @@ def softmax(scores: float, size: int, *, fused: bool, dropout: bool) -> tuple[Ke
         forward.add(2 * scores * size)
         backward.add(3 * scores * size)
     else:
-        wide = (size + 4) * scores  # to fp32 and back
-        forward.add(2 * scores * size, 2 * scores * size, wide, 8 * scores, wide)
-        backward.add(wide, 12 * scores, wide, 2 * scores * size, 2 * scores * size)
+        wide = (size + 4) * scores  # the softmax itself goes to fp32, a cast comes back
+        forward.add(2 * scores * size, 2 * scores * size, wide, wide)
+        backward.add(wide, (8 + size) * scores, 2 * scores * size, 2 * scores * size)
     if dropout:
         forward.add(scores * (2 * size + 1))
         backward.add(scores * (2 * size + 1))
@@ -87,7 +86,7 @@ def softmax(scores: float, size: int, *, fused: bool, dropout: bool) -> tuple[Ke
 def cross_entropy(logits: float, size: int) -> tuple[Kernels, Kernels]:
     """Loss over logits in fp32: forward; backward. Of vocabulary-parallel logits as of whole ones.
 
-    Cast, row maximum, difference, exponential and its sum, quotient; then the gradient and its cast.
+    Cast, row maximum, difference, exponential and its sum, quotient; the gradient and its cast.
     """
     forward = Kernels().add((size + 4) * logits, 4 * logits, 8 * logits, 12 * logits, 8 * logits)
     return forward, Kernels().add(8 * logits, (size + 4) * logits)

@@ -97,9 +97,7 @@ class _Linear:
 
     def weights(self) -> float:
         moved = 2.0 * self.kept if self.fused else 0.0
-        return gemm_seconds(
-            self.gpu, self.wide, self.deep, self.tokens, size=self.size, out=moved
-        )
+        return gemm_seconds(self.gpu, self.wide, self.deep, self.tokens, size=self.size, out=moved)
 
     def sums(self) -> Kernels:
         if self.fused:

@@ -22,8 +22,8 @@ from alpenglow.parallel.framework import P2P
 from alpenglow.parallel.replay import Event, place, program
 from alpenglow.parallel.schedule import COMPUTE, Action, chunks
 
-EVENTS = 6000
-"""Most events that are played; about 6 ms."""
+EVENTS = 3000
+"""Most events that are played: about 3 ms, and once 30 ms more to bring them into order."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def finish(
     Args:
         schedule: name in alpenglow.parallel.schedule.
         stages: what a micro-batch takes on each.
-        hops: a message from each stage to the next; the last entry from the last stage to the first,
-            which only an interleaved schedule has.
+        hops: a message from each stage to the next; the last entry is from the last stage to the
+            first, which only an interleaved schedule has.
         micro_batches: a replica's, in one step.
         p2p: as in alpenglow.parallel.framework. An interleaved schedule never blocks: `blocking`
             counts as `exchange` there.
@@ -69,7 +69,7 @@ def finish(
     if count > 1 and p2p == "blocking":
         p2p = "exchange"
     step = p if count > 1 else 1
-    full = (2 if count > 1 else 3) * p
+    full = (4 if count > 1 else 3) * p
     short = min(micro_batches, full)
     messages = 6 if schedule != "zb-h1" else 7
     if p * count * short * messages > EVENTS and schedule != "gpipe":
@@ -142,9 +142,7 @@ def _closed(
         moves[-1] = 0.0
     times = [own.whole for own in stages]
     if p2p == "exchange":
-        times = [
-            t + 2 * count * _beside(hops, stage, count > 1) for stage, t in enumerate(times)
-        ]
+        times = [t + 2 * count * _beside(hops, stage, count > 1) for stage, t in enumerate(times)]
         largest, path = max(times), sum(times)
     elif p2p == "blocking":
         largest = max(t + moves[i] + (moves[i - 1] if i else 0.0) for i, t in enumerate(times))
@@ -159,11 +157,12 @@ def _closed(
         path = sum(times) + sum(moves)
     total = m * largest + (path - largest) / count
     if schedule == "zb-h1":
-        weights = max(own.weights for own in stages)
-        fill = path - largest
-        covered = min(fill * weights / max(largest, 1e-30), m * weights)
-        total = max(m * largest + fill - 2 * covered, m * largest)
-        return (total,) * p
+        # Weight passes fill all but f + b - w a stage of it, as far as there are enough of them.
+        weights = [own.weights for own in stages]
+        fill = path - largest - 2 * (sum(weights) - max(weights))
+        longest = max(times, default=0.0)
+        alone = path - sum(weights) + (m - 1) * (longest - max(weights)) + max(weights)
+        return (max(m * largest + max(0.0, fill), alone),) * p
     ends, drain = [], 0.0
     for stage, own in enumerate(stages):
         ends.append(total - drain)

@@ -10,10 +10,10 @@ TrainSchedule, instruction by instruction. `gpipe` (Huang et al. 2019, arXiv 181
 forwards, then all backwards. `zb-h1` (Qi et al. 2023, arXiv 2401.10241, section 3.1) splits a
 backward pass: the gradient of the input, for which the stage before waits, is computed at once, the
 gradient of the weights, for which nobody waits, where the stage would idle. No stage holds more
-micro-batches than the first does under 1F1B. `interleaved-V` (Narayanan et al. 2021, section 2.2.2)
-gives each stage V chunks of consecutive layers, V rounds along the pipeline: the bubble is a V-th of
-1F1B's, for V times the messages, of which those from the last stage to the first close the round.
-The trainer runs the others; DeepSpeed's engine has no chunks.
+micro-batches than the first does under 1F1B. `interleaved-V` (Narayanan et al. 2021, section
+2.2.2) gives each stage V chunks of consecutive layers, V rounds along the pipeline: the bubble is a
+V-th of 1F1B's, for V times the messages, with those from the last stage to the first. The trainer
+does not run it; predictions and the memory model read it.
 
 Each schedule is laid out on a grid of equal slots, and a stage's list is its column. A message
 passes at the border before the slot that needs it, and all messages of a border have one order, the
@@ -113,8 +113,8 @@ def interleaved(count: int, stages: int, micro_batches: int, stage: int) -> list
     """List what `stage` does in one step under interleaved 1F1B with `count` chunks a stage.
 
     Micro-batches go in groups of as many as there are stages, each group through one chunk after
-    the other. Stage s starts with 2 (p - s - 1) + (count - 1) p forwards, then alternates. A message
-    is sent as soon as it is made and received where it is needed: sends must be buffered.
+    the other. Stage s starts with 2 (p - s - 1) + (count - 1) p forwards, then alternates. A
+    message is sent as soon as it is made and received where it is needed: sends must be buffered.
 
     Raises:
         ValueError: as `one_forward_one_backward`; fewer than two stages; micro-batches that the
@@ -123,8 +123,8 @@ def interleaved(count: int, stages: int, micro_batches: int, stage: int) -> list
     _check(stages, micro_batches, stage)
     if stages < 2 or micro_batches % stages:
         raise ValueError(
-            f"micro_batches = {micro_batches} on {stages} stages: an interleaved schedule needs two "
-            "stages or more, and a multiple of them as micro-batches"
+            f"micro_batches = {micro_batches} on {stages} stages: an interleaved schedule needs "
+            "two stages or more, and a multiple of them as micro-batches"
         )
     return list(_interleaved(stages, micro_batches, count)[stage])
 
@@ -342,9 +342,7 @@ def _columns(stages: int, work: Iterable[_Work], count: int = 1) -> _Columns:
             sender, later, chunk = (stage - 1) % stages, 1, (place - 1) // stages
             first = sender
         elif (
-            not forward
-            and item.action is not Action.backward_weight
-            and place < stages * count - 1
+            not forward and item.action is not Action.backward_weight and place < stages * count - 1
         ):
             sends, receives = Action.send_gradient, Action.receive_gradient
             sender, later, chunk = (stage + 1) % stages, 0, item.chunk

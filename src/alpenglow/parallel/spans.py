@@ -4,11 +4,11 @@ Torch-free, and without a list of ranks: groups are arithmetic progressions, so 
 more than 8. Local rank i has GPU i. Within a node:
 
 - GPUs behind a switch have one NVLink rate to anybody; a ring uses it once;
-- GPUs linked pair by pair: a group of k on one socket lays k - 1 rings beside one another, each over
-  other links (Summit's triplets: two rings of 50 GB/s);
+- GPUs linked pair by pair: a group of k on one socket lays k - 1 rings beside one another, each
+  over other links (Summit's triplets: two rings of 50 GB/s);
 - a group over two sockets is as slow as the bus, shared by all groups of the node that cross it;
-- a group over several nodes is as slow as a node's injection, shared by all such groups of the node,
-  and a rank that is alone on its node has one network port.
+- a group over several nodes is as slow as a node's injection, shared by all such groups of the
+  node, and a rank that is alone on its node has one network port.
 """
 
 from __future__ import annotations

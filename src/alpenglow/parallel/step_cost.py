@@ -1,8 +1,8 @@
 """Seconds of one training step of a layout on a machine, part by part.
 
-Torch-free. What a micro-batch costs a stage comes from alpenglow.parallel.layer_cost, how the stages'
-passes follow one another from alpenglow.parallel.pipeline_time (the schedules themselves), what a
-rank must hold from alpenglow.parallel.memory. This module adds what a step has once: the reduction
+Torch-free. What a micro-batch costs a stage comes from alpenglow.parallel.layer_cost, how passes
+follow one another from alpenglow.parallel.pipeline_time (the schedules themselves), what a rank
+must hold from alpenglow.parallel.memory. This module adds what a step has once: the reduction
 of gradients, the optimizer, the embedding that first and last stage share. One replica stands for
 all that lie alike on their nodes; where they do not (Summit's third pair of GPUs straddles the
 sockets), the slowest kind counts, since the reduction waits for it.
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 from alpenglow.parallel import kernels
 from alpenglow.parallel.collectives import Span, all_gather, all_reduce, reduce_scatter
@@ -76,8 +75,12 @@ class StepCost:
 
     @property
     def hardware_flops(self) -> float:
-        """FLOP/s a GPU with what is computed again; under full recompute that of Narayanan et al.
-        2021, 96 B s l h^2 (1 + s/6h + V/16lh), by Korthikanti et al. 2022 (equation 9) else."""
+        """FLOP/s a GPU with what is computed again.
+
+        Under full recompute 96 B s l h^2 (1 + s/6h + V/16lh) a step (Narayanan et al. 2021,
+        equation 3), under selective recompute the attention core a fourth time (Korthikanti et al.
+        2022, equation 9).
+        """
         again = {"full": (1.0, 1.0), "selective": (0.0, 1.0), "none": (0.0, 0.0)}
         linear, core = again[self.work.recompute]
         if self.work.attention != "plain":
@@ -116,7 +119,7 @@ class StepCost:
         """
         one, m = self.slowest, self.work.micro_batches
         live = one.forward + one.inputs + one.weights
-        found = {
+        return {
             "products forward": m * one.forward.products,
             "products of input gradients": m * one.inputs.products,
             "products of weight gradients": m * one.weights.products,
@@ -129,7 +132,6 @@ class StepCost:
             "gradient reduction": self.reduction,
             "optimizer": self.optimizer,
         }
-        return found
 
     @property
     def memory(self) -> list[StageMemory]:
@@ -170,13 +172,12 @@ def step_cost(
         MachineError: the machine file lacks GPUs, links or a peak.
     """
     hardware = (
-        machine
-        if isinstance(machine, Hardware)
-        else Hardware.of(machine, layout.world, work.dtype)
+        machine if isinstance(machine, Hardware) else Hardware.of(machine, layout.world, work.dtype)
     )
     _check(model, layout, work)
-    if how.efficiency != 1:
-        hardware = replace(hardware, gpu=hardware.gpu.at(how.efficiency))
+    if how.efficiency != 1 or how.fused_attention:
+        gpu = hardware.gpu.at(how.efficiency, how.fused_attention)
+        hardware = replace(hardware, gpu=gpu)
     slowest = max(
         (
             _replica(model, layout, work, hardware, how, pattern.tensor, pattern.hops)
@@ -192,9 +193,7 @@ def step_cost(
         for end, count, passes in zip(slowest.ends, parameters, slowest.stages, strict=True)
     )
     reduced = max(reduced, last) + _tied(model, layout, work, hardware)
-    update = max(
-        _update(work, how, count, span, hardware, layout.world) for count in parameters
-    )
+    update = max(_update(work, how, count, span, hardware, layout.world) for count in parameters)
     base = work.micro_batches * max(map(_seconds, slowest.stages))
     return StepCost(
         model=model,
@@ -275,9 +274,7 @@ def _reduction(
         return all_reduce(nbytes, span)
     # Beside the last backward pass, but for the last bucket.
     chunk = passes * (1 / chunks(work.schedule))
-    window = (
-        chunk.weights.seconds if work.schedule == "zb-h1" else chunk.backward.seconds
-    )
+    window = chunk.weights.seconds if work.schedule == "zb-h1" else chunk.backward.seconds
     bucket = min(1 / 8, work.bucket / max(1, parameters))
     return max(whole - window, bucket * whole)
 
