@@ -15,7 +15,7 @@ backward pass gathers the inputs of the two widening products again (Korthikanti
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 
 from alpenglow.parallel import kernels
@@ -47,10 +47,17 @@ class Pass:
         return self.products + self.kernels + self.host + self.tensor
 
     def __add__(self, other: Pass) -> Pass:
-        return Pass(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Pass(
+            self.products + other.products,
+            self.kernels + other.kernels,
+            self.host + other.host,
+            self.tensor + other.tensor,
+        )
 
     def __mul__(self, count: float) -> Pass:
-        return Pass(*(getattr(self, f.name) * count for f in fields(self)))
+        return Pass(
+            self.products * count, self.kernels * count, self.host * count, self.tensor * count
+        )
 
 
 @dataclass(frozen=True)
@@ -69,10 +76,20 @@ class Passes:
         return self.recompute + self.inputs + self.weights
 
     def __add__(self, other: Passes) -> Passes:
-        return Passes(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Passes(
+            self.forward + other.forward,
+            self.recompute + other.recompute,
+            self.inputs + other.inputs,
+            self.weights + other.weights,
+        )
 
     def __mul__(self, count: float) -> Passes:
-        return Passes(*(getattr(self, f.name) * count for f in fields(self)))
+        return Passes(
+            self.forward * count,
+            self.recompute * count,
+            self.inputs * count,
+            self.weights * count,
+        )
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from alpenglow.parallel.framework import P2P
-from alpenglow.parallel.replay import Event, place, program
-from alpenglow.parallel.schedule import COMPUTE, Action, chunks
+from alpenglow.parallel.replay import place, program
+from alpenglow.parallel.schedule import Action, chunks
 
-EVENTS = 3000
-"""Most events that are played: about 3 ms, and once 30 ms more to bring them into order."""
+EVENTS = 5000
+"""Most events that are played: about 3 ms, and once 50 ms more to bring them into order."""
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,6 @@ def finish(
     return tuple(end + more * grown for end in ends)
 
 
-def _at_hop(hops: Sequence[float], event: Event) -> float:
-    """Of a message: activations leave a stage by its own hop, gradients come back over it."""
-    return hops[event.stage if event.action is Action.send_activation else event.other]
-
-
 def _beside(hops: Sequence[float], stage: int, wraps: bool) -> float:
     """The slower of the two hops of a stage, which an exchange uses at once."""
     last = len(hops) - 1
@@ -105,28 +100,52 @@ def _played(
     micro_batches: int,
     p2p: P2P,
 ) -> tuple[float, ...]:
-    count = chunks(schedule)
-    lengths = {}
+    count, blocking = chunks(schedule), p2p == "blocking"
+    lengths: list[float] = []
     for stage, own in enumerate(stages):
         extra = _beside(hops, stage, count > 1) if p2p == "exchange" else 0.0
-        lengths[Action.forward, stage] = own.forward / count + extra
-        lengths[Action.backward, stage] = (own.inputs + own.weights) / count + extra
-        lengths[Action.backward_input, stage] = own.inputs + extra
-        lengths[Action.backward_weight, stage] = own.weights
+        before, after = (hops[stage - 1], hops[stage]) if p2p != "exchange" else (0.0, 0.0)
+        lengths += [
+            own.forward / count + extra,
+            (own.inputs + own.weights) / count + extra,
+            own.inputs + extra,
+            own.weights,
+            after,
+            before,
+        ]
+    order = _order(schedule, len(stages), micro_batches, blocking)
+    turns = iter([lengths[index] for index in order])
+    return tuple(
+        place(
+            program(schedule, len(stages), micro_batches, rendezvous=blocking),
+            lambda _: next(turns),
+            [0.0] * len(stages),
+            rendezvous=blocking,
+        )
+    )
 
-    def length(event: Event) -> float:
-        if event.action in COMPUTE:
-            return lengths[event.action, event.stage]
-        if p2p == "exchange" or event.action not in (
-            Action.send_activation,
-            Action.send_gradient,
-        ):
-            return 0.0
-        return _at_hop(hops, event)
 
-    blocking = p2p == "blocking"
-    events = program(schedule, len(stages), micro_batches, rendezvous=blocking)
-    return tuple(place(events, length, [0.0] * len(stages), rendezvous=blocking))
+_LENGTHS = (
+    Action.forward,
+    Action.backward,
+    Action.backward_input,
+    Action.backward_weight,
+    Action.send_activation,
+    Action.send_gradient,
+)
+"""Of each stage, what is looked up by a number: activations leave it by its own hop, gradients by
+that of the stage before."""
+
+
+@lru_cache(maxsize=64)
+def _order(schedule: str, stages: int, micro_batches: int, blocking: bool) -> tuple[int, ...]:
+    """Numbers of the lengths that `place` asks for, in its order: it asks for no receive's."""
+    number = {action: index for index, action in enumerate(_LENGTHS)}
+    return tuple(
+        event.stage * len(_LENGTHS) + number[event.action]
+        for event in program(schedule, stages, micro_batches, rendezvous=blocking)
+        if event.action in number
+    )
 
 
 def _closed(

@@ -75,10 +75,10 @@ def strided(hardware: Hardware, ranks: int, stride: int, world: int) -> Span:
     site, each = hardware.site, len(hardware.site.sockets)
     if ranks == 1:
         return Span(1)
-    here = min(ranks, max(1, each // stride))
-    nodes = 1 if ranks * stride <= each else math.ceil(ranks / here)
+    here = min(ranks, (each - 1) // stride + 1)
+    nodes = min(ranks, math.ceil(((ranks - 1) * stride + 1) / each))
     groups = max(1, min(world, each) // here)
-    link, rate = inside(hardware, site.sockets[: here * stride : stride], groups)
+    link, rate = inside(hardware, site.sockets[::stride][:here], groups)
     rate = rate if here > 1 else math.inf
     if nodes > 1:
         rate = min(rate, NETWORK_SHARE * min(site.network / groups, site.port * here))

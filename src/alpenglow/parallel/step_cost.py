@@ -187,7 +187,7 @@ def step_cost(
     )
     parameters = [stage_parameters(model, layout, s) for s in range(layout.pipeline)]
     span = data_span(hardware, layout)
-    last = slowest.ends[0] if layout.pipeline == 1 else max(slowest.ends)
+    last = max(slowest.ends)
     reduced = max(
         end + _reduction(work, how, count, span, passes, layout)
         for end, count, passes in zip(slowest.ends, parameters, slowest.stages, strict=True)
