@@ -26,6 +26,8 @@ PEER = 0.0365
         ("jiang2024_table2", 8, 0.045, 0.08),
         # Gathering of fully sharded weights is not in the model: it shows at 13B.
         ("mpt_a100", 30, 0.055, 0.16),
+        # One efficiency for an engine whose losses are not known: they grow with the replicas.
+        ("smith2022", 3, 0.05, 0.08),
     ],
 )
 def test_published_steps(name: str, points: int, mean: float, worst: float) -> None:
@@ -33,6 +35,10 @@ def test_published_steps(name: str, points: int, mean: float, worst: float) -> N
     assert len(table.rows) == points
     assert table.mean < mean, str(table)
     assert abs(table.worst.error) < worst, str(table)
+
+
+def test_another_machine_and_another_split() -> None:
+    assert abs(validation.bloom().worst.error) < 0.08
 
 
 def test_published_layers() -> None:
