@@ -24,6 +24,8 @@ class Framework:
         fused_accumulation: products that make weight gradients add them to the sum themselves.
         overlap_tensor: tensor collectives of the backward pass run beside products that do not need
             them (the weight gradient's); theirs are the multiprocessors that NCCL's channels take.
+        early_bf16: the reduction of bf16's gradients, kept in fp32, begins within the last backward
+            pass where the work says so. This trainer's does not.
         efficiency: share of the machine file's rate and bandwidth that its libraries reach.
         fused_attention: share of the rate that fused attention reaches, where it is another kernel
             than the machine file's; 0 means that.
@@ -37,12 +39,13 @@ class Framework:
     zero: bool = True
     fused_accumulation: bool = False
     overlap_tensor: bool = False
+    early_bf16: bool = True
     efficiency: float = 1.0
     fused_attention: float = 0.0
     loads: int = 20
 
 
-DEEPSPEED = Framework()
+DEEPSPEED = Framework(early_bf16=False)
 """This project's trainer, with libraries as good as those that the machine file was measured with.
 
 Published runs of DeepSpeed's pipeline engine were slower: see `MEGATRON_DEEPSPEED`.
@@ -76,5 +79,6 @@ MEGATRON_2022 = Framework(
 COMPOSER_2023 = Framework(fused=False, rotary=False, p2p="buffered", fused_attention=0.35)
 """MosaicML's llm-foundry with FlashAttention in Triton, of the first generation.
 
-Dao 2023 (arXiv 2307.08691, figures 4 to 6) measures about a third of the peak for it on an A100.
+Dao 2023 (arXiv 2307.08691, figures 4 to 6) measures about a third of the peak for it on an A100
+(unverified); so does llm-foundry's own run of 65,536 tokens, which is in none of our tables.
 """

@@ -105,16 +105,15 @@ def stage_parameters(model: Sizes, layout: Layout, stage: int) -> int:
 def layer_activations(model: Sizes, work: Work, tensor: int) -> float:
     """Bytes that one layer keeps for its backward pass, one micro-batch, one rank of `tensor`."""
     h, tokens, size = model.hidden_size, work.tokens, work.size
-    # Full recompute keeps the layer's input whole, as Megatron-LM does under sequence parallelism
-    # too unless told to share it.
+    shared = tensor if work.sequence_parallel else 1
     if work.recompute == "full":
-        return float(tokens * h * size)
+        return tokens * h * size / shared
     selective, plain = work.recompute == "selective", work.attention == "plain"
     # Whole on every rank: inputs of two layer norms (one where both branches start from it) and of
     # the two matrices behind them. Shared: query, key, value and the projection's input; before and
     # after the GELU. Fused attention keeps its output as well, in the order of heads, and with the
     # value, a view, more of the fused product; so does a core that is computed again.
-    wide = (3 if model.use_parallel_residual else 4) * h / (tensor if work.sequence_parallel else 1)
+    wide = (3 if model.use_parallel_residual else 4) * h / shared
     narrow = (4 if plain and not selective else 6) * h
     elements = tokens * (wide + (narrow + 2 * model.intermediate_size) / tensor)
     heads = model.num_attention_heads / tensor

@@ -270,7 +270,7 @@ def _reduction(
     """Seconds that the reduction of a stage's gradients adds behind its last pass."""
     nbytes = float(parameters * (work.travels or work.gradient_size))
     whole = reduce_scatter(nbytes, span) if how.zero else all_reduce(nbytes, span)
-    if not work.overlapped:
+    if not (work.overlapped and (how.early_bf16 or work.reduces_early)):
         return all_reduce(nbytes, span)
     # Beside the last backward pass, but for the last bucket.
     chunk = passes * (1 / chunks(work.schedule))

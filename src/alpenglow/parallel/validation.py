@@ -226,7 +226,10 @@ def steps(name: str) -> Table:
 
 
 def layers() -> Table:
-    """Korthikanti et al. 2022, Table 4: one layer of the 22B model, forward and backward, ms."""
+    """Korthikanti et al. 2022, Table 4: one layer of the 22B model, forward and backward, ms.
+
+    Unverified: not read from the paper itself; its sums and percentages agree.
+    """
     model = Gpt(48, 6144, 64)
     hardware = Hardware.of(load("selene"), 8)
     cases: tuple[tuple[str, Recompute, bool, float, float], ...] = (

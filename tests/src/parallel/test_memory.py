@@ -288,6 +288,11 @@ def test_sequence_parallelism_shares_what_tensor_ranks_repeat() -> None:
         assert part == pytest.approx((layer_activations(INCITE_7B, plain, 1)) / tensor)
         assert whole - part == pytest.approx(8 * 2048 * 4096 * (1 - 1 / tensor))
     assert layer_activations(INCITE_7B, plain, 1) > scores
+    # A layer's input is shared too: full recompute keeps a t-th.
+    whole, part = (
+        layer_activations(INCITE_7B, replace(work, recompute="full"), 8) for work in (plain, shared)
+    )
+    assert part == whole / 8
 
 
 def test_interleaved_stages_hold_more() -> None:
