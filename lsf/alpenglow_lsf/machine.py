@@ -117,6 +117,42 @@ class Links:
     """What one port, and so one message, reaches."""
     fabric: float | None = None
     """A node's share when all nodes send at once; absent means all of its injection."""
+    switched: bool = False
+    """Whether a switch joins the node's GPUs, so that any pair has all of `nvlink`, one at a time;
+    else it is the link of a pair, and a GPU uses those to several peers at once."""
+
+
+@dataclass(frozen=True)
+class GpuRates:
+    """Constants of a GPU that only measuring tells; alpenglow.parallel.gemm says what they do."""
+
+    multiprocessors: int
+    sustained: float
+    """Share of the peak that the inner loop of a large matrix product keeps up."""
+    stream: float
+    """Share of the memory's bandwidth that kernels reach."""
+    cache_ratio: float
+    """Bandwidth of the second-level cache, in units of the memory's."""
+    fill_seconds: float
+    """Until a thread block's first operands have come."""
+    kernel_seconds: float
+    """Least time of a kernel, with the gap to the next."""
+    transposed: float = 1.0
+    """Share of the rate left where a product's first operand lies along the summed dimension."""
+    transposed_stream: float = 1.0
+    """Share of the bandwidth left there, where a side of the product is at most 128."""
+    host_seconds: float = 8e-6
+    """What the host needs to start an operation."""
+    fused_attention: float = 0.3
+    """Share of the sustained rate that fused attention reaches."""
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            if not getattr(self, spec.name) > 0:
+                raise ValueError(f"{spec.name} = {getattr(self, spec.name)} should be above 0")
+        for name in ("sustained", "stream", "transposed", "transposed_stream", "fused_attention"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"{name} = {getattr(self, name)} is a share, at most 1")
 
 
 @dataclass(frozen=True)
@@ -181,6 +217,8 @@ class Machine:
     peak_flops: Mapping[str, float] = field(default_factory=dict)
     """FLOP/s by precision of one GPU, or of one rank where there is none; sourced, not guessed."""
     links: Links | None = None
+    gpu: GpuRates | None = None
+    """Absent where nobody measured them; predictions then say what they took instead."""
     signals: Signals | None = None
     failures: Failures | None = None
     """Absent where no rate is known."""

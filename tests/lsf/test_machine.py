@@ -168,3 +168,31 @@ def test_numbers_that_contradict_each_other_are_refused(
     path.write_text(text.replace(old, new, 1))
     with pytest.raises(MachineError, match=re.escape(says)):
         machine.load(path)
+
+
+@pytest.mark.parametrize("name", ["selene", "dgx2"])
+def test_machines_of_published_tables_name_their_sources(name: str) -> None:
+    path = machine.folder() / f"{name}.toml"
+    found = machine.load(name)
+    assert found.links is not None and found.links.switched and found.gpu is not None
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        value = re.sub(r"\"[^\"]*\"", "", line.partition("=")[2].partition("#")[0])
+        if re.search(r"\d", value):
+            assert "# " in line, f"{path.name}:{number} has a number without a source: {line}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("sustained = 0.92 ", "sustained = 1.2 ", "gpu.sustained = 1.2 is a share, at most 1"),
+        ("fill_seconds = 0.75e-6", "fill_seconds = 0", "fill_seconds = 0.0 should be above 0"),
+        ("multiprocessors = 80", "processors = 80", "did you mean gpu.multiprocessors?"),
+    ],
+)
+def test_a_wrong_gpu_table_is_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
+    text = SUMMIT.read_text()
+    assert old in text
+    path = tmp_path / "summit.toml"
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(MachineError, match=re.escape(says)):
+        machine.load(path)

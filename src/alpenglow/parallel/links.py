@@ -49,14 +49,15 @@ class Site:
         peak = machine.peak_flops.get(dtype)
         if node is None or links is None or not node.gpus or links.nvlink is None or peak is None:
             return None
-        if node.sockets > 1 and links.socket is None:
+        sockets = 1 if links.switched else node.sockets
+        if sockets > 1 and links.socket is None:
             return None
         ranks = min(world, node.gpus)
         fabric = links.network if links.fabric is None else links.fabric
         return cls(
-            tuple(local * node.sockets // node.gpus for local in range(ranks)),
+            tuple(local * sockets // node.gpus for local in range(ranks)),
             links.nvlink,
-            links.socket,
+            links.socket if sockets > 1 else None,
             min(links.network, fabric),
             links.network if links.network_port is None else links.network_port,
             RATE * peak,

@@ -36,7 +36,7 @@ import math
 from dataclasses import dataclass, replace
 
 from alpenglow.parallel.layout import Layout
-from alpenglow.parallel.schedule import Action, find, in_flight
+from alpenglow.parallel.schedule import Action, chunks, find, in_flight
 from alpenglow.parallel.work import Sizes, Work
 
 LOGITS_BYTES = 512 * 2**20
@@ -105,14 +105,15 @@ def stage_parameters(model: Sizes, layout: Layout, stage: int) -> int:
 def layer_activations(model: Sizes, work: Work, tensor: int) -> float:
     """Bytes that one layer keeps for its backward pass, one micro-batch, one rank of `tensor`."""
     h, tokens, size = model.hidden_size, work.tokens, work.size
+    shared = tensor if work.sequence_parallel else 1
     if work.recompute == "full":
-        return float(tokens * h * size)
+        return tokens * h * size / shared
     selective, plain = work.recompute == "selective", work.attention == "plain"
     # Whole on every rank: inputs of two layer norms (one where both branches start from it) and of
     # the two matrices behind them. Shared: query, key, value and the projection's input; before and
     # after the GELU. Fused attention keeps its output as well, in the order of heads, and with the
     # value, a view, more of the fused product; so does a core that is computed again.
-    wide = (3 if model.use_parallel_residual else 4) * h
+    wide = (3 if model.use_parallel_residual else 4) * h / shared
     narrow = (4 if plain and not selective else 6) * h
     elements = tokens * (wide + (narrow + 2 * model.intermediate_size) / tensor)
     heads = model.num_attention_heads / tensor
@@ -185,7 +186,8 @@ def stage_memory(model: Sizes, layout: Layout, stage: int, work: Work) -> StageM
     stash = layers * layer_stash(model, work, tensor) + last * of_head
     stash += border if stage == 0 else 0.0
     held = layer_activations(model, work, tensor)
-    kept = _most(layout.pipeline, stage, work, layers * held, stash)
+    # An interleaved stage holds chunks of micro-batches.
+    kept = _most(layout.pipeline, stage, work, layers * held / chunks(work.schedule), stash)
     if work.recompute != "none":
         # One layer at a time is whole again.
         kept += layer_activations(model, replace(work, recompute="none"), tensor) - held

@@ -28,6 +28,8 @@ SENDS = {
 """How far away the receiver's stage is, and what it does."""
 _SEND_OF = {receive: send for send, (_, receive) in SENDS.items()}
 
+_SENDING = tuple(SENDS)  # told apart by identity: hashing an Action costs more than the rest
+
 Length = TypeVar("Length")
 
 
@@ -40,6 +42,8 @@ class Event(NamedTuple):
     micro_batch: int
     other: int = -1
     """The stage at the other end of a message."""
+    chunk: int = 0
+    """As in the instruction."""
 
 
 def program(
@@ -99,7 +103,7 @@ def place(
         begin = came = free[stage]
         if other < 0:
             end = begin + length(event)
-        elif event.action in SENDS:
+        elif event.action in _SENDING:
             if rendezvous:
                 came = free[other]
                 end = free[other] = maximum(begin, came) + length(event)
@@ -128,7 +132,7 @@ def _program(
     wanted = COMPUTE | set(SENDS) | set(_SEND_OF) | ({Action.load} if loads else set())
     queues = [
         [
-            _event(stage, item)
+            _event(stage, item, stages)
             for item in lists(stages, micro_batches, stage)
             if item.action in wanted
         ]
@@ -171,29 +175,33 @@ def _program(
     return tuple(order)
 
 
-def _event(stage: int, item: Instruction) -> Event:
+def _event(stage: int, item: Instruction, stages: int) -> Event:
+    away = 0
     if item.action in SENDS:
-        return Event(item.action, stage, item.micro_batch, stage + SENDS[item.action][0])
-    if item.action in _SEND_OF:
+        away = SENDS[item.action][0]
+    elif item.action in _SEND_OF:
         away = -SENDS[_SEND_OF[item.action]][0]
-        return Event(item.action, stage, item.micro_batch, stage + away)
-    return Event(item.action, stage, item.micro_batch)
+    # Interleaved chunks go round: behind the last stage comes the first.
+    other = (stage + away) % stages if away else -1
+    return Event(item.action, stage, item.micro_batch, other, item.chunk)
 
 
 def _sender(event: Event) -> Event:
-    return Event(_SEND_OF[event.action], event.other, event.micro_batch, event.stage)
+    sends = _SEND_OF[event.action]
+    return Event(sends, event.other, event.micro_batch, event.stage, event.chunk)
 
 
 def _receiver(event: Event) -> Event:
-    return Event(SENDS[event.action][1], event.other, event.micro_batch, event.stage)
+    receives = SENDS[event.action][1]
+    return Event(receives, event.other, event.micro_batch, event.stage, event.chunk)
 
 
 def _check_order(stage: int, queue: Sequence[Event]) -> None:
-    started: set[int] = set()
+    started: set[tuple[int, int]] = set()
     for event in queue:
         if event.action is Action.forward:
-            started.add(event.micro_batch)
-        elif event.action in COMPUTE and event.micro_batch not in started:
+            started.add((event.micro_batch, event.chunk))
+        elif event.action in COMPUTE and (event.micro_batch, event.chunk) not in started:
             raise ValueError(
                 f"stage {stage}: {event.action.value} of micro-batch {event.micro_batch} "
                 "before its forward"

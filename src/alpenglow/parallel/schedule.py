@@ -10,7 +10,10 @@ TrainSchedule, instruction by instruction. `gpipe` (Huang et al. 2019, arXiv 181
 forwards, then all backwards. `zb-h1` (Qi et al. 2023, arXiv 2401.10241, section 3.1) splits a
 backward pass: the gradient of the input, for which the stage before waits, is computed at once, the
 gradient of the weights, for which nobody waits, where the stage would idle. No stage holds more
-micro-batches than the first does under 1F1B.
+micro-batches than the first does under 1F1B. `interleaved-V` (Narayanan et al. 2021, section
+2.2.2) gives each stage V chunks of consecutive layers, V rounds along the pipeline: the bubble is a
+V-th of 1F1B's, for V times the messages, with those from the last stage to the first. The trainer
+does not run it; predictions and the memory model read it.
 
 Each schedule is laid out on a grid of equal slots, and a stage's list is its column. A message
 passes at the border before the slot that needs it, and all messages of a border have one order, the
@@ -22,10 +25,11 @@ where a send ends only when the receiver has posted its receive (gloo; NCCL on o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from functools import lru_cache
+from functools import lru_cache, partial
 
 
 class Action(Enum):
@@ -56,6 +60,9 @@ class Instruction:
 
     action: Action
     micro_batch: int = -1
+    chunk: int = 0
+    """Of an interleaved schedule: which of the stage's chunks; of a message, the chunk on the side
+    of the earlier layers."""
 
 
 Schedule = Callable[[int, int, int], list[Instruction]]
@@ -102,6 +109,26 @@ def zero_bubble_h1(stages: int, micro_batches: int, stage: int) -> list[Instruct
     return list(_zero_bubble_h1(stages, micro_batches)[stage])
 
 
+def interleaved(count: int, stages: int, micro_batches: int, stage: int) -> list[Instruction]:
+    """List what `stage` does in one step under interleaved 1F1B with `count` chunks a stage.
+
+    Micro-batches go in groups of as many as there are stages, each group through one chunk after
+    the other. Stage s starts with 2 (p - s - 1) + (count - 1) p forwards, then alternates. A
+    message is sent as soon as it is made and received where it is needed: sends must be buffered.
+
+    Raises:
+        ValueError: as `one_forward_one_backward`; fewer than two stages; micro-batches that the
+            stages do not divide.
+    """
+    _check(stages, micro_batches, stage)
+    if stages < 2 or micro_batches % stages:
+        raise ValueError(
+            f"micro_batches = {micro_batches} on {stages} stages: an interleaved schedule needs "
+            "two stages or more, and a multiple of them as micro-batches"
+        )
+    return list(_interleaved(stages, micro_batches, count)[stage])
+
+
 SCHEDULES: dict[str, Schedule] = {
     "1f1b": one_forward_one_backward,
     "gpipe": gpipe,
@@ -111,27 +138,45 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def find(name: str) -> Schedule:
-    """Look a schedule up.
+    """Look a schedule up: one of `SCHEDULES`, or interleaved-V with V chunks a stage.
 
     Raises:
         ValueError: there is none of that name.
     """
-    if name not in SCHEDULES:
-        raise ValueError(f"schedule = {name!r}; choose from {', '.join(SCHEDULES)}")
-    return SCHEDULES[name]
+    count = chunks(name)
+    return SCHEDULES[name] if count == 1 else partial(interleaved, count)
+
+
+def chunks(name: str) -> int:
+    """Count the chunks into which a schedule divides a stage's layers.
+
+    Raises:
+        ValueError: no schedule has that name.
+    """
+    if name in SCHEDULES:
+        return 1
+    match = re.fullmatch(r"interleaved-([2-9]|[1-9]\d+)", name)
+    if match is None:
+        raise ValueError(
+            f"schedule = {name!r}; choose from {', '.join(SCHEDULES)}, interleaved-V with 2 or more"
+        )
+    return int(match[1])
 
 
 def in_flight(stages: int, micro_batches: int, stage: int, schedule: str = "1f1b") -> int:
     """Count the micro-batches whose activations a stage holds at most.
 
     Under zb-h1 a micro-batch is held until its weight pass has run: the inputs of the linear layers
-    are needed there.
+    are needed there. Under interleaved-V a chunk of a micro-batch counts as one, with a V-th of the
+    stage's layers.
 
     Raises:
         ValueError: as `one_forward_one_backward`, or an unknown schedule.
     """
-    find(schedule)
+    count = chunks(schedule)
     _check(stages, micro_batches, stage)
+    if count > 1:
+        return min(count * micro_batches, 2 * (stages - stage - 1) + (count - 1) * stages + 1)
     most = {"1f1b": stages - stage, "gpipe": micro_batches, "zb-h1": stages}
     return min(micro_batches, most[schedule])
 
@@ -236,7 +281,46 @@ def _zero_bubble_h1(stages: int, micro_batches: int) -> _Columns:
     return _columns(stages, work)
 
 
-def _columns(stages: int, work: Iterable[_Work]) -> _Columns:
+@lru_cache(maxsize=8)
+def _interleaved(stages: int, micro_batches: int, count: int) -> _Columns:
+    passes = count * micro_batches
+    lists: list[list[Instruction]] = []
+    for stage in range(stages):
+        forwards, backwards = [], []
+        for k in range(passes):
+            group, rest = divmod(k, stages * count)
+            chunk, micro_batch = rest // stages, group * stages + rest % stages
+            forwards.append(Instruction(Action.forward, micro_batch, chunk))
+            backwards.append(Instruction(Action.backward, micro_batch, count - 1 - chunk))
+        warm = min(passes, 2 * (stages - stage - 1) + (count - 1) * stages)
+        pairs = zip(forwards[warm:], backwards, strict=False)
+        alternating = [item for pair in pairs for item in pair]
+        lists.append(forwards[:warm] + alternating + backwards[passes - warm :])
+    # Each pass in the first slot after the passes that it needs.
+    done: dict[tuple[Action, int, int], int] = {}
+    work: list[_Work] = []
+    last, slot = stages * count - 1, 0
+    at = [0] * stages
+    while len(work) < 2 * passes * stages:
+        for stage in range(stages):
+            if at[stage] == len(lists[stage]):
+                continue
+            item = lists[stage][at[stage]]
+            place = item.chunk * stages + stage
+            forward = item.action is Action.forward
+            if place == (0 if forward else last):
+                needs = None if forward else (Action.forward, item.micro_batch, place)
+            else:
+                needs = (item.action, item.micro_batch, place - 1 if forward else place + 1)
+            if needs is None or done.get(needs, slot) < slot:
+                done[item.action, item.micro_batch, place] = slot
+                work.append((slot, stage, item))
+                at[stage] += 1
+        slot += 1
+    return _columns(stages, work, count)
+
+
+def _columns(stages: int, work: Iterable[_Work], count: int = 1) -> _Columns:
     """Each stage's list, from what it computes in which slot: the messages put between.
 
     A message stands at the border before the slot that needs it. At a border, pairs of stages whose
@@ -244,22 +328,35 @@ def _columns(stages: int, work: Iterable[_Work]) -> _Columns:
     and a pair passes its gradient before its activation, as DeepSpeed does.
     """
     events: list[tuple[tuple[int, ...], list[tuple[int, Instruction]]]] = []
+    made: dict[tuple[Action, int, int], int] = {}
     for slot, stage, item in work:
-        k = item.micro_batch
+        k, place = item.micro_batch, item.chunk * stages + stage
         compute = [item]
         forward = item.action is Action.forward
-        if forward and stage in (0, stages - 1):
-            compute.insert(0, Instruction(Action.load, k))  # tokens, labels
+        made[Action.send_activation if forward else Action.send_gradient, k, place] = slot
+        if forward and place in (0, stages * count - 1):
+            compute.insert(0, Instruction(Action.load, k, item.chunk))  # tokens, labels
         events.append(((slot, 1), [(stage, each) for each in compute]))
-        if forward and stage > 0:
+        if forward and place > 0:
             sends, receives = Action.send_activation, Action.receive_activation
-            first, sender, later = stage - 1, stage - 1, 1
-        elif not forward and item.action is not Action.backward_weight and stage < stages - 1:
+            sender, later, chunk = (stage - 1) % stages, 1, (place - 1) // stages
+            first = sender
+        elif (
+            not forward and item.action is not Action.backward_weight and place < stages * count - 1
+        ):
             sends, receives = Action.send_gradient, Action.receive_gradient
-            first, sender, later = stage, stage + 1, 0
+            sender, later, chunk = (stage + 1) % stages, 0, item.chunk
+            first = stage
         else:
             continue
-        message = [(sender, Instruction(sends, k)), (stage, Instruction(receives, k))]
+        message = [
+            (sender, Instruction(sends, k, chunk)),
+            (stage, Instruction(receives, k, chunk)),
+        ]
+        if count > 1:  # sent when it is made; the receiver may need it many slots later
+            since = made[sends, k, place - 1 if forward else place + 1] + 1
+            events.append(((since, 0, first % 2, later, first), message[:1]))
+            message = message[1:]
         events.append(((slot, 0, first % 2, later, first), message))
     columns: list[list[Instruction]] = [[] for _ in range(stages)]
     for _, event in sorted(events, key=lambda event: event[0]):

@@ -66,6 +66,9 @@ class Work:
         bucket: most gradients that are reduced together, where they are overlapped; an eighth of a
             stage's at most.
         travels: bytes of a gradient that is reduced; 0 means as it is kept.
+        sequence_parallel: the tensor ranks share the tokens where they do not share the matrices:
+            norms, residuals, their activations (Korthikanti et al. 2022). The trainer has it not;
+            the cost of a step and the memory model do.
 
     Raises:
         ValueError: a dtype that is none of the three, or a size below 1.
@@ -85,6 +88,7 @@ class Work:
     overlapped: bool = True
     bucket: int = 25_000_000
     travels: int = 0
+    sequence_parallel: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in BYTES:

@@ -276,3 +276,31 @@ def test_what_does_not_exist_is_refused() -> None:
         Work(1, 0, 8)
     with pytest.raises(ValueError, match="stage 12"):
         stage_memory(INCITE_7B, LAYOUT, 12, PUBLISHED)
+
+
+def test_sequence_parallelism_shares_what_tensor_ranks_repeat() -> None:
+    """Korthikanti et al. 2022, equation 4: s b h 34/t, here without dropout and its core's term."""
+    plain = Work(1, 8, 2048, attention="sdpa")
+    shared = replace(plain, sequence_parallel=True)
+    scores = 2048 * 32 * 4  # logarithms of rows, shared by heads either way
+    for tensor in (1, 2, 4, 8):
+        whole, part = (layer_activations(INCITE_7B, work, tensor) for work in (plain, shared))
+        assert part == pytest.approx((layer_activations(INCITE_7B, plain, 1)) / tensor)
+        assert whole - part == pytest.approx(8 * 2048 * 4096 * (1 - 1 / tensor))
+    assert layer_activations(INCITE_7B, plain, 1) > scores
+    # A layer's input is shared too: full recompute keeps a t-th.
+    whole, part = (
+        layer_activations(INCITE_7B, replace(work, recompute="full"), 8) for work in (plain, shared)
+    )
+    assert part == whole / 8
+
+
+def test_interleaved_stages_hold_more() -> None:
+    """(1 + (p - 1) / (p v)) of 1F1B's first stage: Korthikanti et al. 2022, section 4.2.3."""
+    one = Work(1, 32, 2048, attention="sdpa")
+    layout = Layout(4, 2, 1)
+    plain, twice = (
+        stage_memory(INCITE_7B, layout, 0, replace(one, schedule=name)).activations
+        for name in ("1f1b", "interleaved-2")
+    )
+    assert twice / plain == pytest.approx(1 + 3 / 8, rel=0.02)

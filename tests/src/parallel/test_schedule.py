@@ -8,6 +8,8 @@ from alpenglow.parallel.schedule import (
     Instruction,
     awaiting_weights,
     bubble_fraction,
+    chunks,
+    find,
     in_flight,
     one_forward_one_backward,
 )
@@ -119,3 +121,42 @@ def test_an_unknown_schedule_is_named() -> None:
 def test_lists_are_copies() -> None:
     one_forward_one_backward(2, 2, 0).append(Instruction(Action.load))
     assert one_forward_one_backward(2, 2, 0)[-1] == Instruction(Action.optimizer)
+
+
+@pytest.mark.parametrize(("stages", "micro_batches", "count"), [(2, 2, 2), (4, 8, 3), (3, 12, 4)])
+def test_interleaved_runs_every_chunk_of_every_micro_batch_once(
+    stages: int, micro_batches: int, count: int
+) -> None:
+    passes = {(k, chunk) for k in range(micro_batches) for chunk in range(count)}
+    for stage in range(stages):
+        items = find(f"interleaved-{count}")(stages, micro_batches, stage)
+        for action in (Action.forward, Action.backward):
+            done = [(i.micro_batch, i.chunk) for i in items if i.action is action]
+            assert len(done) == len(passes) and set(done) == passes
+        # Held: Narayanan et al. 2021, section 2.2.2, and Megatron-LM's warm-up.
+        held = most = 0
+        for item in items:
+            held += (item.action is Action.forward) - (item.action is Action.backward)
+            most = max(most, held)
+        assert most == in_flight(stages, micro_batches, stage, f"interleaved-{count}")
+
+
+def test_interleaved_messages_go_round() -> None:
+    lists = [find("interleaved-2")(4, 4, stage) for stage in range(4)]
+    ends = {
+        kind: [sum(i.action is kind for i in items) for items in lists]
+        for kind in (Action.send_activation, Action.receive_activation, Action.send_gradient)
+    }
+    # Two chunks of four micro-batches: the last chunk's output stays on the last stage.
+    assert ends[Action.send_activation] == [8, 8, 8, 4]
+    assert ends[Action.receive_activation] == [4, 8, 8, 8]
+    assert ends[Action.send_gradient] == [4, 8, 8, 8]
+
+
+def test_names_of_schedules() -> None:
+    assert chunks("1f1b") == 1 and chunks("interleaved-12") == 12
+    for name in ("interleaved", "interleaved-1", "interleaved-0", "interleaved-02", "2f2b"):
+        with pytest.raises(ValueError, match="choose from"):
+            find(name)
+    with pytest.raises(ValueError, match="a multiple of them as micro-batches"):
+        find("interleaved-2")(4, 6, 0)

@@ -1,0 +1,84 @@
+"""How a framework runs what alpenglow.parallel.work asks for, where frameworks differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+P2P = Literal["blocking", "exchange", "buffered"]
+
+
+@dataclass(frozen=True)
+class Framework:
+    """Choices that change the time of a step and nothing else of it.
+
+    Args:
+        fused: bias, GELU, dropout, residual in one kernel, and scale, mask, softmax in one.
+        dropout: the model drops out in attention and in both residual branches. Ours does not.
+        rotary: positions by rotating query and key; else by a table.
+        p2p: `blocking` holds both ends from the sender's call to the message's arrival, one message
+            at a time (DeepSpeed's engine); `exchange` sends and receives at once between two
+            passes, with nothing beside it (Megatron-LM); `buffered` runs beside the passes.
+        zero: each replica updates its share of the parameters (ZeRO-1); else all of them, and
+            gradients are all-reduced.
+        fused_accumulation: products that make weight gradients add them to the sum themselves.
+        overlap_tensor: tensor collectives of the backward pass run beside products that do not need
+            them (the weight gradient's); theirs are the multiprocessors that NCCL's channels take.
+        early_bf16: the reduction of bf16's gradients, kept in fp32, begins within the last backward
+            pass where the work says so. This trainer's does not.
+        efficiency: share of the machine file's rate and bandwidth that its libraries reach.
+        fused_attention: share of the rate that fused attention reaches, where it is another kernel
+            than the machine file's; 0 means that.
+        loads: operations that the host starts for a micro-batch's tokens, masks and positions.
+    """
+
+    fused: bool = True
+    dropout: bool = False
+    rotary: bool = True
+    p2p: P2P = "blocking"
+    zero: bool = True
+    fused_accumulation: bool = False
+    overlap_tensor: bool = False
+    early_bf16: bool = True
+    efficiency: float = 1.0
+    fused_attention: float = 0.0
+    loads: int = 20
+
+
+DEEPSPEED = Framework(early_bf16=False)
+"""This project's trainer, with libraries as good as those that the machine file was measured with.
+
+Published runs of DeepSpeed's pipeline engine were slower: see `MEGATRON_DEEPSPEED`.
+"""
+MEGATRON_2021 = Framework(dropout=True, rotary=False, p2p="exchange", zero=False, efficiency=0.91)
+"""Megatron-LM of Narayanan et al. 2021, in NVIDIA's container 20.12 (CUDA 11.1, PyTorch 1.8).
+
+Its efficiency is the one number here that was set by a table: the mean over all ten rows of their
+Table 1. Like layouts with full recompute are about that much faster in Korthikanti et al. 2022.
+"""
+MEGATRON_2019 = Framework(
+    fused=False, dropout=True, rotary=False, p2p="exchange", zero=False, efficiency=0.91
+)
+"""Megatron-LM of Shoeybi et al. 2019; libraries as in 2021."""
+MEGATRON_DEEPSPEED = Framework(dropout=True, rotary=False, efficiency=0.78)
+"""Megatron-LM's layers on DeepSpeed's pipeline engine, 2021 and 2022.
+
+Its efficiency was set by the mean over four published runs (Smith et al. 2022 on the same machine
+as Narayanan et al. 2021, and BLOOM): a seventh below Megatron-LM's own engine of that time. What
+costs it is not known here.
+"""
+MEGATRON_2022 = Framework(
+    dropout=True,
+    rotary=False,
+    p2p="exchange",
+    zero=False,
+    fused_accumulation=True,
+    overlap_tensor=True,
+)
+"""Megatron-LM of Korthikanti et al. 2022 and later."""
+COMPOSER_2023 = Framework(fused=False, rotary=False, p2p="buffered", fused_attention=0.35)
+"""MosaicML's llm-foundry with FlashAttention in Triton, of the first generation.
+
+Dao 2023 (arXiv 2307.08691, figures 4 to 6) measures about a third of the peak for it on an A100
+(unverified); so does llm-foundry's own run of 65,536 tokens, which is in none of our tables.
+"""

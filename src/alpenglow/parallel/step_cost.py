@@ -1,0 +1,319 @@
+"""Seconds of one training step of a layout on a machine, part by part.
+
+Torch-free. What a micro-batch costs a stage comes from alpenglow.parallel.layer_cost, how passes
+follow one another from alpenglow.parallel.pipeline_time (the schedules themselves), what a rank
+must hold from alpenglow.parallel.memory. This module adds what a step has once: the reduction
+of gradients, the optimizer, the embedding that first and last stage share. One replica stands for
+all that lie alike on their nodes; where they do not (Summit's third pair of GPUs straddles the
+sockets), the slowest kind counts, since the reduction waits for it.
+
+    cost = step_cost(model, layout, work, machine.load("summit"))
+    cost.seconds, cost.model_flops, cost.parts()
+
+The step ends when the slowest stage has reduced its gradients, all know the gradients' norm and the
+largest optimizer has run. Jitter, slow ranks, and reading of data are not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from alpenglow.parallel import kernels
+from alpenglow.parallel.collectives import Span, all_gather, all_reduce, reduce_scatter
+from alpenglow.parallel.framework import DEEPSPEED, Framework
+from alpenglow.parallel.hardware import Gpu, Hardware
+from alpenglow.parallel.kernels import Kernels
+from alpenglow.parallel.layer_cost import Passes, embedding_passes, head_passes, layer_passes
+from alpenglow.parallel.layout import Layout
+from alpenglow.parallel.memory import StageMemory, stage_parameters, stages_memory
+from alpenglow.parallel.pipeline_time import StageSeconds, finish
+from alpenglow.parallel.schedule import chunks
+from alpenglow.parallel.spans import data_span, ends_span, hop_seconds, patterns
+from alpenglow.parallel.split import layer_flops
+from alpenglow.parallel.work import Sizes, Work
+from alpenglow_lsf.machine import Machine
+
+EXCHANGE_OPERATIONS = 4
+"""Operations that the host starts for a message once its queue has run empty."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one step takes; seconds, and shares of the GPUs' peak."""
+
+    model: Sizes
+    layout: Layout
+    work: Work
+    hardware: Hardware
+    seconds: float
+    stages: tuple[Passes, ...]
+    """One micro-batch on each stage of the slowest replica."""
+    p2p: float
+    """What messages add to the step."""
+    bubble: float
+    """What the slowest stage waits because the pipeline fills and drains."""
+    reduction: float
+    """Gradients' reduction, and the tied embedding's, as far as nothing hides it."""
+    optimizer: float
+    """Norm, update and, under ZeRO-1, the gathering of weights."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step, all replicas together."""
+        return self.work.tokens * self.work.micro_batches * self.layout.data
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all replicas together."""
+        return self.tokens / self.seconds
+
+    @property
+    def model_flops(self) -> float:
+        """Model FLOP/s a GPU: 72 l h^2 (1 + s/6h + V/12lh) a token, whatever is computed again."""
+        return self._flops(3.0, 0.0, 3.0) / self.seconds
+
+    @property
+    def hardware_flops(self) -> float:
+        """FLOP/s a GPU with what is computed again.
+
+        Under full recompute 96 B s l h^2 (1 + s/6h + V/16lh) a step (Narayanan et al. 2021,
+        equation 3), under selective recompute the attention core a fourth time (Korthikanti et al.
+        2022, equation 9).
+        """
+        again = {"full": (1.0, 1.0), "selective": (0.0, 1.0), "none": (0.0, 0.0)}
+        linear, core = again[self.work.recompute]
+        if self.work.attention != "plain":
+            core = linear
+        return self._flops(3 + linear, core - linear, 3.0) / self.seconds
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOP/s over the peak."""
+        return self.model_flops / self.hardware.peak
+
+    @property
+    def hfu(self) -> float:
+        """FLOP/s with recompute over the peak."""
+        return self.hardware_flops / self.hardware.peak
+
+    def _flops(self, layers: float, core: float, head: float) -> float:
+        """FLOPs a GPU and step: times that layers, the core beyond them, and the head count."""
+        m, s = self.model, self.work.sequence_length
+        attention = 4.0 * s * m.hidden_size
+        token = m.num_layers * (layers * layer_flops(m, s) + core * attention)
+        token += head * 2 * m.hidden_size * m.vocab_size
+        return token * self.tokens / self.layout.world
+
+    @property
+    def slowest(self) -> Passes:
+        """The stage that computes longest."""
+        return max(self.stages, key=_seconds)
+
+    def parts(self) -> dict[str, float]:
+        """Part -> seconds of the step along its slowest stage; they sum to `seconds`.
+
+        Matrix products forward, of the input's and of the weights' gradient; recompute, with its
+        collectives; kernels; what the host adds; tensor collectives; messages; bubble; reduction;
+        optimizer.
+        """
+        one, m = self.slowest, self.work.micro_batches
+        live = one.forward + one.inputs + one.weights
+        return {
+            "products forward": m * one.forward.products,
+            "products of input gradients": m * one.inputs.products,
+            "products of weight gradients": m * one.weights.products,
+            "kernels": m * live.kernels,
+            "host": m * live.host,
+            "tensor collectives": m * live.tensor,
+            "recompute": m * one.recompute.seconds,
+            "p2p": self.p2p,
+            "bubble": self.bubble,
+            "gradient reduction": self.reduction,
+            "optimizer": self.optimizer,
+        }
+
+    @property
+    def memory(self) -> list[StageMemory]:
+        """What a rank of each stage needs."""
+        return stages_memory(self.model, self.layout, self.work)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage's need is within a GPU's memory."""
+        return max(each.total for each in self.memory) <= self.hardware.memory_bytes
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the machine file lacked, and what was taken instead."""
+        return self.hardware.warnings
+
+
+def step_cost(
+    model: Sizes,
+    layout: Layout,
+    work: Work,
+    machine: Machine | Hardware,
+    how: Framework = DEEPSPEED,
+) -> StepCost:
+    """Predict one step.
+
+    Args:
+        model: the architecture.
+        layout: degrees, axis order, seats, and layers of each stage.
+        work: one replica's step; its schedule may be interleaved-V.
+        machine: a machine file, or what `Hardware.of` read from one (for many layouts).
+        how: the framework.
+
+    Raises:
+        LayoutError: the layout does not fit the model.
+        ValueError: the schedule does not go with the counts, or a tensor degree does not divide the
+            heads, the MLP or the vocabulary.
+        MachineError: the machine file lacks GPUs, links or a peak.
+    """
+    hardware = (
+        machine if isinstance(machine, Hardware) else Hardware.of(machine, layout.world, work.dtype)
+    )
+    _check(model, layout, work)
+    if how.efficiency != 1 or how.fused_attention:
+        gpu = hardware.gpu.at(how.efficiency, how.fused_attention)
+        hardware = replace(hardware, gpu=gpu)
+    slowest = max(
+        (
+            _replica(model, layout, work, hardware, how, pattern.tensor, pattern.hops)
+            for pattern in patterns(hardware, layout)
+        ),
+        key=lambda run: max(run.ends),
+    )
+    parameters = [stage_parameters(model, layout, s) for s in range(layout.pipeline)]
+    span = data_span(hardware, layout)
+    last = max(slowest.ends)
+    reduced = max(
+        end + _reduction(work, how, count, span, passes, layout)
+        for end, count, passes in zip(slowest.ends, parameters, slowest.stages, strict=True)
+    )
+    reduced = max(reduced, last) + _tied(model, layout, work, hardware)
+    update = max(_update(work, how, count, span, hardware, layout.world) for count in parameters)
+    base = work.micro_batches * max(map(_seconds, slowest.stages))
+    return StepCost(
+        model=model,
+        layout=layout,
+        work=work,
+        hardware=hardware,
+        seconds=reduced + update,
+        stages=slowest.stages,
+        p2p=last - slowest.free,
+        bubble=slowest.free - base,
+        reduction=reduced - last,
+        optimizer=update,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One replica's passes."""
+
+    stages: tuple[Passes, ...]
+    ends: tuple[float, ...]
+    free: float
+    """Its end if messages took no time."""
+
+
+def _replica(
+    model: Sizes,
+    layout: Layout,
+    work: Work,
+    hardware: Hardware,
+    how: Framework,
+    tensor: Sequence[Span],
+    links: Sequence[str],
+) -> _Run:
+    gpu, p = hardware.gpu, layout.pipeline
+    layers = layout.layers_of(model.num_layers)
+    stages = []
+    for stage, span in enumerate(tensor):
+        whole = layer_passes(model, work, gpu, span, how) * layers[stage]
+        if stage == 0:
+            whole += embedding_passes(model, work, gpu, span, how)
+        if stage == p - 1:
+            whole += head_passes(model, work, gpu, span, how)
+        stages.append(whole)
+    border = float(work.tokens * model.hidden_size * work.size)
+    # Sequence parallelism has the tokens shared already; else slices are gathered behind the hop.
+    sliced = work.slice_transfers or work.sequence_parallel
+    sent = border / layout.tensor if sliced else border
+    hops = []
+    for stage, link in enumerate(links):
+        seconds = hop_seconds(hardware, layout, link, sent)  # type: ignore[arg-type]
+        if sliced and not work.sequence_parallel:
+            seconds += all_gather(border, tensor[(stage + 1) % p])
+        if how.p2p != "buffered":
+            seconds += EXCHANGE_OPERATIONS * gpu.host_s
+        hops.append(seconds)
+    seconds_of = tuple(
+        StageSeconds(
+            each.forward.seconds,
+            each.recompute.seconds + each.inputs.seconds,
+            each.weights.seconds,
+        )
+        for each in stages
+    )
+    m = work.micro_batches
+    ends = finish(work.schedule, seconds_of, tuple(hops), m, how.p2p)
+    free = finish(work.schedule, seconds_of, (0.0,) * p, m, how.p2p)
+    return _Run(tuple(stages), ends, max(free))
+
+
+def _reduction(
+    work: Work, how: Framework, parameters: int, span: Span, passes: Passes, layout: Layout
+) -> float:
+    """Seconds that the reduction of a stage's gradients adds behind its last pass."""
+    nbytes = float(parameters * (work.travels or work.gradient_size))
+    whole = reduce_scatter(nbytes, span) if how.zero else all_reduce(nbytes, span)
+    if not (work.overlapped and (how.early_bf16 or work.reduces_early)):
+        return all_reduce(nbytes, span)
+    # Beside the last backward pass, but for the last bucket.
+    chunk = passes * (1 / chunks(work.schedule))
+    window = chunk.weights.seconds if work.schedule == "zb-h1" else chunk.backward.seconds
+    bucket = min(1 / 8, work.bucket / max(1, parameters))
+    return max(whole - window, bucket * whole)
+
+
+def _tied(model: Sizes, layout: Layout, work: Work, hardware: Hardware) -> float:
+    """Seconds in which first and last stage sum the gradients of a matrix that both hold."""
+    if not model.tie_word_embeddings or layout.pipeline == 1:
+        return 0.0
+    table = model.vocab_size * model.hidden_size // layout.tensor
+    return all_reduce(float(table * work.gradient_size), ends_span(hardware, layout))
+
+
+def _update(
+    work: Work, how: Framework, parameters: int, span: Span, hardware: Hardware, world: int
+) -> float:
+    gpu: Gpu = hardware.gpu
+    shard = parameters / (span.ranks if how.zero else 1)
+    sizes = kernels.optimizer_bytes(parameters, shard, work.size, work.gradient_size)
+    each = len(hardware.site.sockets)
+    everyone = Span(world, max(1, world // each), 1e9)
+    seconds = Kernels().add(*sizes).seconds(gpu) + 2 * all_reduce(8.0, everyone)
+    if how.zero:
+        seconds += all_gather(float(parameters * work.size), span)
+    return seconds
+
+
+def _check(model: Sizes, layout: Layout, work: Work) -> None:
+    for name in ("num_attention_heads", "intermediate_size", "vocab_size"):
+        if getattr(model, name) % layout.tensor:
+            raise ValueError(
+                f"{name} = {getattr(model, name)} does not divide by tensor = {layout.tensor}"
+            )
+    count = chunks(work.schedule)
+    uneven = [n for n in layout.layers_of(model.num_layers) if n % count]
+    if uneven:
+        raise ValueError(
+            f"schedule = {work.schedule}: a stage of {uneven[0]} layers has no {count} equal chunks"
+        )
+
+
+def _seconds(passes: Passes) -> float:
+    return passes.forward.seconds + passes.backward.seconds
