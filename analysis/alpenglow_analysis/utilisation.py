@@ -57,8 +57,8 @@ IN_STEP = tuple(MEASURED)
 """What the measured step of a rank is divided into, by kind of span."""
 PIECE_OF_KIND: dict[Kind, str] = {**OUTSIDE, **PART_OF_KIND}
 """Where the time of a span is booked before it is divided by cause."""
-LABELS: dict[str, str] = {**MEASURED, **PIECES}
-"""Of pieces, and of the measured parts of a step that are no pieces."""
+LABELS: dict[str, str] = {**PIECES, **MEASURED}
+"""Of what was measured: parts of a step, waiting included, and what lies outside steps."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SMALL = 0.0005
 """Pieces below this share of the charge share one bar."""
+ALWAYS = "unexplained"
+"""The piece that always has a bar of its own."""
 USEFUL = "compute"
 """The piece that is left in the end."""
 
@@ -25,7 +27,7 @@ def bars(account: Account) -> list[tuple[str, str, int]]:
     for key, ns in account.pieces.items():
         if key == USEFUL:
             continue
-        if abs(ns) / charged >= SMALL:
+        if abs(ns) / charged >= SMALL or (key == ALWAYS and ns):
             found.append((key, PIECES.get(key, key), ns))
         else:
             small += ns
