@@ -52,4 +52,4 @@ def in_words(run: Run, micro_batches: int) -> str:
     share = f"{100 * ideal_bubble(run, m):.1f} %"
     if schedule_name(run) in ("1f1b", "gpipe"):
         return f"(p - 1) / (m + p - 1) = {p - 1}/{m + p - 1} = {share}"
-    return f"{share}, placed in time with passes as long as this run's"
+    return f"{share} (placed in time, with passes as long as this run's)"

@@ -15,6 +15,8 @@ from alpenglow_analysis.whatif import Scenario, scenarios
 
 WORTH_SAYING = 0.01
 """A loss below this share of the charge gets no sentence of its own."""
+WORTH_LEAVING_OUT = 1.1
+"""A node this many times as slow as its peers is better not asked for again."""
 MOST_NAMED = 3
 """Slow nodes that are named in one sentence."""
 
@@ -142,7 +144,9 @@ def slow_spells(episodes: Sequence[Episode]) -> str:
     ]
     rest = len(episodes) - len(named)
     more = f"; {rest} more were slow for a while" if rest else ""
-    return f"{'; '.join(named)}{more}. Leave such nodes out of the next job."
+    bad = max(one.factor for one in episodes) >= WORTH_LEAVING_OUT
+    advice = " Leave such nodes out of the next job." if bad else ""
+    return f"{'; '.join(named)}{more}.{advice}"
 
 
 def _meaning(run: Run, account: Account, key: str) -> str:

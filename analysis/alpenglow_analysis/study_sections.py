@@ -25,9 +25,9 @@ def straggler_blocks(run: Run, found: Straggling) -> list[Block]:
     blocks: list[Block] = [
         Sentences(
             [
-                f"S = T actual / T ideal = {found.slowdown:.3f} over the sampled ordinary steps: "
-                f"{percent(found.wasted)} of their time is lost because ranks, stages and "
-                "transfers are not alike.",
+                f"S = T actual / T ideal = {found.slowdown:.3f} over the steps that the sample "
+                f"stands for: {percent(found.wasted)} of their time is lost because ranks, stages "
+                "and transfers are not alike.",
                 *_sources(found),
             ]
         )
@@ -45,7 +45,7 @@ def straggler_blocks(run: Run, found: Straggling) -> list[Block]:
         if blame.share >= WORTH_A_ROW
     ][:MOST_ROWS]
     if rows:
-        heads = ["node or rank", "ranks", "stages", "compute, x peers", "S, it alone", "of S − 1"]
+        heads = ["node or rank", "ranks", "stages", "compute, x peers", "steps, x peers'", "of all"]
         blocks.append(Table(heads, rows))
     spells = [
         [
@@ -65,9 +65,11 @@ def straggler_blocks(run: Run, found: Straggling) -> list[Block]:
             blocks.append(Note(f"{more} more spells are in report.json."))
     blocks.append(
         Note(
-            "S, it alone: the slowdown with this node or rank as it was and all others ideal, that "
-            "is, passes as long as the mean of their kind, transfers the median; the schedule's "
-            "bubble is in both (Lin et al. 2025, OSDI). Shares need not add up to 100 %."
+            "T ideal: passes as long as the mean of their kind, transfers the median; the "
+            "schedule's bubble is in both (Lin et al. 2025, OSDI). Steps, x peers': how much "
+            "longer steps get with this node or rank as it was and every other like the middle "
+            "replica; of all: its share of what all of them and the transfers add. Shares need not "
+            "add up to 100 %."
         )
     )
     return blocks

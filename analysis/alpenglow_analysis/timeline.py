@@ -10,7 +10,7 @@ from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.style import ON_COLOUR, ON_DARK, WIDTH, figure, paint
 from alpenglow_analysis.utilisation import LABELS, PIECE_OF_KIND, Account
-from alpenglow_profiling.events import Kind, Rows
+from alpenglow_profiling.kind import OUTER, Kind, Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,11 +85,11 @@ def spans_of_step(run: Run, step: int, shown: list[int]) -> tuple[Rows, int, int
     if rows is None:
         return None
     whole = rows[(rows["kind"] == Kind.STEP) & np.isin(rows["rank"], shown)]
-    rows = rows[np.isin(rows["rank"], shown) & (rows["kind"] != Kind.STEP)]
+    # A checkpoint or an evaluation after the step carries its number, and is no part of it.
+    rows = rows[np.isin(rows["rank"], shown) & ~np.isin(rows["kind"], [*OUTER])]
     if not len(whole):
         return None
     begin, end = int(whole["begin_ns"].min()), int(whole["end_ns"].max())
-    # A checkpoint after the step carries its number, and is no part of it.
     return rows[(rows["begin_ns"] >= begin) & (rows["begin_ns"] < end)], begin, end
 
 
@@ -126,7 +126,7 @@ def legend(made: Figure, used: dict[str, Any], backward: str = _INPUT_ONLY) -> N
     names = _NAMES | ({"backward": backward} if "weight_grad" in used else {})
     made.legend(
         [used[name] for name in order], [names.get(name) or LABELS[name] for name in order],
-        loc="outside lower center", ncols=4, fontsize=9, handlelength=1.6,
+        loc="outside lower center", ncols=3, fontsize=9, handlelength=1.6,
     )  # fmt: skip
 
 
