@@ -160,13 +160,13 @@ def _rates(run: Run, rates: list[Rate]) -> Table:
     facts = run.facts
     actual = [rate for rate in rates if rate.measured]
     heads = ["", "tokens/s"]
-    heads += ["model PFLOP/s"] if facts.flops_per_token else []
+    heads += ["model FLOP/s"] if facts.flops_per_token else []
     heads += [f"idle {facts.unit}s, {rate.label.lower()}" for rate in actual]
     rows = []
     for i, rate in enumerate(rates):
         cells = [rate.label, count(rate.tokens_per_s)]
         if facts.flops_per_token:
-            cells.append(f"{rate.tokens_per_s * facts.flops_per_token / 1e15:.3g}")
+            cells.append(count(rate.tokens_per_s * facts.flops_per_token))
         for other in actual:
             below = rates.index(other) > i
             lost = idle_equivalents(facts.ranks, other.tokens_per_s, rate.tokens_per_s)
