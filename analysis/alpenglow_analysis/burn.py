@@ -38,10 +38,13 @@ class Burn:
         return float(np.interp(unix, self.time_s, self.node_hours))
 
     def rate(self, now: float, days: float = RECENT_DAYS) -> float:
-        """Node-hours a day over the days before now, or since the first use if that is shorter."""
+        """Node-hours a day over the days before now, or since the first use if that is shorter.
+
+        Less than a day counts as one: a first job of an hour is no rate to go on by.
+        """
         if not len(self.time_s) or now <= self.time_s[0]:
             return 0.0
-        since = max(now - days * DAY, float(self.time_s[0]))
+        since = max(now - days * DAY, min(float(self.time_s[0]), now - DAY))
         return (self.at(now) - self.at(since)) / ((now - since) / DAY)
 
 

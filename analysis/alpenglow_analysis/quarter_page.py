@@ -86,7 +86,7 @@ def _cards(found: Quarter, allocation: Allocation | None, now: float) -> list[Ca
             Card(
                 "Forecast at its end",
                 percent(seen.at_end / allocation.node_hours),
-                f"at {count(seen.rate)} node-hours a day, the mean of the last 28 days",
+                f"at {count(seen.rate)} node-hours a day, today's rate",
             )
         )
     accounted, useful = _used_shares(found)
@@ -142,7 +142,7 @@ def _forecast(allocation: Allocation, seen: Forecast, now: float) -> list[str]:
             "Nothing was used in the last 28 days, so there is no rate to go on by; "
             f"{hours(seen.to_use_all)} node-hours a day would use all of it by its end."
         ]
-    said = [f"Today's rate is {hours(seen.rate)} node-hours a day, the mean of the last 28 days."]
+    said = [f"Today's rate is {hours(seen.rate)} node-hours a day."]
     if seen.exhausted_s is not None:
         said.append(f"At that rate the allocation is used up on {day(seen.exhausted_s)}.")
     else:
