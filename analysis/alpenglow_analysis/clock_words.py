@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ class Problems:
     """Sends end before their receives begin."""
     bent: list[int] = field(default_factory=list)
     """Nodes whose clock is no straight line."""
+    likely_ns: float = math.inf
+    """Standard deviation of what clocks are thought to be, between their bounds."""
 
     def sentences(self) -> list[str]:
         """One for each thing that is wrong."""
@@ -86,6 +89,11 @@ class Problems:
         return _listed([self.names[node] for node in nodes])
 
 
+def _likely(ns: float) -> str:
+    """What the error is thought to be, beside what it can be at most."""
+    return f", most likely by about {seconds(ns / 1e9)}" if math.isfinite(ns) else ""
+
+
 def in_words(
     reference: str,
     error_ns: Mapping[str, float],
@@ -115,7 +123,7 @@ def in_words(
             f"Clocks of {len(others) + 1} nodes are aligned with {reference} by {messages:,} "
             f"messages and {collectives:,} collectives of {steps} steps: wrong by at most "
             f"{seconds(statistics.median(others.values()) / 1e9)} (median; worst "
-            f"{seconds(others[worst] / 1e9)}, {worst})."
+            f"{seconds(others[worst] / 1e9)}, {worst}){_likely(problems.likely_ns)}."
         )
     if checked:
         wrong = [each for each in checked if not each.agrees]

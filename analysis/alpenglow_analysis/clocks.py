@@ -251,6 +251,7 @@ def _solve(
         guess, about = _guess(graph, rates, nodes.reference, lower, upper)
         lines = fit(moment, lower, upper, guess, about, rates.slope)
         best = (rates, lines, lower, upper, guess)
+        problems.likely_ns = about
         offset, slope = rates.offset + lines.offset, rates.slope + lines.slope
         doubt = np.where(mine, lines.doubt, 0.0)
         settled = (doubt > 0.7 * rates.doubt)[mine].all()
