@@ -110,17 +110,17 @@ def charge(segment: Segment, events: Events | None, lost_from: int | None) -> Se
     steps = _no_steps(world)
     present = np.zeros(world, bool)
     if events is not None and world:
-        rows, tail = _clipped(events, (begin, begin + elapsed))
+        rows, tail, behind = _clipped(events, (begin, begin + elapsed))
         present[rows["rank"]] = True
         present |= tail > 0
         # More ranks than the charged nodes hold cannot be; what is beyond is left out.
         present &= np.cumsum(present) <= segment.slots
         rows = rows[present[rows["rank"]]]
-        steps = _ranks(rows, np.where(present, tail, 0), events, lost_from, pieces)
+        steps = _ranks(rows, np.where(present, tail, 0), behind, events, lost_from, pieces)
         pieces["launch"] = int(present.sum()) * elapsed - steps[0]
     with_events = int(present.sum())
     silent = max(0, min(segment.ranks, segment.slots) - with_events)
-    pieces["unrecorded"] = silent * elapsed
+    pieces["unrecorded"] += silent * elapsed
     pieces["unused"] = (segment.slots - with_events - silent) * elapsed
     return SegmentCharge(segment.slots * elapsed, pieces, *steps[1:])
 
@@ -133,35 +133,50 @@ def _no_steps(world: int) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _clipped(events: Events, window: tuple[int, int]) -> tuple[Rows, Times]:
-    """Outer spans inside the window by rank and begin, and where each rank's last span ends.
+def _clipped(events: Events, window: tuple[int, int]) -> tuple[Rows, Times, Mask]:
+    """Outer spans inside the window, where each rank's last span ends, and whose record breaks off.
 
-    The step that a death cut short has no span of its own, but the spans inside it are kept.
+    The step that a death cut short has no span of its own, but the spans inside it are kept. Ranks
+    step together: one that is steps behind the others did not stop, its log did.
     """
+    world = events.world_size
     rows = events.outer.copy()
-    rows = rows[rows["rank"] < events.world_size]
+    rows = rows[rows["rank"] < world]
     rows["begin_ns"] = np.clip(rows["begin_ns"], *window)
     rows["end_ns"] = np.clip(rows["end_ns"], *window)
     rows = rows[rows["end_ns"] > rows["begin_ns"]]
     rows = rows[np.lexsort((-rows["end_ns"], rows["begin_ns"], rows["rank"]))]
-    tail = np.zeros(events.world_size, np.int64)
-    kept = events.kept[-2:]
-    last = np.zeros(events.world_size, np.int64)
-    whole = rows["kind"] == Kind.STEP
-    np.maximum.at(last, rows["rank"][whole], rows["step"][whole])
-    if len(kept) and kept[-1] > last[list(events.nodes)].min(initial=np.iinfo(np.int64).max):
-        inner = events.spans(kept.tolist())
-        inner = inner[inner["rank"] < events.world_size]
-        inner = inner[inner["step"] > last[inner["rank"]]]
+    whole = rows[rows["kind"] == Kind.STEP]
+    count = np.bincount(whole["rank"], minlength=world)
+    behind = count + 1 < count.max(initial=0)
+    if not len(whole):
+        wanted = events.kept[:2]
+    else:
+        # Sorted by time within a rank: its last step, which after a rewind is not its highest.
+        ends = np.flatnonzero(np.diff(whole["rank"].astype(np.int64), append=world))
+        last = np.unique(whole["step"][ends][~behind[whole["rank"][ends]]]).astype(np.int64)
+        wanted = events.kept[np.isin(events.kept, np.union1d(last, last + 1)[-4:])]
+        if len(last) == 1 and len(ends) == world and np.isin(wanted, last).all():
+            wanted = wanted[:0]  # all ended with the same step, and there is nothing of a next one
+    tail = np.zeros(world, np.int64)
+    if len(wanted):
+        inner = events.spans(wanted.tolist())
+        inner = inner[inner["rank"] < world]
+        inner = inner[~behind[inner["rank"]]]
         np.maximum.at(tail, inner["rank"], np.clip(inner["end_ns"], *window))
         tail[tail <= window[0]] = 0
-    return rows, tail
+    return rows, tail, behind
 
 
 def _ranks(
-    rows: Rows, tail: Times, events: Events, lost_from: int | None, pieces: dict[str, int]
+    rows: Rows,
+    tail: Times,
+    behind: Mask,
+    events: Events,
+    lost_from: int | None,
+    pieces: dict[str, int],
 ) -> tuple[Any, ...]:
-    """Fill in pieces of all ranks; returns ns inside the record, and a SegmentCharge's rest."""
+    """Fill in pieces of all ranks; returns ns that are not launch, and a SegmentCharge's rest."""
     world = events.world_size
     rows, own = _own_times(rows)
     for kind, piece in OUTSIDE.items():
@@ -181,9 +196,13 @@ def _ranks(
     pieces["lost"] += int(cut.sum())
     record = np.where(last > 0, last - first + cut, 0)
     pieces["between"] += int(record.sum() - own.sum() - cut.sum())
+    # Where a log breaks off its rank went on as long as the others.
+    ended = last + cut
+    silent = int((ended.max(initial=0) - ended)[behind & (last > 0)].sum())
+    pieces["unrecorded"] += silent
     steps = _kept_steps(rows[kept], own[kept], events)
     lost = len(np.unique(rows["step"][given_up])) if given_up.any() else 0
-    return int(record.sum()), *steps, lost
+    return int(record.sum()) + silent, *steps, lost
 
 
 def _own_times(rows: Rows) -> tuple[Rows, Times]:

@@ -23,8 +23,8 @@ MOST_NAMED = 3
 MEANING = {
     "unused": "These nodes were asked for and charged, and no rank was placed on them; ask for "
     "fewer, or place ranks on them.",
-    "unrecorded": "These ranks were charged and left no readable events, so nothing can be said "
-    "of what they did.",
+    "unrecorded": "These ranks were charged and left no readable events, or none from some step "
+    "on, so nothing can be said of what they did then.",
     "launch": "This lies before the first and after the last recorded moment of a rank: launching "
     "the processes, importing libraries, ending the job. Longer segments spread it.",
     "startup": "Each segment builds the model anew; longer segments spread it.",
