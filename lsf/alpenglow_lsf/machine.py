@@ -33,10 +33,14 @@ class Bin:
     nodes: tuple[int, ...]
     """Smallest and largest node count, both included."""
     hours: float
+    boost_days: float = 0.0
+    """Days of waiting that a job of this size is given at its submission, for its priority."""
 
     def __post_init__(self) -> None:
         if len(self.nodes) != 2 or not 1 <= self.nodes[0] <= self.nodes[1]:
             raise ValueError(f"nodes = {list(self.nodes)} should be [smallest, largest]")
+        if not self.boost_days >= 0:
+            raise ValueError(f"boost_days = {self.boost_days} should be 0 or more")
 
     def holds(self, nodes: int) -> bool:
         """Say whether a job of `nodes` nodes belongs to this bin."""

@@ -14,6 +14,20 @@ from collections.abc import Callable
 
 NOTICED_S = 5.0
 """Smallest jump between two looks that is told; time services slew smaller differences away."""
+MARGIN_S = 10.0
+"""Seconds left for leaving the processes and closing the segment's record."""
+
+
+def reserve(save_s: float, drain_s: float, leave_s: float, step_s: float) -> float:
+    """Seconds to keep free before the deadline: a slow save, its drain, two steps, leaving.
+
+    Args:
+        save_s: what a save takes.
+        drain_s: from then until the checkpoint exists, drains ahead of it included.
+        leave_s: leaving after that, as earlier segments measured it.
+        step_s: the longest step.
+    """
+    return 1.5 * (save_s + drain_s + leave_s) + 2.0 * step_s + MARGIN_S
 
 
 def steady() -> float:

@@ -17,7 +17,7 @@ from types import FrameType
 import torch
 import torch.distributed
 
-from alpenglow.train.deadline import Deadline
+from alpenglow.train.deadline import Deadline, reserve
 from alpenglow_lsf.chain import STOP
 
 MORE_TO_DO = 85
@@ -26,8 +26,6 @@ MORE_TO_DO = 85
 # LSF warns by the signal of -wa (URG or USR2 by habit); jsrun sends TERM; bkill sends INT, ten
 # seconds later TERM and ten seconds later KILL, which is time enough for a small model's save.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGURG, signal.SIGINT)
-# Seconds left for leaving the processes and closing the segment's record.
-MARGIN_S = 10.0
 # A look at a parallel file system is no business of every step.
 LOOK_S = 1.0
 
@@ -89,9 +87,9 @@ class StopRequest:
         self._measured = True
 
     def reserve(self) -> float:
-        """Seconds to keep free before the deadline: a slow save, its drain, two steps, leaving."""
+        """Seconds to keep free before the deadline; drains under way count as well."""
         drains = (1 + self.drains_ahead) * self.drain_s
-        return 1.5 * (self.save_s + drains + self.leave_s) + 2.0 * self.step_s + MARGIN_S
+        return reserve(self.save_s, drains, self.leave_s, self.step_s)
 
     def wanted(self) -> str | None:
         """Why this rank wants to stop; None if it does not."""

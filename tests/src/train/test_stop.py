@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alpenglow.train.deadline import Deadline
-from alpenglow.train.stop import MARGIN_S, SIGNALS, StopRequest
+from alpenglow.train.deadline import MARGIN_S, Deadline
+from alpenglow.train.stop import SIGNALS, StopRequest
 
 
 class Clocks:
