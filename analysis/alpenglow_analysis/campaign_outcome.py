@@ -139,7 +139,7 @@ class Outcome:
         """Jobs that failed: what a chain's `--restarts` must allow."""
         return self.failures - self.relaunches
 
-    def node_seconds(self) -> dict[str, Ints]:
+    def node_ns(self) -> dict[str, Ints]:
         """Node-ns of each campaign by piece; they sum to nodes asked x elapsed ns exactly.
 
         Held as Python integers where int64 would not hold them.

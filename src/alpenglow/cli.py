@@ -2,6 +2,7 @@
 
     alpenglow data jobs/prepare_data.toml
     alpenglow train jobs/pretrain_7b.toml train.steps=20
+    alpenglow plan campaign --machine summit --nodes 512 ...
     alpenglow report runs/pretrain_7b
     alpenglow release jobs/convert.toml
 
@@ -23,6 +24,7 @@ GROUPS = {
     "train": ("alpenglow.train.__main__", "Pretrain a model from shards."),
     "jobs": ("alpenglow.jobs", "Check, preview and submit batch scripts."),
     "release": ("alpenglow.release.__main__", "A checkpoint to a Hugging Face folder."),
+    "plan": ("alpenglow_analysis.plan_command", "How long a run takes, and what it is charged."),
     "report": ("alpenglow_analysis.report", "Where the time of every rank went."),
 }
 

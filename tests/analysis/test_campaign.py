@@ -226,7 +226,7 @@ def test_the_charge_is_divided_to_the_ns() -> None:
     got = simulate(_eventful(), 1000)
     assert np.array_equal(np.stack(list(got.pieces.values())).sum(axis=0), got.elapsed_ns)
     charged = got.elapsed_ns.astype(object) * 514
-    assert np.array_equal(np.stack(list(got.node_seconds().values())).sum(axis=0), charged)
+    assert np.array_equal(np.stack(list(got.node_ns().values())).sum(axis=0), charged)
     assert list(got.split()) == list(PIECES)
     assert sum(got.split().values()) == pytest.approx(float(got.node_hours.mean()), rel=1e-12)
     steps = got.campaign.work.full_steps

@@ -1,0 +1,179 @@
+"""What each choice changes: a campaign beside others that differ in one thing.
+
+    for effect in effects(campaign, outcome, choices(campaign, machine)): ...
+
+All are simulated with the same seed, so they meet the same failures and the same queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alpenglow_analysis.campaign import Campaign
+from alpenglow_analysis.campaign_job import CampaignError, Job
+from alpenglow_analysis.campaign_outcome import Outcome, percentiles
+from alpenglow_analysis.campaign_simulation import simulate
+from alpenglow_analysis.queue_wait import QueueWait
+from alpenglow_analysis.units import seconds
+from alpenglow_lsf.machine import Machine
+
+SLOW_NODE_HOURS = 20_000.0
+"""assumed, for the row of slow nodes: node-hours for one episode."""
+INFANT_SHAPE = 0.7
+"""Weibull shape of LANL's systems: Schroeder and Gibson, DSN 2006."""
+STEP_ERROR = 0.1
+"""How much longer or shorter a step is in its row, where no interval is given."""
+SPARE = 2
+"""Spare nodes in the row of relaunches."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A campaign that differs from the planned one in one thing."""
+
+    group: str
+    """What differs: choices of one group share a row of the figure."""
+    label: str
+    campaign: Campaign
+    note: str = ""
+    """What was assumed for it."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a choice changes."""
+
+    choice: Choice
+    outcome: Outcome
+    base: Outcome
+
+    @property
+    def days(self) -> float:
+        """Median calendar days, beyond those of the plan."""
+        return percentiles(self.outcome.days)[1] - percentiles(self.base.days)[1]
+
+    @property
+    def node_hours(self) -> float:
+        """Median node-hours, beyond those of the plan."""
+        return percentiles(self.outcome.node_hours)[1] - percentiles(self.base.node_hours)[1]
+
+
+def effects(
+    base: Outcome, chosen: Sequence[Choice], count: int | None = None, seed: int = 1
+) -> list[Effect]:
+    """Simulate every choice.
+
+    Args:
+        base: the plan's own outcome.
+        chosen: what to set beside it.
+        count: campaigns of each; the plan's own if None.
+        seed: the plan's own, so that all meet the same luck.
+
+    Raises:
+        CampaignError: one of them does not finish.
+    """
+    many = len(base) if count is None else count
+    return [Effect(each, simulate(each.campaign, many, seed), base) for each in chosen]
+
+
+def on_nodes(campaign: Campaign, machine: Machine, nodes: int) -> Campaign:
+    """The same run on other nodes: the longest walltime there, and steps shorter in proportion.
+
+    Strong scaling is never that good; seconds of a step there belong into a choice of one's own.
+    """
+    before = campaign.job
+    job = Job.of(machine, nodes, queue=before.queue, spare=before.spare)
+    return campaign.changed(
+        {
+            "job": job,
+            "wait": waiting(campaign.wait, machine, job),
+            "step_s": campaign.work.step_s * before.training / job.training,
+        }
+    )
+
+
+def waiting(wait: QueueWait, machine: Machine, job: Job) -> QueueWait:
+    """The queue of another job: what was assumed is assumed anew, what was observed stays."""
+    queue = machine.queue(job.queue)
+    if not wait.assumed or queue is None:
+        return wait
+    total = machine.of_queue(job.queue).compute.nodes
+    return QueueWait.default(queue, job.nodes, total, wait.median_s, wait.sigma).scaled(wait.factor)
+
+
+def choices(campaign: Campaign, machine: Machine) -> tuple[list[Choice], list[str]]:
+    """The choices that every plan is set beside, and a sentence for each that cannot be."""
+    found: list[Choice] = []
+    impossible: list[str] = []
+
+    def add(group: str, label: str, make: Callable[[], Campaign], note: str = "") -> None:
+        try:
+            found.append(Choice(group, label, make(), note))
+        except CampaignError as error:
+            impossible.append(f"{label}: {error}")
+
+    def change(group: str, label: str, note: str = "", **changes: Any) -> None:
+        add(group, label, lambda: campaign.changed(changes), note)
+
+    own, hazards, work, job = campaign.overheads, campaign.hazards, campaign.work, campaign.job
+    for nodes in _other_nodes(job, machine):
+        at = f"{nodes:,} nodes, ideal scaling"
+        add(
+            "Nodes", at, lambda nodes=nodes: on_nodes(campaign, machine, nodes),  # type: ignore[misc]
+            "assumed: steps in proportion to nodes; the walltime of that bin"
+            + (", its assumed queue" if campaign.wait.assumed else ""),
+        )  # fmt: skip
+    change("Walltime", f"walltime {seconds(job.walltime_s / 2)}", walltime_s=job.walltime_s / 2)
+    error = work.step_error or STEP_ERROR
+    for sign, word in ((-1, "shorter"), (1, "longer")):
+        change("Step", f"steps {100 * error:g} % {word}", step_s=work.step_s * (1 + sign * error))
+    for factor in (0.5, 2.0):
+        interval = max(own.drain_s, factor * campaign.interval_s)
+        change("Checkpoint interval", f"a checkpoint every {seconds(interval)}",
+               interval_s=interval)  # fmt: skip
+    for factor in (0.5, 2.0):
+        change("Start-up", f"start-up and reading x {factor:g}",
+               startup_s=factor * own.startup_s, read_s=factor * own.read_s)  # fmt: skip
+    for factor in (0.5, 2.0):
+        change("Queue", f"queue waits x {factor:g}", wait=campaign.wait.scaled(factor))
+    if hazards.gpu_hours is not None:
+        for factor in (0.5, 2.0):
+            change("Failures", f"failures x {factor:g}", gpu_hours=hazards.gpu_hours / factor)
+    if own.reserve_s is None:
+        change("Reserve", "no reserve before the walltime", reserve_s=0.0)
+    if hazards.gpu_hours is not None and not hazards.relaunch:
+        add(
+            "Spare nodes", f"{SPARE} spare nodes, relaunch within the job",
+            lambda: _spare(campaign, machine), "nodes are asked for beside those that train",
+        )  # fmt: skip
+    if hazards.gpu_hours is not None and hazards.shape == 1:
+        change("Clustered failures", f"failures in clusters (Weibull {INFANT_SHAPE:g})",
+               "shape of LANL's systems, same mean", shape=INFANT_SHAPE)  # fmt: skip
+    if hazards.slow_node_hours is None:
+        change("Slow nodes", "a slow node now and then",
+               f"assumed: once in {SLOW_NODE_HOURS:,.0f} node-hours, steps x "
+               f"{hazards.slow_factor:g} for {hazards.slow_hours:g} h in the mean",
+               slow_node_hours=SLOW_NODE_HOURS)  # fmt: skip
+    return found, impossible
+
+
+def _spare(campaign: Campaign, machine: Machine) -> Campaign:
+    before = campaign.job
+    hours = before.walltime_s / 3600
+    spare = before.spare + SPARE
+    job = Job.of(machine, before.nodes + SPARE, hours=hours, queue=before.queue, spare=spare)
+    return campaign.changed({"job": job, "relaunch": True})
+
+
+def _other_nodes(job: Job, machine: Machine) -> list[int]:
+    """Half the nodes, and the nearest ends of the bins beside this one."""
+    queue = machine.queue(job.queue)
+    if queue is None or job.bin is None:
+        return []
+    low, high = job.bin.nodes
+    above = [b.nodes[0] for b in queue.bins if b.nodes[0] > high]
+    below = [b.nodes[1] for b in queue.bins if b.nodes[1] < low]
+    wanted = [*([max(below)] if below else []), job.nodes // 2, *([min(above)] if above else [])]
+    return [n for n in dict.fromkeys(sorted(wanted)) if n > job.spare and n != job.nodes]

@@ -1,0 +1,40 @@
+"""Plans before the first node-hour is spent.
+
+    alpenglow plan campaign --machine summit --nodes 512 --tokens 1e12 --step-seconds 1.9 ...
+
+Never imports torch. Exit codes: 0 done, 1 it cannot be (one sentence says why), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import cast
+
+COMMANDS = {
+    "campaign": (
+        "alpenglow_analysis.campaign_command",
+        "a whole run as a chain of jobs: days, node-hours, what choices change",
+    ),
+}
+"""sub-command -> (module with `main(arguments) -> exit code`, one line of help)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one sub-command; returns its exit code."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    name = words[0] if words else ""
+    if name in ("", "-h", "--help"):
+        lines = [f"  {key:<10}{line}" for key, (_, line) in COMMANDS.items()]
+        sys.stdout.write("usage: alpenglow plan COMMAND ...\n" + "\n".join(lines) + "\n")
+        return 0 if words else 2
+    if name not in COMMANDS:
+        sys.stderr.write(f"alpenglow plan: no command {name}; choose from {', '.join(COMMANDS)}\n")
+        return 2
+    run = cast(Callable[[Sequence[str]], int], importlib.import_module(COMMANDS[name][0]).main)
+    return run(words[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
