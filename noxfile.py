@@ -118,6 +118,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "alpenglow.data.bench", "order")
     session.run("python", "-m", "alpenglow_profiling.bench")
     session.run("python", "-m", "alpenglow_profiling.bench_samplers")
+    session.run("python", "-m", "alpenglow_analysis.bench_campaign")
     session.run("python", "-m", "alpenglow.train.bench_step", "--compile", "--engine")
     session.run("python", "-m", "alpenglow.train.bench_reduction")
     session.run("python", "-m", "alpenglow.train.bench_reduction", "--device-ms", "20")

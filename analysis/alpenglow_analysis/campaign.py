@@ -23,11 +23,13 @@ from alpenglow.train.guard_policy import GuardRecipe
 from alpenglow.train.save_interval import SaveInterval
 from alpenglow_analysis.campaign_job import CampaignError, Job
 from alpenglow_analysis.queue_wait import QueueWait
-from alpenglow_analysis.units import seconds
+from alpenglow_analysis.units import billions, seconds
 
 PUBLISHED_GPU_HOURS = 50.7e3
 """GPU-hours for an unexpected stop where the machine file has none: Llama 3 405B, 16,384 H100 for
 54 days, 419 unexpected stops (arXiv 2407.21783, section 3.3.4)."""
+MOST_JOBS = 5_000
+"""A longer chain is no plan: 5,000 jobs of Summit's shortest bin are more than a year."""
 PATIENCE = 100.0
 """More attempts than this for one durable checkpoint is a run that never finishes."""
 
@@ -59,8 +61,12 @@ class Work:
             raise CampaignError(
                 f"tokens = {self.tokens:g} are less than one step of {self.batch_tokens:g}"
             )
-        if not (0 <= self.step_error < 1 and 0 <= self.ramp_fixed <= 1):
-            raise CampaignError("step_error and ramp_fixed are shares: 0 to 1")
+        if not 0 <= self.step_error < 1:
+            raise CampaignError(
+                f"step_error = {100 * self.step_error:g} %: it must be 0 or more and below 100 %"
+            )
+        if not 0 <= self.ramp_fixed <= 1:
+            raise CampaignError(f"ramp_fixed = {self.ramp_fixed:g}: a share is 0 to 1")
         if self.ramp_batch_tokens and not (
             0 < self.ramp_batch_tokens < self.batch_tokens and 0 < self.ramp_tokens <= self.tokens
         ):
@@ -152,7 +158,7 @@ class Hazards:
     def __post_init__(self) -> None:
         for name in ("gpu_hours", "slow_node_hours"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not (math.isfinite(value) and value > 0):
                 raise CampaignError(f"{name} = {value:g}: it must be above 0")
         if not (0.2 <= self.shape <= 5 and self.slow_factor >= 1 and self.slow_hours > 0):
             raise CampaignError(
@@ -191,9 +197,16 @@ class Campaign:
     @property
     def interval_s(self) -> float:
         """Training time between two saves."""
-        if self.overheads.interval_s is not None:
-            return self.overheads.interval_s
-        rule = SaveInterval(None, mean_time_s=self.mean_time_s)
+        given = self.overheads.interval_s
+        return self.best_interval_s if given is None else given
+
+    @property
+    def best_interval_s(self) -> float:
+        """Daly's interval, by the trainer's rule."""
+        return self._best(self.mean_time_s)
+
+    def _best(self, mean_time_s: float | None) -> float:
+        rule = SaveInterval(None, mean_time_s=mean_time_s)
         rule.measured(self.overheads.save_s, self.overheads.drain_s)
         return max(rule.seconds, self.overheads.drain_s)
 
@@ -232,7 +245,7 @@ class Campaign:
         return replace(self, **own)
 
     def _check(self) -> None:
-        """Refuse what never finishes."""
+        """Refuse what never finishes, or not in any time that one can plan for."""
         own, job = self.overheads, self.job
         ahead = own.startup_s + own.read_s
         last = own.save_s + own.drain_s + own.leave_s
@@ -242,26 +255,62 @@ class Campaign:
                 f"a job of {seconds(job.walltime_s)} is over before a checkpoint of it is durable: "
                 f"start-up and reading take {seconds(ahead)}, a step {seconds(self.work.step_s)}, "
                 f"the reserve before the walltime {seconds(max(self.reserve_s, last))}; the "
-                f"nearest that works is a walltime of {math.ceil(least / 60) / 60:.3g} h"
+                f"nearest that works is a walltime of {math.ceil(least / 36) / 100:g} h"
             )
         if self.interval_s < own.drain_s:
             raise CampaignError(
                 f"a checkpoint every {seconds(self.interval_s)} is due before the one before is "
-                f"durable ({seconds(own.drain_s)}): the nearest that works is {own.drain_s:g} s"
+                f"durable ({seconds(own.drain_s)}): the nearest that works is "
+                f"{math.ceil(own.drain_s / 6) / 10:g} min"
             )
+        needed = self.work.tokens / self.work.batch_tokens * self.work.step_s
+        jobs = needed / (job.walltime_s - least + self.work.step_s)
+        if jobs > MOST_JOBS:
+            fewer = billions(0.99 * self.work.tokens * MOST_JOBS / jobs)
+            raise CampaignError(
+                f"{needed / 3600:,.0f} h of steps take about {jobs:,.0f} jobs of "
+                f"{seconds(job.walltime_s)}, more than {MOST_JOBS:,}: the nearest that works is "
+                f"{fewer} tokens, or a longer walltime"
+            )
+        self._check_failures(ahead)
+
+    def _check_failures(self, ahead: float) -> None:
         mean = self.mean_time_s
         if mean is None:
             return
-        step = self.work.step_s
-        first = min(math.ceil(self.interval_s / step) * step, job.walltime_s - ahead)
-        until = ahead + first + own.save_s + own.drain_s
         most = mean * math.log(PATIENCE)
-        if until > most:
-            soonest = ahead + max(step, own.drain_s) + own.save_s + own.drain_s
-            shorter = most - ahead - own.save_s - own.drain_s
-            cure = f"a checkpoint every {seconds(shorter)}" if soonest < most else "fewer nodes"
-            raise CampaignError(
-                f"a failure comes every {seconds(mean)}, and a job's first checkpoint is durable "
-                f"after {seconds(until)}: fewer than one job in {PATIENCE:g} gains anything; the "
-                f"nearest that works is {cure}"
-            )
+        until = self._first_durable(mean)
+        if until <= most:
+            return
+        own, step = self.overheads, self.work.step_s
+        room = most - ahead - own.save_s - own.drain_s - step
+        if room >= own.drain_s:
+            longest = min(room, self.best_interval_s)
+            cure = f"a checkpoint every {math.floor(longest / 0.6) / 100:g} min"
+        else:
+            nodes = self._most_nodes(mean)
+            cure = f"{nodes:,} nodes that train" if nodes else "a job that starts sooner"
+        raise CampaignError(
+            f"a failure comes every {seconds(mean)}, and a job's first checkpoint is durable after "
+            f"{seconds(until)}: fewer than one start in {PATIENCE:g} gains anything; the nearest "
+            f"that works is {cure}"
+        )
+
+    def _first_durable(self, mean_time_s: float) -> float:
+        """Seconds from a job's start until its first checkpoint is durable."""
+        own, step = self.overheads, self.work.step_s
+        given = own.interval_s
+        interval = self._best(mean_time_s) if given is None else given
+        ahead = own.startup_s + own.read_s
+        first = min(math.ceil(interval / step) * step, self.job.walltime_s - ahead)
+        return ahead + first + own.save_s + own.drain_s
+
+    def _most_nodes(self, mean_time_s: float) -> int:
+        """Most training nodes with which one start in PATIENCE gains a checkpoint; 0: none."""
+        low, high = 0, self.job.training
+        while high - low > 1:
+            middle = (low + high) // 2
+            mean = mean_time_s * self.job.training / middle
+            works = self._first_durable(mean) <= mean * math.log(PATIENCE)
+            low, high = (middle, high) if works else (low, middle)
+        return low

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from alpenglow_analysis.facts_table import some
 from alpenglow_lsf.job import JobSpec
 from alpenglow_lsf.machine import Bin, Machine, Queue
 from alpenglow_lsf.validate import check_job
@@ -73,6 +74,8 @@ class Job:
         name = machine.queue_name(queue)
         found = machine.queue(name)
         held = None if found is None else found.bin(nodes)
+        if hours is not None and not (math.isfinite(hours) and hours > 0):
+            raise CampaignError(f"a walltime of {hours:g} h: it must be above 0")
         minutes = None if hours is None else math.ceil(60 * hours)
         for finding in check_job(JobSpec(queue=name, nodes=nodes, walltime=minutes or 1), machine):
             cure = finding.cure if found is None else _nearest(found, nodes, hours)
@@ -104,7 +107,8 @@ def _nearest(queue: Queue, nodes: int, hours: float | None) -> str:
         ends = [end for b in queue.bins for end in b.nodes]
         best = min(ends, key=lambda end: abs(end - nodes))
         found = queue.bin(best)
-        return f"the nearest is {best:,} nodes, for up to {found.hours if found else 0:g} h"
+        return f"the nearest is {some(best, 'node')}, for up to {found.hours if found else 0:g} h"
     longer = [b.nodes[0] for b in queue.bins if b.hours >= (hours or 0.0)]
-    more = f", or {min(longer, key=lambda n: abs(n - nodes)):,} nodes" if longer else ""
+    enough = min(longer, key=lambda n: abs(n - nodes), default=0)
+    more = f", or {some(enough, 'node')}" if enough else ""
     return f"the nearest is {held.hours:g} h{more}"

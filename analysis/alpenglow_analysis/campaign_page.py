@@ -109,13 +109,13 @@ def choices_table(outcome: Outcome, effects: Sequence[Effect]) -> Table:
         "node-hours",
         "change",
         "effective",
-        "assumed",
+        "with",
     ]
     rows = [row("as planned", outcome, None, "")]
     for each in effects:
         change = (each.days, each.node_hours)
         rows.append(row(each.choice.label, each.outcome, change, each.choice.note))
-    return Table(heads, rows, wordy=True)
+    return Table(heads, rows, text=frozenset({6}), wordy=True)
 
 
 def _signed(value: float) -> str:

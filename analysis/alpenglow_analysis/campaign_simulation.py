@@ -144,8 +144,10 @@ def simulate(campaign: Campaign, count: int = 10_000, seed: int = 1) -> Outcome:
     Raises:
         CampaignError: count is not above 0, or a run does not finish.
     """
-    if count < 1:
-        raise CampaignError(f"{count} campaigns: at least one must be played")
+    if count < 1 or seed < 0:
+        raise CampaignError(
+            f"{count} campaigns, seed {seed}: at least one must be played, and a seed is 0 or more"
+        )
     chunks = [min(CHUNK, count - first) for first in range(0, count, CHUNK)]
     seeds = np.random.SeedSequence(seed).spawn(len(chunks))
     played = [_chunk(campaign, n, child) for n, child in zip(chunks, seeds, strict=True)]
