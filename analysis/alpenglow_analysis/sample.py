@@ -3,8 +3,8 @@
 What a replay needs: the own time of each pass (collectives inside it taken out), the transfer of
 each message and collective (from the last arrival to the end), the wait for data. Steps are taken
 from those whose spans were kept, evenly spread over each group of like steps (`strata.py`), and
-each counts for as many as its group has for one that was taken. Nodes' clocks are aligned first
-(`clocks.py`), as a transfer is the difference of times on two of them.
+each counts for about as many as its group has for one that was taken (`calibration.py`). Nodes'
+clocks are aligned first (`clocks.py`), as a transfer is the difference of times on two of them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.bubble import schedule_name
+from alpenglow_analysis.calibration import calibrated
 from alpenglow_analysis.clocks import Alignment, align
 from alpenglow_analysis.episodes import Episode
 from alpenglow_analysis.messages import collectives, coordinates, transfers
@@ -294,8 +295,8 @@ def _joined(parts: Sequence[Sample], divided: Strata) -> Sample:
         "step", "group", "usual", "duration", "own", "recompute", "joint", "tensor", "down", "up",
         "load", "head", "gradient", "optimizer",
     )  # fmt: skip
-    group = column("group")
-    taken = np.bincount(group, minlength=len(divided.long))
+    order_of_all = np.argsort(divided.step, kind="stable")
+    chosen = np.searchsorted(divided.step[order_of_all], column("step"))
     return Sample(
         layout=parts[0].layout,
         schedule=parts[0].schedule,
@@ -304,6 +305,6 @@ def _joined(parts: Sequence[Sample], divided: Strata) -> Sample:
         strata=divided,
         alignments=alignments,
         notes=tuple(dict.fromkeys(notes)),
-        weight=divided.size()[group] / taken[group],
+        weight=calibrated(divided.length[order_of_all], divided.group[order_of_all], chosen),
         **{name: column(name) for name in arrays},
     )

@@ -40,6 +40,8 @@ class Strata:
     """[steps]: segment of each step."""
     step: Ints
     """[steps]: number."""
+    length: Floats
+    """[steps]: the mean over ranks, ns."""
     group: Ints
     """[steps]: 0 is the largest group."""
     long: npt.NDArray[np.bool_]
@@ -72,7 +74,7 @@ def strata(run: Run, slow: Sequence[Episode] = ()) -> Strata:
     length, wait = np.concatenate([*none, *lengths]), np.concatenate([*none, *waits])
     owner = np.concatenate([*none, *of]).astype(np.int64)
     if not len(number):
-        return Strata((), owner, number, owner, np.zeros(1, bool), np.zeros(1, np.int64))
+        return Strata((), owner, number, length, owner, np.zeros(1, bool), np.zeros(1, np.int64))
     middle = float(np.median(length))
     far = length > LONG * middle
     key = far.astype(np.int64)
@@ -90,7 +92,7 @@ def strata(run: Run, slow: Sequence[Episode] = ()) -> Strata:
     like = np.arange(len(values))
     for value, mine in at.items():
         like[mine] = at.get(value - value % 2, mine)
-    return Strata(tuple(names), owner, number, group, long, like)
+    return Strata(tuple(names), owner, number, length, group, long, like)
 
 
 def _known(events: Events, lost_from: int | None) -> tuple[Ints, Floats, Floats]:
