@@ -51,10 +51,18 @@ class Finding:
 
 
 def planted_and_found(run: Run, found: Study) -> list[Finding]:
-    """Set every planted fault of a synthetic run beside what the analysis makes of it."""
+    """Set every planted fault of a synthetic run beside what the analysis makes of it.
+
+    A scenario's gain counts for steps like those that were replayed; for others, such as long waits
+    for data of which no spans were kept, nothing is claimed.
+    """
     truth = json.loads((run.path / "planted.json").read_text(encoding="utf-8"))
     where = account(run, found)
-    whole = float(where.step_s.sum()) * 1e9 * run.facts.ranks
+    whole = 0.0
+    if found.sample is not None:
+        divided = found.sample.strata
+        stood_for = np.isin(divided.group, found.sample.group)
+        whole = float(divided.length[stood_for].sum()) * run.facts.ranks
     gains = {each.key: each.gain * whole for each in scenarios(run, found)}
     table = []
     for fault in truth["faults"]:
@@ -68,7 +76,7 @@ def planted_and_found(run: Run, found: Study) -> list[Finding]:
             size = float(sum(stall.excess_ns for stall in found.stalls))
         table.append(Finding(name, _place(name, found), float(fault["cured_ns"]), size))
     for lost in truth["lost"]:
-        planted = float(lost["whole_steps_ns"])
+        planted = float(lost["whole_steps_ns"] + lost["cut_step_ns"])
         table.append(Finding("lost_steps", lost["segment"], planted, float(where.pieces["lost"])))
     return table
 

@@ -136,8 +136,22 @@ def _lost(spec: Synthetic, records: Mapping[str, Past]) -> list[dict[str, Any]]:
         if given_up.any():
             lost = [lost_from, segment.last_step]
             whole = int(record.length[given_up].sum()) * spec.ranks
-            found.append({"segment": f"{1001 + number}.0", "steps": lost, "whole_steps_ns": whole})
+            cut = int(segment.cut * _next_length(spec, number)) if segment.killed else 0
+            found.append(
+                {
+                    "segment": f"{1001 + number}.0",
+                    "steps": lost,
+                    "whole_steps_ns": whole,
+                    "cut_step_ns": cut * spec.ranks,
+                }
+            )
     return found
+
+
+def _next_length(spec: Synthetic, number: int) -> int:
+    """Length of the step that was under way when a segment was killed."""
+    step = spec.segments[number].last_step + 1
+    return int(spec.lengths(number, step, step)[0])
 
 
 def _clocks(spec: Synthetic, records: Mapping[str, Past]) -> dict[str, Any]:

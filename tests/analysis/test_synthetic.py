@@ -237,6 +237,7 @@ def test_what_survives_counts(tmp_path: Path) -> None:
     (lost,) = told["lost"]
     assert (lost["segment"], lost["steps"]) == ("1001.0", [9, 10])
     assert lost["whole_steps_ns"] == 2 * 24 * told["step_ns"]
+    assert lost["cut_step_ns"] == 24 * int(0.6 * told["step_ns"])
 
 
 def test_faults_do_not_move_the_dice() -> None:
