@@ -219,10 +219,24 @@ def _write_table(group: Any, table: Table) -> None:
 
 
 def _read_table(group: Any, dtype: np.dtype[np.void], ranges: list[tuple[int, int]]) -> Table:
+    """Read ascending ranges of rows.
+
+    A chunk is unpacked whole whatever is wanted of it, and a call costs more than a copy, so ranges
+    that lie closer than a chunk are read together.
+    """
+    together: list[list[tuple[int, int]]] = []
+    for each in ranges:
+        if together and each[0] - together[-1][-1][1] < _CHUNK:
+            together[-1].append(each)
+        else:
+            together.append([each])
     table = np.empty(sum(end - begin for begin, end in ranges), dtype)
     for name in dtype.names or ():
-        column, place = group[name], 0
-        for begin, end in ranges:
-            table[name][place : place + end - begin] = column[begin:end]
-            place += end - begin
+        column, filled, place = group[name], table[name], 0
+        for near in together:
+            first = near[0][0]
+            read = column[first : near[-1][1]]
+            for begin, end in near:
+                filled[place : place + end - begin] = read[begin - first : end - first]
+                place += end - begin
     return table

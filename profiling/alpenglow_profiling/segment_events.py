@@ -100,17 +100,25 @@ class Events:
             table = tables.pop()
             table = table[(place[table["kind"]] >= 0) & (table["rank"] < self.world_size)]
             where = (np.searchsorted(step, table["step"]), table["rank"], place[table["kind"]])
-            # A step that a rank tells in two parts (never yet seen) must not lose one of them.
-            np.add.at(own, where, table["own_ns"])
-            np.add.at(count, where, table["count"])
+            flat = np.ravel_multi_index(where, shape)
+            if (np.diff(flat) > 0).all():
+                own.ravel()[flat] += table["own_ns"]
+                count.ravel()[flat] += table["count"]
+            else:  # a step that a rank tells in two parts (never yet seen) must not lose one
+                np.add.at(own.ravel(), flat, table["own_ns"])
+                np.add.at(count.ravel(), flat, table["count"])
         return StepSums(step, tuple(Kind(n) for n in known), own, count)
 
     @cached_property
     def extent(self) -> tuple[int, int] | None:
         """First begin and last end of any span, in ns; None where there is no span."""
-        steps = self.kept
-        last = self.spans(steps[-1:].tolist())  # a step that was cut short has no span of its own
-        rows = np.concatenate([self.outer, last]) if len(self.outer) else self.rows
+        rows, last = self.outer, self.kept[-1:]
+        if not len(rows):
+            rows = self.rows
+        elif len(last):
+            whole = (rows["step"] == last[0]) & (rows["kind"] == Kind.STEP)
+            if whole.sum() < len(self.nodes):  # a step that was cut short has no span of its own
+                rows = np.concatenate([rows, self.spans(last.tolist())])
         if not len(rows):
             return None
         return int(rows["begin_ns"].min()), int(rows["end_ns"].max())
