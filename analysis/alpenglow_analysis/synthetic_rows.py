@@ -14,7 +14,7 @@ import numpy.typing as npt
 from alpenglow.parallel.schedule import Action
 from alpenglow_analysis.synthetic_steps import Part, Played, StepModel
 from alpenglow_analysis.synthetic_work import Times
-from alpenglow_profiling.kind import ROW, SUM, Kind, Rows, Sums
+from alpenglow_profiling.kind import ACTIVATION, GRADIENT, ROW, SUM, Kind, Rows, Sums
 
 _PASSES = {
     Action.forward: Kind.FORWARD,
@@ -70,6 +70,8 @@ class Line:
     """The stage at the other end of a message."""
     inside: int = -1
     """Place of the line that holds it."""
+    moves: int = -1
+    """What a message carries: `ACTIVATION` or `GRADIENT`."""
 
 
 @dataclass
@@ -149,7 +151,7 @@ class Recorded:
         group = stage * layout.data + data
         for row, line in zip(rows, spans.lines, strict=True):
             row["kind"], row["micro_batch"], row["bytes"] = line.kind, line.micro_batch, line.bytes
-            row["group"] = group if line.kind is Kind.TENSOR_REDUCE else -1
+            row["group"] = group if line.kind is Kind.TENSOR_REDUCE else line.moves
             row["peer"] = layout.rank(line.other, data, tensor) if line.other >= 0 else -1
         return np.asarray(rows.ravel())
 
@@ -236,8 +238,9 @@ class _Spans:
                 self.compute(part, whole)
                 continue
             other = stage if other == self.stage else other
-            line = Line(Kind.P2P, part.event.micro_batch, model.message_bytes, other, whole)
-            self.add(line, part.begin, part.end)
+            moves = ACTIVATION if part.event.action is Action.send_activation else GRADIENT
+            k, size = part.event.micro_batch, model.message_bytes
+            self.add(Line(Kind.P2P, k, size, other, whole, moves), part.begin, part.end)
         done = block.parts[self.stage][-1].end
         reduced = block.reduced[self.stage][:, :, None]
         self.add(Line(Kind.GRADIENT_REDUCE, -1, model.gradient_bytes, -1, whole), done, reduced)

@@ -25,7 +25,7 @@ from alpenglow_analysis.synthetic import Segment, Synthetic
 from alpenglow_analysis.synthetic_presets import main
 from alpenglow_profiling.clock_map import ClockMap
 from alpenglow_profiling.events import Events, Kind, read
-from alpenglow_profiling.kind import OUTER, SUM, Rows, Sums
+from alpenglow_profiling.kind import ACTIVATION, OUTER, SUM, Rows, Sums
 from alpenglow_profiling.self_time import sums
 
 FAULTS = (
@@ -157,6 +157,10 @@ def test_times_are_lawful(made: Path) -> None:
     order = np.lexsort((p2p["end_ns"], p2p["micro_batch"], *pair[::-1]))
     ends = p2p[order]["end_ns"].reshape(-1, 2)
     assert (np.diff(ends, axis=1) <= 3).all()
+    kinds = p2p[order]["group"].reshape(-1, 2)
+    assert (kinds[:, 0] == kinds[:, 1]).all(), "both ends say what moves"
+    down = p2p["group"] == ACTIVATION
+    assert down.sum() * 2 == len(p2p)
     messages = 2 * (layout.pipeline - 1) * 4 * layout.data * layout.tensor * 10
     assert len(ends) == messages
 
