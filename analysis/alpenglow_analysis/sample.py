@@ -3,7 +3,7 @@
 What a replay needs: the own time of each pass (collectives inside it taken out), the transfer of
 each message and collective (from the last arrival to the end), the wait for data. Steps are taken
 from those whose spans were kept, evenly spread over each group of like steps (`strata.py`), and
-each counts for about as many as its group has for one that was taken (`calibration.py`). Nodes'
+each counts for about as many as its group has for one that was taken (`sample_weights.py`). Nodes'
 clocks are aligned first (`clocks.py`), as a transfer is the difference of times on two of them.
 """
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.bubble import schedule_name
-from alpenglow_analysis.calibration import calibrated
+from alpenglow_analysis.sample_weights import calibrated
 from alpenglow_analysis.clocks import Alignment, align
 from alpenglow_analysis.episodes import Episode
 from alpenglow_analysis.messages import collectives, coordinates, transfers

@@ -339,7 +339,13 @@ def test_any_campaign_adds_up(
     except CampaignError as refused:
         assert "nearest" in str(refused)
         return
-    got = simulate(plan, 20, seed)
+    try:
+        got = simulate(plan, 20, seed)
+    except CampaignError as endless:
+        # Failures nearly as close as checkpoints: refused once most starts gain nothing.
+        assert plan.mean_time_s is not None and plan.mean_time_s < 3600
+        assert "had not finished" in str(endless)
+        return
     assert np.array_equal(np.stack(list(got.pieces.values())).sum(axis=0), got.elapsed_ns)
     assert all(int(ns.min()) >= 0 for ns in got.pieces.values())
     assert (got.pieces["steps"] == plan.work.full_steps * got.step_ns).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from alpenglow_analysis.calibration import SMALLEST, calibrated
+from alpenglow_analysis.sample_weights import SMALLEST, calibrated
 
 
 def steps(seed: int) -> tuple[np.ndarray, np.ndarray]:
