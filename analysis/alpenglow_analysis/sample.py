@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.bubble import schedule_name
-from alpenglow_analysis.sample_weights import calibrated
 from alpenglow_analysis.clocks import Alignment, align
 from alpenglow_analysis.episodes import Episode
 from alpenglow_analysis.messages import collectives, coordinates, transfers
 from alpenglow_analysis.pass_times import pass_times
 from alpenglow_analysis.run import Run
+from alpenglow_analysis.sample_weights import calibrated
 from alpenglow_analysis.segment import Segment
 from alpenglow_analysis.strata import Strata, strata
 from alpenglow_profiling.clock_exchange import ExchangeError, read_exchanges
