@@ -24,8 +24,8 @@ from alpenglow.parallel.links import Site
 from alpenglow.parallel.memory import excess
 from alpenglow.parallel.placement import place
 from alpenglow.parallel.schedule import bubble_fraction
-from alpenglow.parallel.step_cost import StepCost
 from alpenglow.parallel.split import Split
+from alpenglow.parallel.step_cost import StepCost
 from alpenglow.parallel.work import Attention, Loss, Recompute, Work
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow_analysis.planned_run import PlanError, PlannedRun
@@ -33,8 +33,8 @@ from alpenglow_analysis.planned_run import PlanError, PlannedRun
 MASK_SHARE, TOP_SHARE, BITS, BUCKET = 0.1, 0.2, 4, 128
 GRADIENT_BITS = MASK_SHARE * (1 + TOP_SHARE * (BITS + 16 / BUCKET))
 """Bits that CocktailSGD sends for a gradient, each way (Wang et al., ICML 2023, PMLR v202
-36058-36076), as released for fine-tuning (p 0.1, k 0.2, 4 bits, an fp16 scale for each 128): 0.1825,
-87.7 times fewer than fp16. One bit for each element of the mask says which of them are sent."""
+36058-36076), as released for fine-tuning (p 0.1, k 0.2, 4 bits, an fp16 scale for each 128):
+0.1825, 87.7 times fewer than fp16. One bit for each element of the mask says which are sent."""
 DEGREES = ("pipeline", "tensor", "micro_batch_size")
 WORDS: dict[str, tuple[str, ...]] = {
     "schedule": (),  # alpenglow.parallel.schedule knows which there are

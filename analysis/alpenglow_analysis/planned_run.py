@@ -224,7 +224,7 @@ def planned_run(given: argparse.Namespace, machine: Machine | None = None) -> Pl
 def recipe_path(word: str) -> Path | None:
     """The recipe that --model names; None where it names sizes or a config."""
     if word in SHIPPED:
-        return _jobs() / SHIPPED[word]
+        return jobs_folder() / SHIPPED[word]
     return Path(word) if word.endswith(".toml") else None
 
 
@@ -253,7 +253,7 @@ def _model(
     return (f"INCITE {word.upper()}" if word in SHIPPED else path.stem), recipe.model, recipe
 
 
-def _jobs() -> Path:
+def jobs_folder() -> Path:
     """Folder of the shipped recipes: in ALPENGLOW_ROOT, else in the checkout around this file."""
     root = os.environ.get("ALPENGLOW_ROOT")
     return (Path(root) if root else Path(__file__).resolve().parents[2]) / "jobs"
@@ -284,4 +284,12 @@ def _config(path: Path) -> ModelConfig:
     return ModelConfig(**values, **({"max_position_embeddings": position} if position else {}))
 
 
-__all__ = ["ConfigError", "PlanError", "PlannedRun", "add_options", "planned_run", "recipe_path"]
+__all__ = [
+    "ConfigError",
+    "PlanError",
+    "PlannedRun",
+    "add_options",
+    "jobs_folder",
+    "planned_run",
+    "recipe_path",
+]
