@@ -17,6 +17,10 @@ COMMANDS = {
         "alpenglow_analysis.campaign_command",
         "a whole run as a chain of jobs: days, node-hours, what choices change",
     ),
+    "proposal": (
+        "alpenglow_analysis.proposal_command",
+        "a proposal for an allocation: readiness, request, needs, risks, with every source",
+    ),
 }
 """sub-command -> (module with `main(arguments) -> exit code`, one line of help)."""
 

@@ -1,0 +1,106 @@
+"""Strong and weak series of a proposal: predicted from the layout, and measured where there is a study.
+
+Strong keeps the global batch, weak the micro-batches a replica; both begin at the smallest job of
+whole replicas that is told, and ideal is that point's time over more nodes, or kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from alpenglow_analysis.chosen_layout import Chosen
+from alpenglow_analysis.marked import Mark
+from alpenglow_analysis.planned_run import PlanError
+
+Kind = Literal["strong", "weak"]
+MOST_POINTS = 5
+
+
+@dataclass(frozen=True)
+class Point:
+    """One size of a series."""
+
+    nodes: int
+    processes: int
+    """Ranks, one a GPU."""
+    seconds: float
+    """Of a step."""
+    tokens: float
+    """Of a step."""
+    micro_batches: int
+    bubble: float
+    """(p - 1) / (m + p - 1)."""
+    communication: float | None = None
+    """Share of the step; None where it is not told."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points by rising nodes."""
+
+    kind: Kind
+    mark: Mark
+    source: str
+    points: tuple[Point, ...]
+
+    def ideal(self, point: Point) -> float:
+        """Seconds of a step if it scaled without loss from the first point."""
+        first = self.points[0]
+        if self.kind == "strong":
+            return first.seconds * first.processes / point.processes
+        return first.seconds
+
+    def efficiency(self, point: Point) -> float:
+        """Ideal over actual."""
+        return self.ideal(point) / point.seconds
+
+
+def point(chosen: Chosen) -> Point:
+    """The predicted point of a layout."""
+    cost, parts = chosen.cost, chosen.cost.parts()
+    names = ("tensor collectives", "p2p", "gradient reduction")
+    return Point(
+        nodes=chosen.nodes,
+        processes=chosen.layout.world,
+        seconds=cost.seconds,
+        tokens=float(cost.tokens),
+        micro_batches=chosen.work.micro_batches,
+        bubble=chosen.bubble,
+        communication=sum(parts[name] for name in names) / cost.seconds,
+    )
+
+
+def predicted(chosen: Chosen, kind: Kind, nodes: tuple[int, ...] | None = None) -> Series:
+    """Predict a series up to the nodes of the plan.
+
+    Args:
+        chosen: the layout on the most nodes.
+        kind: strong or weak.
+        nodes: sizes; None takes halves of the plan's nodes.
+    """
+    points = []
+    for many in sizes(chosen) if nodes is None else nodes:
+        try:
+            points.append(point(_at(chosen, kind, many)))
+        except PlanError:
+            continue
+    return Series(kind, "P", "alpenglow.parallel.step_cost", tuple(points))
+
+
+def _at(chosen: Chosen, kind: Kind, nodes: int) -> Chosen:
+    if kind == "strong":
+        return chosen.on(nodes)
+    batch = chosen.run.global_batch_size * nodes
+    if batch % chosen.nodes:
+        raise PlanError(f"{nodes:,} nodes hold no whole number of sequences")
+    return chosen.on(nodes, batch // chosen.nodes)
+
+
+def sizes(chosen: Chosen) -> tuple[int, ...]:
+    """Nodes of the plan and their halves, as long as replicas fill them and the batch divides."""
+    found, nodes = [chosen.nodes], chosen.nodes
+    while len(found) < MOST_POINTS and nodes % 2 == 0 and chosen.fits(nodes // 2):
+        nodes //= 2
+        found.append(nodes)
+    return tuple(reversed(found))
