@@ -13,6 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 COMMANDS = {
+    "layout": (
+        "alpenglow_analysis.layout_command",
+        "the best layout of a run, and why it is",
+    ),
     "campaign": (
         "alpenglow_analysis.campaign_command",
         "a whole run as a chain of jobs: days, node-hours, what choices change",

@@ -17,7 +17,6 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from math import gcd
 from typing import Any
 
 from alpenglow.parallel.layout import Layout, LayoutError
@@ -269,9 +268,7 @@ def _worst(run: PlannedRun, layout: Layout, work: Work, limit: float) -> StageMe
 
 
 @lru_cache(maxsize=4096)
-def _suspects(
-    layers: tuple[int, ...], pipeline: int, schedule: str, many: int
-) -> tuple[int, ...]:
+def _suspects(layers: tuple[int, ...], pipeline: int, schedule: str, many: int) -> tuple[int, ...]:
     """Stages of which one needs most memory, the likeliest first.
 
     Among inner stages of equal layers the one with most micro-batches in flight needs most: the
@@ -307,20 +304,29 @@ def name(layout: Layout, work: Work) -> str:
 
 
 def cure(run: PlannedRun) -> str:
-    """What to change so that something divides."""
-    gpus, batch, each = run.gpus, run.global_batch_size, max(1, run.machine.target.compute.gpus)
-    replicas = [
+    """The nearest numbers of nodes, and the nearest batch, with which something divides."""
+    each = max(1, run.machine.target.compute.gpus)
+    most, here = run.machine.target.compute.nodes, run.nodes
+    near = [n for n in range(1, most + 1) if _replicas(run, n * each, run.global_batch_size)]
+    below = max((n for n in near if n < here), default=None)
+    above = min((n for n in near if n > here), default=None)
+    words = " or ".join(f"{n:,}" for n in (below, above) if n is not None)
+    found = [f"the nearest that do are {words} nodes"] if words else []
+    counts = _replicas(run, run.gpus, None)
+    if counts:
+        batch = min(
+            (c * max(1, round(run.global_batch_size / c)) for c in counts),
+            key=lambda b: abs(b - run.global_batch_size),
+        )
+        found.append(f"a batch of {batch:,} sequences does on these")
+    return "; ".join(found) or "no pipeline and tensor degree of this model divides any"
+
+
+def _replicas(run: PlannedRun, gpus: int, batch: int | None) -> list[int]:
+    """Numbers of replicas that so many GPUs can hold, and that divide the batch if there is one."""
+    return [
         gpus // (p * t)
         for p in range(1, run.model.num_layers + 1)
         for t in _tensors(run)
-        if gpus % (p * t) == 0
+        if gpus % (p * t) == 0 and (batch is None or batch % (gpus // (p * t)) == 0)
     ]
-    if not replicas:
-        return f"{gpus:,} GPUs have no divisor that is pipeline x tensor; take a multiple of {each}"
-    least = min(replicas)
-    near = least * max(1, round(batch / least))
-    common = gcd(batch, gpus)
-    return (
-        f"with the fewest replicas, {least:,}, the nearest batch is {near:,} sequences; or take "
-        f"GPUs of which {common:,} replicas can be made"
-    )

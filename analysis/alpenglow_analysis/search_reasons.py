@@ -68,14 +68,14 @@ def neighbours(found: Search, of: Choice | None = None) -> list[Neighbour]:
         cost = found.run.cost(layout, work)
         before = rows.get((axis, theirs[axis]))
         if before is None or (fits, -cost.seconds) > (before.fits, -before.cost.seconds):
-            rows[axis, theirs[axis]] = Neighbour(axis, _word(axis, theirs[axis]), cost, memory, fits)
+            rows[axis, theirs[axis]] = Neighbour(
+                axis, _word(axis, theirs[axis]), cost, memory, fits
+            )
     order = {axis: i for i, axis in enumerate(AXES)}
     return sorted(rows.values(), key=lambda n: (order[n.axis], n.cost.seconds))
 
 
-def _candidates(
-    run: PlannedRun, best: Choice, any_trainer: bool
-) -> Iterator[tuple[Layout, Work]]:
+def _candidates(run: PlannedRun, best: Choice, any_trainer: bool) -> Iterator[tuple[Layout, Work]]:
     mine = axes_of(best.layout, best.work)
     fixed = {
         "pipeline": (mine["pipeline"],), "tensor": (mine["tensor"],),
@@ -142,8 +142,7 @@ def _beside(best: Choice, other: Neighbour) -> str:
     word = "longer" if gap >= 0 else "shorter"
     return (
         f"With {other.value} a step is {seconds(abs(gap))} {word} "
-        f"({percent(abs(gap) / best.seconds)})"
-        + (f": {', '.join(told)}." if told else ".")
+        f"({percent(abs(gap) / best.seconds)})" + (f": {', '.join(told)}." if told else ".")
     )
 
 

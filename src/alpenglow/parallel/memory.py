@@ -169,9 +169,11 @@ def _peaks(
         more, kept = change.get(instruction.action, (0, 0))
         held, stashed = held + more, stashed + kept
         seen.add((held, stashed))
-    return tuple(
-        (a, b) for a, b in sorted(seen) if not any(c >= a and d >= b and (c, d) != (a, b) for c, d in seen)
-    )
+    kept: list[tuple[int, int]] = []
+    for pair in sorted(seen, reverse=True):  # by `held`, so that only `stashed` is left to compare
+        if not kept or pair[1] > kept[-1][1]:
+            kept.append(pair)
+    return tuple(kept)
 
 
 def stage_memory(model: Sizes, layout: Layout, stage: int, work: Work) -> StageMemory:
