@@ -17,6 +17,10 @@ COMMANDS = {
         "alpenglow_analysis.layout_command",
         "the best layout of a run, and why it is",
     ),
+    "step": (
+        "alpenglow_analysis.step_command",
+        "what one step of one layout takes, part by part",
+    ),
     "campaign": (
         "alpenglow_analysis.campaign_command",
         "a whole run as a chain of jobs: days, node-hours, what choices change",

@@ -166,8 +166,8 @@ def _peaks(
     held = stashed = 0
     seen = {(0, 0)}
     for instruction in find(schedule)(stages, micro_batches, stage):
-        more, kept = change.get(instruction.action, (0, 0))
-        held, stashed = held + more, stashed + kept
+        more, later = change.get(instruction.action, (0, 0))
+        held, stashed = held + more, stashed + later
         seen.add((held, stashed))
     kept: list[tuple[int, int]] = []
     for pair in sorted(seen, reverse=True):  # by `held`, so that only `stashed` is left to compare
