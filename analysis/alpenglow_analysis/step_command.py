@@ -169,12 +169,13 @@ def _fits(run: PlannedRun, pipeline: int, tensor: int, size: int, schedule: str)
         each = run.global_batch_size // share
         fit = [s for s in range(1, each + 1) if run.global_batch_size % (share * s) == 0]
         whole = share * size
-        near = whole * max(1, round(run.global_batch_size / whole))
+        batch = whole * max(1, round(run.global_batch_size / whole))
+        near = f"the nearest batch that fits is {batch:,}"
         raise PlanError(
             f"a batch of {run.global_batch_size:,} sequences does not divide over {share:,} "
-            f"replicas x micro-batches of {size}; " + (f"micro-batches: {_nearest(size, fit)}" if fit else
-                                              f"the nearest batch that fits is {near:,}")
-        )  # fmt: skip
+            f"replicas x micro-batches of {size}; "
+            + (f"micro-batches: {_nearest(size, fit)}" if fit else near)
+        )
     try:
         find(schedule)
     except ValueError as error:
