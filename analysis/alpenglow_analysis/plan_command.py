@@ -21,6 +21,10 @@ COMMANDS = {
         "alpenglow_analysis.step_command",
         "what one step of one layout takes, part by part",
     ),
+    "scaling": (
+        "alpenglow_analysis.scaling_command",
+        "what a scaling study measured, beside ideal and prediction",
+    ),
     "campaign": (
         "alpenglow_analysis.campaign_command",
         "a whole run as a chain of jobs: days, node-hours, what choices change",
