@@ -22,7 +22,8 @@ ESCAPES = {
     "±": r"\ensuremath{\pm}", "−": r"\ensuremath{-}", "·": r"\ensuremath{\cdot}",
     "≤": r"\ensuremath{\le}", "≥": r"\ensuremath{\ge}", "≈": r"\ensuremath{\approx}",
     "→": r"\ensuremath{\rightarrow}", "°": r"\ensuremath{^\circ}", "µ": r"\ensuremath{\mu}",
-    "μ": r"\ensuremath{\mu}", "–": "--", "—": "---", "…": r"\dots{}", "‘": "`", "’": "'",
+    "μ": r"\ensuremath{\mu}", "–": r"\textendash{}", "—": r"\textemdash{}",
+    "…": r"\dots{}", "‘": "`", "’": "'",
     "“": "``", "”": "''", "²": r"\ensuremath{^2}", "³": r"\ensuremath{^3}", "ß": r"\ss{}",
     "ø": r"\o{}", "Ø": r"\O{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "ł": r"\l{}",
     "Ł": r"\L{}", "€": "EUR", "§": r"\S{}", "\n": " ", "\r": " ", "\t": " ",
@@ -42,7 +43,9 @@ class LatexError(RuntimeError):
 
 def escape(text: str) -> str:
     """Text as LaTeX sets it, in plain ASCII; what it has no way to set stands as [U+1F600]."""
-    return "".join(_character(each) for each in unicodedata.normalize("NFC", text))
+    text = "".join(_character(each) for each in unicodedata.normalize("NFC", text))
+    # Two hyphens would become a dash, and options begin with two.
+    return re.sub(r"(?<=-)(?=-)", "{}", text)
 
 
 def _character(each: str) -> str:
@@ -50,10 +53,11 @@ def _character(each: str) -> str:
         return ESCAPES[each]
     if " " <= each <= "~":
         return each
-    base, *accents = unicodedata.normalize("NFD", each)
-    if len(accents) == 1 and accents[0] in ACCENTS and base.isascii() and base.isalpha():
+    parts = unicodedata.normalize("NFD", each)
+    base, accent = parts[0], parts[1:]
+    if accent in ACCENTS and base.isascii() and base.isalpha():
         dotless = {"i": r"\i", "j": r"\j"}.get(base, base)
-        return rf"\{ACCENTS[accents[0]]}{{{dotless}}}"
+        return rf"\{ACCENTS[accent]}{{{dotless}}}"
     return f"[U+{ord(each):04X}]"
 
 

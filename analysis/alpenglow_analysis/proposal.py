@@ -1,7 +1,7 @@
 """A proposal for an allocation: everything that its document is written from.
 
-    proposal = propose(given, machine)
-    contents(proposal)                  # alpenglow_analysis.proposal_contents
+proposal = propose(given, machine)
+contents(proposal)                  # alpenglow_analysis.proposal_contents
 """
 
 from __future__ import annotations
@@ -119,6 +119,4 @@ def _check(asked: Request, machine: Machine) -> None:
     for row in asked.rows:
         nodes = round(row.nodes.number or 0)
         if not 1 <= nodes <= most:
-            raise CampaignError(
-                f"{row.what} on {nodes:,} nodes: {machine.name} has 1 to {most:,}"
-            )
+            raise CampaignError(f"{row.what} on {nodes:,} nodes: {machine.name} has 1 to {most:,}")

@@ -126,7 +126,9 @@ def _what(found: Calendar, low: int, high: int) -> str:
 
 
 def _under_use(found: Calendar, program: str, rules: tuple[Rule, ...]) -> list[Block]:
-    source = f"{program} under-utilisation policy as OLCF documents it (alpenglow_analysis.allocation)"
+    source = (
+        f"{program} under-utilisation policy as OLCF documents it (alpenglow_analysis.allocation)"
+    )
     items: list[Line] = []
     days = sorted({(rule.month, rule.day) for rule in rules})
     for month, of_month in days:

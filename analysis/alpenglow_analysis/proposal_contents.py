@@ -29,6 +29,7 @@ from alpenglow_analysis.proposal_readiness import (
     mark_of,
     node_use,
     recipe_words,
+    source_words,
     state,
 )
 from alpenglow_analysis.proposal_request import PERCENTILE
@@ -55,17 +56,19 @@ def contents(own: Proposal, figures: set[str]) -> Document:
     ]
     parts = [
         Part("summary", "Summary", summary(own)),
-        Part("readiness", "Computational readiness", [Paragraph(say(
-            "What stands here is put together from files; {person}.",
-            person=FillIn("a person adds where brackets like these stand")))]),
+        Part("significance", "Significance", [Paragraph(line(FillIn(
+            "the scientific question, why it takes a model of this size, and who uses it")))]),
+        Part("readiness", "Computational readiness", [Paragraph(line(
+            "This part is put together from files, predictions and simulations. Brackets mark what "
+            "a person has to write."))]),
         *readiness,
         Part("request", "Request", request(own)),
         Part("memory", "Memory", memory_blocks(own.chosen)),
         Part("storage", "Storage", storage_blocks(own.chosen, own.outcome, own.storage)),
         Part("queue", "Fit to the queue",
              queue_blocks(own.machine, own.outcome, own.request, own.effects)),
-        Part("risks", "Risks", risk_blocks(own.chosen, own.outcomes, own.effects,
-                                           step_error(own.chosen))),
+        Part("risks", "Risks", risk_blocks(own.chosen, own.outcomes, own.request,
+                                           own.effects, step_error(own.chosen))),
         Part("calendar", "Calendar", calendar_blocks(own.calendar, own.program)),
         Part("inputs", "Inputs of the campaign simulation", campaign_inputs(own)),
     ]  # fmt: skip
@@ -78,7 +81,8 @@ def contents(own: Proposal, figures: set[str]) -> Document:
         title=own.title,
         subtitle=say(
             "Proposal for an allocation of {hours} node-hours on {machine}.",
-            hours=_total(own), machine=own.machine.name.capitalize()
+            hours=_total(own),
+            machine=own.machine.name.capitalize(),
         ),
         parts=drawn,
         made=moment(time.time()),
@@ -221,7 +225,7 @@ def request(own: Proposal) -> list[Block]:
 def campaign_inputs(own: Proposal) -> list[Block]:
     """What the simulation was given."""
     rows = [
-        [line(label), line(Value(text, mark_of(source), source))]
+        [line(label), line(Value(text, mark_of(source), source_words(own, source)))]
         for label, text, source in inputs(own.plan, own.sources)
     ]
     blocks: list[Block] = [

@@ -71,7 +71,7 @@ def scaling(series: list[Series]) -> Figure | None:
         left.set_yscale("log", base=2)
         left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     else:
-        left.set_ylim(bottom=0)
+        left.set_ylim(0, 1.25 * max(p.seconds for each in shown for p in each.points))
     left.set_ylabel("seconds of a step")
     left.set_title(f"{kind.capitalize()} scaling: time to solution")
     left.legend(fontsize=8)
@@ -144,7 +144,7 @@ def requested(own: Proposal) -> Figure:
     axes = made.subplots()
     _bars(axes, rows)
     axes.set_xlabel("node-hours (hatched: contingency)")
-    axes.set_title(f"Request: {own.request.total:,.1f} node-hours")
+    axes.set_title(f"Request: {own.request.total:,.1f} node-hours, predicted")
     return made
 
 

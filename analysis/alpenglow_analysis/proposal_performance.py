@@ -89,7 +89,9 @@ def performance_blocks(chosen: Chosen) -> list[Block]:
         Paragraph(idle),
     ]  # fmt: skip
     for warning in cost.warnings:
-        blocks.append(Paragraph(say("{warning}.", warning=of(warning, mark="A", why="machine file"))))
+        blocks.append(
+            Paragraph(say("{warning}.", warning=of(warning, mark="A", why="machine file")))
+        )
     return blocks
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 from alpenglow.train.guard_policy import GuardRecipe
+from alpenglow_analysis.campaign_sources import DEFAULTS
 from alpenglow_analysis.document import Block, Items, Paragraph
 from alpenglow_analysis.marked import FillIn, Line, Mark, Name, Value, line, say
 from alpenglow_analysis.proposal import Proposal
@@ -19,7 +20,8 @@ def recipe_words(own: Proposal) -> str:
 
 def _of(own: Proposal) -> dict[str, Value]:
     chosen, model = own.chosen, own.chosen.run.model
-    recipe, layout = recipe_words(own), f"the layout: {own.chosen.source}"
+    recipe = recipe_words(own)
+    layout = f"{recipe}: layout, {own.chosen.source}"
 
     def count(number: int, source: str, mark: Mark = "S") -> Value:
         return Value(f"{number:,}", mark, source, number)
@@ -79,8 +81,6 @@ def application(own: Proposal) -> list[Block]:
         else "Gradients are summed over the replicas after the last backward pass."
     )
     return [
-        Paragraph(say("{science}", science=FillIn("the scientific question, and why it takes a "
-                                                  "model of this size"))),
         Paragraph(text), Paragraph(layout),
         Paragraph(say(reduction + " Precision is {dtype}{scale}.", dtype=Name(work.dtype),
                       scale=" with a dynamic loss scale" if work.dtype == "fp16" else "")),
@@ -115,10 +115,8 @@ def input_output(own: Proposal) -> list[Block]:
     wide = 2 if own.chosen.run.model.vocab_size <= 2**16 else 4
 
     def overhead(field: str, value: float) -> Value:
-        from alpenglow_analysis.campaign_sources import DEFAULTS
-
         source = own.sources.get(field, DEFAULTS.get(field, "given"))
-        return Value(seconds(value), mark_of(source), source, value)
+        return Value(seconds(value), mark_of(source), source_words(own, source), value)
 
     rate = cost.tokens_per_second * wide
     saves = own.outcome.split()["checkpoint"] / float(own.outcome.node_hours.mean())
@@ -202,6 +200,17 @@ def _version() -> str:
         return version("alpenglow")
     except PackageNotFoundError:
         return "from a checkout"
+
+
+def source_words(own: Proposal, source: str) -> str:
+    """A campaign's source as a note: its short words name the file or the option."""
+    of_machine = f"env/machines/{own.machine.name}.toml"
+    whole = {
+        "given": "given: an option of the command, or its default",
+        "assumed": "assumed: not measured (analysis/README.md, Campaigns)",
+        "computed": "computed from the inputs above",
+    }
+    return whole.get(source, source).replace("machine file", of_machine, 1)
 
 
 def mark_of(source: str) -> Mark:
