@@ -164,14 +164,30 @@ def choose(run: PlannedRun, word: str | None = None) -> Chosen:
             "pipeline=12,tensor=2,micro_batch_size=1"
         )
     recipe = _as_planned(run, run.recipe)
+    own = recipe.parallel
     try:
         layout = recipe.layout(run.gpus, run.machine)
     except (ConfigError, LayoutError, ValueError) as error:
-        raise PlanError(f"layout of {run.name} on {run.nodes:,} nodes: {error}") from None
-    own = recipe.parallel
+        near = _nearest(run, own.pipeline * own.tensor, recipe.batch.micro_batch_size)
+        raise PlanError(
+            f"layout of {run.name} on {run.nodes:,} nodes: {error}; the nearest number of nodes "
+            f"that fits is {near}"
+        ) from None
     work = run.work_of(layout, recipe.batch.micro_batch_size)
     source = "the recipe's own" if word is None else f"the recipe's [layouts.{word}]"
     return Chosen(run, layout, work, own.order, own.split, source)
+
+
+def _nearest(run: PlannedRun, replica: int, micro_batch_size: int) -> str:
+    """Nodes nearest to the run's that whole replicas fill and the batch divides over."""
+    each = run.machine.compute.gpus
+    fit = [
+        n
+        for n in range(1, run.machine.compute.nodes + 1)
+        if n * each % replica == 0
+        and run.global_batch_size % (micro_batch_size * (n * each // replica)) == 0
+    ]
+    return f"{min(fit, key=lambda n: abs(n - run.nodes)):,}" if fit else "none"
 
 
 def _as_planned(run: PlannedRun, recipe: PretrainRecipe) -> PretrainRecipe:

@@ -17,7 +17,7 @@ ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
     "<": r"\ensuremath{<}", ">": r"\ensuremath{>}", "|": r"\ensuremath{|}",
-    '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "'": "'",
+    '"': "''", "`": "{`}", "'": "'",
     "\u00a0": "~", "\u2009": r"\,", "\u202f": r"\,", "×": r"\ensuremath{\times}",
     "±": r"\ensuremath{\pm}", "−": r"\ensuremath{-}", "·": r"\ensuremath{\cdot}",
     "≤": r"\ensuremath{\le}", "≥": r"\ensuremath{\ge}", "≈": r"\ensuremath{\approx}",
@@ -32,7 +32,6 @@ ESCAPES = {
 ACCENTS = {
     "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u",
     "\u0307": ".", "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
-    "\u0328": "k",
 }  # fmt: skip
 """Combining accent -> LaTeX's command."""
 
@@ -55,6 +54,8 @@ def _character(each: str) -> str:
         return each
     parts = unicodedata.normalize("NFD", each)
     base, accent = parts[0], parts[1:]
+    if accent and accent not in ACCENTS and base.isascii() and base.isalpha():
+        return base  # plain LaTeX has no such accent
     if accent in ACCENTS and base.isascii() and base.isalpha():
         dotless = {"i": r"\i", "j": r"\j"}.get(base, base)
         return rf"\{ACCENTS[accent]}{{{dotless}}}"

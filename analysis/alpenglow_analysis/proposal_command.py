@@ -18,7 +18,7 @@ from pathlib import Path
 from alpenglow.config import ConfigError
 from alpenglow_analysis.campaign_command import add_run_options, amount
 from alpenglow_analysis.campaign_job import CampaignError
-from alpenglow_analysis.planned_run import PlanError, recipe_path
+from alpenglow_analysis.planned_run import PlanError, planned_run, recipe_path
 from alpenglow_analysis.segment import RunError
 from alpenglow_lsf.files import write_text
 from alpenglow_lsf.machine import Machine, MachineError, current, load
@@ -46,11 +46,13 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _nodes(given: argparse.Namespace) -> int:
+def _nodes(given: argparse.Namespace, machine: Machine) -> int:
     """Nodes of the batch script beside the recipe."""
     if given.nodes is not None:
         return int(given.nodes)
-    recipe = recipe_path(given.model) if given.model else None
+    # A model that is none is told before nodes that are missing.
+    planned_run(argparse.Namespace(**{**vars(given), "nodes": 1, "gpus": None}), machine)
+    recipe = recipe_path(given.model)
     if recipe is not None and recipe.with_suffix(".lsf").is_file():
         try:
             nodes = Script.read(recipe.with_suffix(".lsf")).spec.nodes
@@ -74,7 +76,7 @@ def run(words: Sequence[str]) -> None:
     if given.output is None:
         raise PlanError("--output is missing: the folder that the proposal goes to")
     machine: Machine = (current() if given.machine is None else load(given.machine)).target
-    given.nodes = _nodes(given)
+    given.nodes = _nodes(given, machine)
     _writable(given.output)
 
     from alpenglow_analysis import style

@@ -132,7 +132,8 @@ def summary(own: Proposal) -> list[Block]:
             f"{100 * float(np.median(outcome.effective_training_time)):.1f} %", "P",
             f"median of {many}; {DEFINITIONS['effective_training_time'][1]}"))),
         ("Request", say("{base} node-hours and {more} of contingency: {total}",
-                        base=Value(f"{own.request.base:,.1f}", "P", "computed: lines of the request"),
+                        base=Value(f"{own.request.base:,.1f}", "P",
+                                   "computed: lines of the request"),
                         more=Value(f"{own.request.contingency:,.1f}", "P",
                                    "computed: contingency of the request"),
                         total=_total(own))),
@@ -204,9 +205,9 @@ def request(own: Proposal) -> list[Block]:
     sums = frozenset({split, len(rows) - 2, len(rows) - 1})
     kinds = Value(f"{PERCENTILE} %", "A", "this project's choice: what nine of ten campaigns need")
     return [
-        Paragraph(say("Node-hours are nodes asked for x elapsed time, idle and failed time included. "
-                      "Hours are whole tenths, rounded up, so each line is its product and the sum "
-                      "is exact.")),
+        Paragraph(say("Node-hours are nodes asked for x elapsed time, idle and failed time "
+                      "included. Hours are whole tenths, rounded up, so each line is its product "
+                      "and the sum is exact.")),
         Grid(say("Request."), ["what", "runs", "nodes", "hours", "node-hours", "why"], rows,
              wide={0: 0.19, 5: 0.36}, sums=sums),
         Picture("request", "Lines of the request as bars", say("The request by lines.")),
@@ -225,7 +226,7 @@ def request(own: Proposal) -> list[Block]:
 def campaign_inputs(own: Proposal) -> list[Block]:
     """What the simulation was given."""
     rows = [
-        [line(label), line(Value(text, mark_of(source), source_words(own, source)))]
+        [line(label.replace("90 %", "nine-in-ten")), line(Value(text, mark_of(source), source_words(own, source)))]
         for label, text, source in inputs(own.plan, own.sources)
     ]
     blocks: list[Block] = [

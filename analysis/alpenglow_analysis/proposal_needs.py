@@ -174,7 +174,7 @@ def memory_blocks(chosen: Chosen) -> list[Block]:
         "in flight. Optimizer states are shared over {data} replicas (ZeRO-1).",
         fullest=fullest, gpu=gpu, share=share,
         alive=Value(f"{worst.micro_batches}", "P", source, worst.micro_batches),
-        data=Value(f"{chosen.layout.data}", "P", "the layout chosen (application)", chosen.layout.data),
+        data=Value(f"{chosen.layout.data}", "P", "the layout chosen (application)"),
     )  # fmt: skip
     return [
         Paragraph(text),

@@ -1,4 +1,4 @@
-"""How the jobs of a proposal fit the machine's queues: bins, walltimes, aging, length of the chain."""
+"""How the jobs of a proposal fit the machine's queues: bins, walltimes, aging, the chain."""
 
 from __future__ import annotations
 

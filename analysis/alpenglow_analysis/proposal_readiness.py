@@ -38,7 +38,7 @@ def _of(own: Proposal) -> dict[str, Value]:
         "pipeline": count(degrees.pipeline, layout), "tensor": count(degrees.tensor, layout),
         "data": count(degrees.data, layout, "P"),
         "replica": count(degrees.pipeline * degrees.tensor, "computed: pipeline x tensor", "P"),
-        "replica_nodes": count(chosen.replica_nodes, "computed: its GPUs over those of a node", "P"),
+        "replica_nodes": count(chosen.replica_nodes, "computed: its GPUs over a node's", "P"),
         "gpus": count(degrees.world, "computed: nodes x GPUs of a node", "P"),
         "nodes": count(chosen.nodes, "--nodes"),
         "each": count(own.machine.compute.gpus, f"env/machines/{own.machine.name}.toml: node.gpus"),
@@ -62,9 +62,9 @@ def application(own: Proposal) -> list[Block]:
         work.slice_transfers and own.chosen.layout.tensor > 1) else ""  # fmt: skip
     text = say(
         "Alpenglow trains language models of the GPT-NeoX architecture in PyTorch, with "
-        "DeepSpeed's pipeline engine, tensor-parallel layers and ZeRO-1. The model has {parameters} "
-        "parameters: {layers} layers of width {hidden} with {heads} heads, and a vocabulary of "
-        "{vocabulary}.", **named,
+        "DeepSpeed's pipeline engine, tensor-parallel layers and ZeRO-1. The model has "
+        "{parameters} parameters: {layers} layers of width {hidden} with {heads} heads, and a "
+        "vocabulary of {vocabulary}.", **named,
     )  # fmt: skip
     layout = say(
         "A replica is {pipeline} pipeline stages of {tensor} tensor-parallel ranks each, {replica} "
@@ -91,9 +91,9 @@ def node_use(own: Proposal) -> list[Block]:
     """How a node is used."""
     named = _of(own)
     text = say(
-        "{gpus} ranks run on {nodes} nodes, {each} a node and one on each GPU; the {cores} cores of "
-        "a node are shared among its ranks for data loading, checkpoints and measurement. The map "
-        "of ranks to nodes is {order}: it is chosen by the bytes that it sends over each kind of "
+        "{gpus} ranks run on {nodes} nodes, {each} a node and one on each GPU; the {cores} cores "
+        "of a node are shared among its ranks for data loading, checkpoints and measurement. The "
+        "map of ranks to nodes is {order}: it is chosen by the bytes that it sends over each kind of "
         "link.", order=Name(own.chosen.layout.order), **named,
     )  # fmt: skip
     items = [

@@ -380,4 +380,4 @@ def _replaced(rows: Sequence[Row], word: str) -> list[Row]:
                 raise CampaignError(f"--job {word!r}: the production run is simulated, not given")
             return [*rows[:i], replace(row, **made), *rows[i + 1 :]]  # type: ignore[arg-type]
     key = re.sub(r"\W+", "_", what.lower())
-    return [*rows, Row(key, what, why=say("As given."), **made)]
+    return [*rows, Row(key, what, made["runs"], made["nodes"], made["hours"], say("As given."))]

@@ -155,8 +155,9 @@ def _spike(chosen: Chosen, outcomes: Outcomes) -> Cells:
     cost = line("not estimated")
     if steps:
         value = steps * plan.work.step_s * plan.job.nodes / 3600
+        source = f"computed: {steps:,} steps (train.keep_every)"
         cost = say("{cost} to go back to the kept checkpoint before",
-                   cost=_node_hours(value, f"computed: {steps:,} steps (train.keep_every)"))  # fmt: skip
+                   cost=_node_hours(value, source))  # fmt: skip
     return (
         "The loss spikes or diverges",
         say("published runs of this kind report spikes; no rate is taken from them"),

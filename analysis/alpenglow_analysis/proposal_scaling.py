@@ -1,4 +1,4 @@
-"""Strong and weak series of a proposal: predicted from the layout, and measured where there is a study.
+"""Strong and weak series of a proposal: predicted from the layout, measured where there is a study.
 
 Strong keeps the global batch, weak the micro-batches a replica; both begin at the smallest job of
 whole replicas that is told, and ideal is that point's time over more nodes, or kept.
