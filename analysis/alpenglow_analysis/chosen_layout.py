@@ -169,10 +169,7 @@ def choose(run: PlannedRun, word: str | None = None) -> Chosen:
         layout = recipe.layout(run.gpus, run.machine)
     except (ConfigError, LayoutError, ValueError) as error:
         near = _nearest(run, own.pipeline * own.tensor, recipe.batch.micro_batch_size)
-        raise PlanError(
-            f"layout of {run.name} on {run.nodes:,} nodes: {error}; the nearest number of nodes "
-            f"that fits is {near}"
-        ) from None
+        raise PlanError(f"layout of {run.name} on {run.nodes:,} nodes: {error}; {near}") from None
     work = run.work_of(layout, recipe.batch.micro_batch_size)
     source = "the recipe's own" if word is None else f"the recipe's [layouts.{word}]"
     return Chosen(run, layout, work, own.order, own.split, source)
@@ -187,7 +184,10 @@ def _nearest(run: PlannedRun, replica: int, micro_batch_size: int) -> str:
         if n * each % replica == 0
         and run.global_batch_size % (micro_batch_size * (n * each // replica)) == 0
     ]
-    return f"{min(fit, key=lambda n: abs(n - run.nodes)):,}" if fit else "none"
+    if not fit:
+        return f"no number of nodes fits {replica} GPUs a replica with this batch"
+    best = min(fit, key=lambda n: abs(n - run.nodes))
+    return f"the nearest number of nodes that fits is {best:,}"
 
 
 def _as_planned(run: PlannedRun, recipe: PretrainRecipe) -> PretrainRecipe:
@@ -209,7 +209,8 @@ def _laid_out(run: PlannedRun, pipeline: int, tensor: int, like: Chosen) -> Chos
             run.model, bare, work, site, order=like.order, how=like.split  # type: ignore[arg-type]
         )  # fmt: skip
     except (LayoutError, ValueError) as error:
-        raise PlanError(f"{run.nodes:,} nodes: {error}") from None
+        near = _nearest(run, pipeline * tensor, like.work.micro_batch_size)
+        raise PlanError(f"{run.nodes:,} nodes: {error}; {near}") from None
     return replace(like, run=run, layout=layout, work=work)
 
 

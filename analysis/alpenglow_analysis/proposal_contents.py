@@ -10,7 +10,7 @@ from alpenglow_analysis.campaign_outcome import DEFINITIONS, percentiles
 from alpenglow_analysis.campaign_sources import inputs
 from alpenglow_analysis.document import Block, Document, Grid, Items, Paragraph, Part, Picture
 from alpenglow_analysis.facts_table import moment
-from alpenglow_analysis.marked import MARKS, FillIn, Line, Value, line, say
+from alpenglow_analysis.marked import MARKS, FillIn, Line, Name, Value, line, say
 from alpenglow_analysis.proposal import Proposal
 from alpenglow_analysis.proposal_calendar import calendar_blocks
 from alpenglow_analysis.proposal_needs import memory_blocks, size, storage_blocks
@@ -163,7 +163,7 @@ def joined_marks() -> Line:
 
 def _named(own: Proposal) -> Line:
     name = own.chosen.run.name
-    return line(Value(name, "S", "--model")) if "=" in name else line(name)
+    return line(Name(name)) if "=" in name else line(name)
 
 
 def scaling(own: Proposal) -> list[Block]:
@@ -226,7 +226,10 @@ def request(own: Proposal) -> list[Block]:
 def campaign_inputs(own: Proposal) -> list[Block]:
     """What the simulation was given."""
     rows = [
-        [line(label.replace("90 %", "nine-in-ten")), line(Value(text, mark_of(source), source_words(own, source)))]
+        [
+            line(label.replace("90 %", "nine-in-ten")),
+            line(Value(text, mark_of(source), source_words(own, source))),
+        ]
         for label, text, source in inputs(own.plan, own.sources)
     ]
     blocks: list[Block] = [

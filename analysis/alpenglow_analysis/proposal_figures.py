@@ -144,6 +144,7 @@ def requested(own: Proposal) -> Figure:
     axes = made.subplots()
     _bars(axes, rows)
     axes.set_xlabel("node-hours (hatched: contingency)")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.set_title(f"Request: {own.request.total:,.1f} node-hours, predicted")
     return made
 

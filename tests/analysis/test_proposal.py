@@ -66,7 +66,10 @@ def unmarked(text: str) -> list[str]:
             continue
         bare = re.sub(r"`[^`]*`", "", row)
         # A cell that is a value whole may hold anything: its mark stands at its end.
-        cells = [re.sub(r"^[^\[\]]* \([MPAS]\)\[\^\d+\]$", "", c.strip()) for c in re.split(r" ?(?<!\\)\| ?", bare)]
+        cells = [
+            re.sub(r"^[^\[\]]* \([MPAS]\)\[\^\d+\]$", "", c.strip())
+            for c in re.split(r" ?(?<!\\)\| ?", bare)
+        ]
         left = [VALUE.sub("", cell) for cell in cells]
         if any(NUMBER.search(cell) for cell in left):
             found.append(row)
@@ -87,7 +90,9 @@ def test_every_number_of_the_markdown_has_a_mark_and_a_source(written: Path) -> 
     for n, mark in set(re.findall(r"\((\w)\)\[\^(\d+)\]", body)):
         found = told[int(mark)]
         assert found.startswith(f"{MARKS[n]}: ") and len(found) > len(MARKS[n]) + 4
-    assert all(source.partition(": ")[0] in meaning or "stated" in source for source in told.values())
+    assert all(
+        source.partition(": ")[0] in meaning or "stated" in source for source in told.values()
+    )
 
 
 def test_nothing_counts_as_measured_where_nothing_was(written: Path) -> None:
@@ -143,7 +148,10 @@ def test_a_line_of_the_request_can_be_given(capsys: pytest.CaptureFixture[str]) 
     row = own.request.row("preparation")
     assert (row.tenths, row.hours.mark) == (5520, "S")
     assert own.request.row("tuning").node_hours == 18.0
-    for word, says in (("Tuning", "RUNS x NODES x HOURS"), ("production run: 1 x 2 x 3", "simulated")):
+    for word, says in (
+        ("Tuning", "RUNS x NODES x HOURS"),
+        ("production run: 1 x 2 x 3", "simulated"),
+    ):
         assert plan("--output", "nowhere", "--job", word) == 1
         assert says in capsys.readouterr().err
     assert not Path("nowhere").exists()
@@ -232,7 +240,9 @@ def test_a_pdf_comes_where_latex_is_and_says_the_total(written: Path, tmp_path: 
     reader = shutil.which("pdftotext")
     if reader is None:
         pytest.skip("pdftotext is not installed: the PDF's text was not read")
-    text = subprocess.run([reader, str(pdf), "-"], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        [reader, str(pdf), "-"], capture_output=True, text=True, check=True
+    ).stdout
     total = json.loads((written / "proposal.json").read_text())["request"]["total"]
     assert f"{total:,.1f}" in text and "[fill in:" in text
 
@@ -249,7 +259,9 @@ def test_latex_that_fails_is_told(
 ) -> None:
     program = tmp_path / "bin" / "pdflatex"
     program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho '! Undefined control sequence.'\necho 'l.7 \\\\oops'\nexit 1\n")
+    program.write_text(
+        "#!/bin/sh\necho '! Undefined control sequence.'\necho 'l.7 \\\\oops'\nexit 1\n"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     folder = tmp_path / "plan"
