@@ -93,8 +93,8 @@ def node_use(own: Proposal) -> list[Block]:
     text = say(
         "{gpus} ranks run on {nodes} nodes, {each} a node and one on each GPU; the {cores} cores "
         "of a node are shared among its ranks for data loading, checkpoints and measurement. The "
-        "map of ranks to nodes is {order}: it is chosen by the bytes that it sends over each kind of "
-        "link.", order=Name(own.chosen.layout.order), **named,
+        "map of ranks to nodes is {order}: it is chosen by the bytes that it sends over each kind "
+        "of link.", order=Name(own.chosen.layout.order), **named,
     )  # fmt: skip
     items = [
         say("Launch: {script} holds the batch options and the launch line as they run.",

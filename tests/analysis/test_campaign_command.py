@@ -248,7 +248,7 @@ def test_a_model_gives_steps_and_tokens_and_says_so(
     assert sources["90 % interval of it"] == ("± 10 %", "assumed: as machine files alone")
     assert "ideal scaling" not in said
     got = {each["choice"]: each for each in found["choices"]}
-    # Replicas of 4 nodes must fill the nodes and the batch divide: 922 becomes 1,024, 91 becomes 64.
+    # Replicas of 4 nodes must fill the nodes and the batch divide: 922 are 1,024, 91 are 64.
     nodes = [c for c in got if re.match(r"[\d,]+ nodes, steps of", c)]
     assert [c.partition(" ")[0] for c in nodes] == ["64", "256", "1,024"]
     assert all("predicted" in got[c]["assumed"] for c in nodes)

@@ -1,4 +1,4 @@
-"""alpenglow plan proposal: a request that adds up, numbers with marks and sources, LaTeX that compiles."""
+"""alpenglow plan proposal: a request that adds up, marks and sources, LaTeX that compiles."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ UNITS = (
 )
 JOIN = r"(?:\s|,|\(|\)|to|of|:|±|x)"
 VALUE = re.compile(
-    rf"[−+±]?\s?\d[\d,.]*(?:{JOIN}|{UNITS}|at most|[−+]?\d[\d,.]*)*? \([{''.join(MARKS)}]\)\[\^\d+\]"
+    rf"[−+±]?\s?\d[\d,.]*(?:{JOIN}|{UNITS}|at most|[−+]?\d[\d,.]*)*? \([MPAS]\)\[\^\d+\]"
 )
 
 
