@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from html import escape as html_escape
 
 from alpenglow_analysis import latex
-from alpenglow_analysis.marked import MARKS, FillIn, Formula, Line, Name, Notes, Value
+from alpenglow_analysis.marked import MARKS, Blank, Formula, Line, Name, Notes, Value
 
 SHORT = 16
 """Letters of a value that is not broken over two lines."""
@@ -34,7 +34,7 @@ class Ink(ABC):
             return self.formula(part)
         if isinstance(part, Name):
             return self.name(part.text)
-        if isinstance(part, FillIn):
+        if isinstance(part, Blank):
             return self.fill_in(part.text)
         return self.text(str(part))
 

@@ -10,7 +10,7 @@ from alpenglow_analysis.campaign_outcome import DEFINITIONS, percentiles
 from alpenglow_analysis.campaign_sources import inputs
 from alpenglow_analysis.document import Block, Document, Grid, Items, Paragraph, Part, Picture
 from alpenglow_analysis.facts_table import moment
-from alpenglow_analysis.marked import MARKS, FillIn, Line, Name, Value, line, say
+from alpenglow_analysis.marked import MARKS, Blank, Line, Name, Value, line, say
 from alpenglow_analysis.proposal import Proposal
 from alpenglow_analysis.proposal_calendar import calendar_blocks
 from alpenglow_analysis.proposal_needs import memory_blocks, size, storage_blocks
@@ -56,7 +56,7 @@ def contents(own: Proposal, figures: set[str]) -> Document:
     ]
     parts = [
         Part("summary", "Summary", summary(own)),
-        Part("significance", "Significance", [Paragraph(line(FillIn(
+        Part("significance", "Significance", [Paragraph(line(Blank(
             "the scientific question, why it takes a model of this size, and who uses it")))]),
         Part("readiness", "Computational readiness", [Paragraph(line(
             "This part is put together from files, predictions and simulations. Brackets mark what "
@@ -150,7 +150,7 @@ def summary(own: Proposal) -> list[Block]:
     grid = Grid(say("The proposal in short."), ["", ""],
                 [[line(what), cells] for what, cells in rows], wide={0: 0.22, 1: 0.7})  # fmt: skip
     legend = joined_marks()
-    people = FillIn("principal investigator, institutions, program and period")
+    people = Blank("principal investigator, institutions, program and period")
     return [Paragraph(line(people)), grid, Paragraph(legend)]
 
 

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from alpenglow.train.guard_policy import GuardRecipe
 from alpenglow_analysis.campaign_sources import DEFAULTS
 from alpenglow_analysis.document import Block, Items, Paragraph
-from alpenglow_analysis.marked import FillIn, Line, Mark, Name, Value, line, say
+from alpenglow_analysis.marked import Blank, Line, Mark, Name, Value, line, say
 from alpenglow_analysis.proposal import Proposal
 from alpenglow_analysis.proposal_needs import size
 from alpenglow_analysis.units import billions, seconds
@@ -186,7 +186,7 @@ def state(own: Proposal) -> list[Block]:
             version=Value(_version(), "S", "the installed package"), licence=Name("Apache-2.0"),
             log=Name("CHANGELOG.md"), tests=Name("./env/laptop nox"))),
         Paragraph(say("{told} {ran}", told=_measured(own),
-                      ran=FillIn("where the application has run, at which size, and what is "
+                      ran=Blank("where the application has run, at which size, and what is "
                                  "developed until the start"))),
     ]  # fmt: skip
 

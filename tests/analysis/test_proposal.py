@@ -17,7 +17,7 @@ import pytest
 from alpenglow_analysis import latex, plan_command
 from alpenglow_analysis.allocation import PROGRAMS
 from alpenglow_analysis.inks import Html, Latex, Markdown
-from alpenglow_analysis.marked import MARKS, FillIn, Name, Notes, Value, say
+from alpenglow_analysis.marked import MARKS, Blank, Name, Notes, Value, say
 from alpenglow_analysis.proposal import Proposal, propose
 from alpenglow_analysis.proposal_calendar import Calendar
 from alpenglow_analysis.proposal_command import parser
@@ -198,7 +198,7 @@ NASTY = r"50 % of $x_1 & #2 {a} \b ~c ^d <e> |f| \"g\" --model é Ł ą ± × �
 
 def test_text_is_escaped() -> None:
     value = Value(NASTY, "A", NASTY)
-    line = say("{v} {n} {f}", v=value, n=Name("a_b|c"), f=FillIn("x & y"))
+    line = say("{v} {n} {f}", v=value, n=Name("a_b|c"), f=Blank("x & y"))
     notes = Notes()
     made = Latex(notes).line(line)
     assert made.isascii()
