@@ -233,20 +233,13 @@ def _found(run: PlannedRun, path: Path) -> Chosen:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PlanError(f"--layout {path}: not a readable list of layouts: {error}") from None
-    first = value
-    for key in ("layouts", "ranked", "best"):
-        if isinstance(value, dict) and key in value:
-            first = value[key]
-            break
-    first = first[0] if isinstance(first, list) and first else first
-    told = first if isinstance(first, dict) else {}
-    told = {**told, **(told["layout"] if isinstance(told.get("layout"), dict) else {})}
-    missing = [key for key in ("pipeline", "tensor") if not isinstance(told.get(key), int)]
+    ranked = value.get("layouts") if isinstance(value, dict) else None
+    told = ranked[0] if isinstance(ranked, list) and ranked else None
+    told = told if isinstance(told, dict) else {}
+    missing = [key for key in DEGREES if not isinstance(told.get(key), int) or told[key] < 1]
     if missing:
         raise PlanError(f"--layout {path}: its first layout does not say {' or '.join(missing)}")
-    if "micro_batch" in told:
-        told["micro_batch_size"] = told["micro_batch"]
-    kept = {key: told[key] for key in (*DEGREES, *WORDS) if key in told}
+    kept = {key: told[key] for key in (*DEGREES, *WORDS, "sequence_parallel") if key in told}
     return _told(run, kept, f"search result {path}")
 
 
@@ -254,7 +247,7 @@ def _told(run: PlannedRun, told: Mapping[str, Any], source: str) -> Chosen:
     for key, words in WORDS.items():
         if words and told.get(key, words[0]) not in words:
             raise PlanError(f"layout: {key} = {told[key]!r}; choose from {', '.join(words)}")
-    names = ("schedule", "recompute", "attention", "loss")
+    names = ("schedule", "recompute", "attention", "loss", "sequence_parallel")
     changes = {key: told[key] for key in names if key in told}
     work = replace(run.work, micro_batch_size=told.get("micro_batch_size", 1), **changes)
     like = Chosen(

@@ -31,6 +31,7 @@ from alpenglow_analysis.proposal_readiness import (
     recipe_words,
     source_words,
     state,
+    study_words,
 )
 from alpenglow_analysis.proposal_request import PERCENTILE
 from alpenglow_analysis.proposal_risk import risk_blocks
@@ -168,15 +169,16 @@ def _named(own: Proposal) -> Line:
 
 def scaling(own: Proposal) -> list[Block]:
     """Both series in OLCF's form."""
-    blocks: list[Block] = [
-        Paragraph(say("No scaling study was given: strong and weak series are predicted."))
-    ]
+    told = line("No scaling study was given: strong and weak series are predicted.")
+    if own.study is not None:
+        told = study_words(own, own.study)
+    blocks: list[Block] = [Paragraph(told)]
     for kind, title in (("strong", "Strong scaling"), ("weak", "Weak scaling")):
         found = [each for each in own.series if each.kind == kind]
         blocks.append(
             Picture(kind, f"{title}: time to solution and efficiency over ranks", say(
                 f"{title}: time to solution, actual and ideal, and parallel efficiency. "
-                "Solid: measured. Dashed: predicted. Dotted: ideal."))
+                "Filled: the study. Open: predicted. Dotted: ideal of the first point."))
         )  # fmt: skip
         blocks += [series_grid(each, title) for each in found]
     return blocks

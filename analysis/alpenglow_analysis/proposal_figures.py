@@ -50,8 +50,8 @@ def scaling(series: list[Series]) -> Figure | None:
     left, right = made.subplots(1, 2)
     for each in shown:
         x = [point.processes for point in each.points]
-        measured = each.mark == "M"
-        word = "measured" if measured else "predicted"
+        measured = each.mark != "P"
+        word = {"M": "measured", "A": "synthetic"}.get(each.mark, "predicted")
         looks = {"color": ACTUAL if measured else IDEAL, "marker": "o" if measured else "s",
                  "ms": 5, "lw": 1.6, "ls": "-" if measured else "--",
                  "mfc": ACTUAL if measured else "none"}  # fmt: skip

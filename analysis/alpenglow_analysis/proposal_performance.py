@@ -99,7 +99,7 @@ def performance_blocks(chosen: Chosen) -> list[Block]:
 
 def series_grid(series: Series, title: str) -> Grid:
     """A series in OLCF's form: nProc, time to solution actual and ideal."""
-    what = "measured" if series.mark == "M" else "predicted"
+    what = {"M": "measured", "A": "synthetic"}.get(series.mark, "predicted")
     rows = []
     for each in series.points:
         ideal = series.ideal(each)

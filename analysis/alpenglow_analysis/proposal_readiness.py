@@ -10,6 +10,7 @@ from alpenglow_analysis.document import Block, Items, Paragraph
 from alpenglow_analysis.marked import Blank, Line, Mark, Name, Value, line, say
 from alpenglow_analysis.proposal import Proposal
 from alpenglow_analysis.proposal_needs import size
+from alpenglow_analysis.proposal_scaling import Study
 from alpenglow_analysis.units import billions, seconds
 
 
@@ -192,7 +193,31 @@ def state(own: Proposal) -> list[Block]:
 
 
 def _measured(own: Proposal) -> Line:
-    return line("No scaling study went into this document: no figure of time in it was measured.")
+    if own.study is None:
+        return line(
+            "No scaling study went into this document: no figure of time in it was measured."
+        )
+    return study_words(own, own.study)
+
+
+def study_words(own: Proposal, study: Study) -> Line:
+    """What the study is, and what it cannot say of this run."""
+    mark: Mark = "A" if study.synthetic else "M"
+    low, high = study.ranks
+    text = "The scaling study {name} is of {model} on {machine}, {low} to {high} ranks."
+    if study.synthetic:
+        text += " It is synthetic: a program made it, and nothing in it was measured."
+    if study.machine != own.machine.name or study.model != own.chosen.run.name:
+        text += (
+            " That is another machine or model than what is proposed: it shows that and how the "
+            "application scales, not how fast it is here, and it stands beside the predictions of "
+            "this run, not under them."
+        )
+    return say(
+        text, name=Name(study.name), model=Name(study.model), machine=Name(study.machine),
+        low=Value(f"{low:,}", mark, study.name, low),
+        high=Value(f"{high:,}", mark, study.name, high),
+    )  # fmt: skip
 
 
 def _version() -> str:

@@ -51,8 +51,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ]  # fmt: skip
     assert main([*words, *(str(folder / name) for name in RUNS)]) == 0
     planned = [
-        "proposal", "--model", "7b", "--tokens", "200B", "--machine", "summit", "--campaigns", "100",
-        "--output", str(folder / "proposal"),
+        "proposal", "--model", "7b", "--tokens", "200B", "--machine", "summit",
+        "--campaigns", "100", "--output", str(folder / "proposal"),
     ]  # fmt: skip
     assert plan(planned) == 0
     return found | {name: folder / name / "index.html" for name in ("quarter", "proposal")}

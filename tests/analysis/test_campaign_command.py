@@ -263,6 +263,22 @@ def test_a_model_gives_steps_and_tokens_and_says_so(
     assert "CocktailSGD" in got["gradients in 1/87.7 of the bytes"]["assumed"]
 
 
+def test_a_layout_comes_from_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "layout.json"
+    best = {"pipeline": 12, "tensor": 2, "micro_batch_size": 2, "schedule": "1f1b",
+            "recompute": "full", "order": "pipe-major", "split": "even", "mfu": 0.2}  # fmt: skip
+    path.write_text(json.dumps({"layouts": [best, {"pipeline": 1, "tensor": 1}]}))
+    given = campaign_command.parser().parse_args([*OF_MODEL[1:], "--layout", str(path)])
+    chosen = campaign_command.chosen_of(given, SUMMIT)
+    assert chosen is not None and chosen.layout.order == "pipe-major"
+    assert (chosen.work.micro_batches, chosen.work.recompute) == (8, "full")
+    assert str(path) in chosen.source
+    for text, says in (("[]", "pipeline or tensor or micro_batch_size"), ("{", "not a readable")):
+        path.write_text(text)
+        assert plan_command.main([*OF_MODEL, "--layout", str(path)]) == 1
+        assert says in capsys.readouterr().err
+
+
 def test_what_is_given_goes_before_what_a_model_predicts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -17,13 +17,16 @@ import pytest
 from alpenglow_analysis import latex, plan_command
 from alpenglow_analysis.allocation import PROGRAMS
 from alpenglow_analysis.inks import Html, Latex, Markdown
-from alpenglow_analysis.marked import MARKS, Blank, Name, Notes, Value, say
+from alpenglow_analysis.marked import MARKS, Blank, Mark, Name, Notes, Value, say
+from alpenglow_analysis.planned_run import PlanError
 from alpenglow_analysis.proposal import Proposal, propose
 from alpenglow_analysis.proposal_calendar import Calendar
-from alpenglow_analysis.proposal_command import parser
+from alpenglow_analysis.proposal_command import parser, write
+from alpenglow_analysis.proposal_scaling import Kind, Point, Series, Study
 from alpenglow_lsf.machine import load
 
 SUMMIT = load("summit")
+KINDS: tuple[Kind, ...] = ("strong", "weak")
 WORDS = ["--model", "7b", "--tokens", "200B", "--machine", "summit", "--campaigns", "200"]
 
 
@@ -217,6 +220,64 @@ def test_text_is_escaped() -> None:
         Value("1", "P", " ")
     with pytest.raises(ValueError, match="a mark and a source"):
         replace(value, mark="X")  # type: ignore[arg-type]
+
+
+def a_study(mark: Mark, name: str = "runs/study_1") -> Study:
+    points = [
+        Point(n, 2 * n, seconds, 4096.0, 8 // n, 0.1 * n, share)
+        for n, seconds, share in ((1, 8.0, 0.1), (2, 5.0, 0.2), (4, 4.0, None))
+    ]
+    series = tuple(Series(kind, mark, f"{name}: steps of it", tuple(points)) for kind in KINDS)
+    return Study(name, "laptop", "INCITE 7B", series, synthetic=mark == "A")
+
+
+def test_a_study_stands_beside_the_predictions_with_its_own_mark(tmp_path: Path) -> None:
+    own = replace(proposed(), study=a_study("M"))
+    write(own, tmp_path)
+    text = (tmp_path / "proposal.md").read_text()
+    assert unmarked(text) == []
+    scaling = text.partition("### Strong and weak scaling")[2].partition("###")[0]
+    rows = [r for r in scaling.splitlines() if r.startswith("| ") and "(M)[^" in r]
+    assert len(rows) == 6
+    # Actual is measured; what is computed from it is not.
+    assert re.fullmatch(
+        r"\| 8 \(M\)\S+ \| 4 \(M\)\S+ \| 4 \(M\)\S+ \| 2 \(P\)\S+ \| 50.0 % \(P\)\S+ \| "
+        r"2 \(M\)\S+ \| 40.0 % \(P\)\S+ \|  \|", rows[2],
+    )  # fmt: skip
+    assert "another machine or model" in scaling and "No scaling study" not in text
+    assert text.count("SYNTHETIC") == 0
+    step = text.partition("### Performance")[2].partition("###")[0]
+    assert "(M)" not in step
+    found = json.loads((tmp_path / "proposal.json").read_text())
+    assert [(s["kind"], s["mark"]) for s in found["scaling"]] == [
+        ("strong", "M"), ("weak", "M"), ("strong", "P"), ("weak", "P"),
+    ]  # fmt: skip
+    assert found["scaling"][0]["points"][2]["efficiency"] == 0.5
+
+
+def test_a_synthetic_study_is_marked_on_every_page(tmp_path: Path) -> None:
+    own = replace(proposed(), study=a_study("A"))
+    write(own, tmp_path)
+    text = (tmp_path / "proposal.md").read_text()
+    assert "(M)[^" not in text
+    parts = re.split(r"^## ", text, flags=re.M)[:-1]  # the notes stand last
+    assert len(parts) > 10 and all("SYNTHETIC" in part for part in parts)
+    page = (tmp_path / "index.html").read_text()
+    assert re.search(r"<h1>.*SYNTHETIC", page) and 'class="M"' not in page
+    assert json.loads((tmp_path / "proposal.json").read_text())["study"]["synthetic"] is True
+    if not (tmp_path / "proposal.pdf").exists() or shutil.which("pdftotext") is None:
+        pytest.skip("no LaTeX, or no pdftotext: the PDF's pages were not read")
+    words = ["pdftotext", str(tmp_path / "proposal.pdf"), "-"]
+    pages = subprocess.run(words, capture_output=True, text=True, check=True).stdout.split("\f")
+    assert len(pages) > 10 and all("SYNTHETIC" in each for each in pages if each.strip())
+
+
+def test_a_study_that_says_nothing_is_refused() -> None:
+    one = replace(a_study("M").series[0], points=a_study("M").series[0].points[:1])
+    with pytest.raises(PlanError, match="nothing scales in it"):
+        replace(a_study("M"), series=(one,))
+    with pytest.raises(ValueError, match="marks"):
+        replace(a_study("M"), synthetic=True)
 
 
 def compiled(tmp_path: Path, source: str, figures: Path) -> bytes:
