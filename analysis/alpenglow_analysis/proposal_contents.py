@@ -104,7 +104,8 @@ def summary(own: Proposal) -> list[Block]:
 
     def spread(values: object, unit: str) -> Value:
         low, middle, high = percentiles(np.asarray(values))
-        text = f"{middle:,.3g} {unit} ({low:,.3g} to {high:,.3g})"
+        word = unit.removesuffix("s") if middle == 1 else unit
+        text = f"{middle:,.3g} {word} ({low:,.3g} to {high:,.3g})"
         return Value(text, "P", f"median, 10 and 90 % of {many}", middle)
 
     model = Value(billions(chosen.run.model.parameters()), "P",

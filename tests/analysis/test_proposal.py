@@ -50,7 +50,7 @@ def proposed(*more: str) -> Proposal:
 # A number of a sentence: not part of a name (7B, fp16, ZeRO-1, h^2).
 NUMBER = re.compile(r"(?<![\w.,^])(?<![A-Za-z]-)[−+±]?\d[\d,.]*\d?(?![\w-])")
 UNITS = (
-    r"days|jobs|failures|node-hours|tokens/s|billion|trillion|million|h|min|s|ms|%|GB|TB|MB|kB|"
+    r"days?|jobs?|failures?|node-hours|tokens/s|billion|trillion|million|h|min|s|ms|%|GB|TB|MB|kB|"
     r"MB/s|GB/s|TFLOP/s|January|February|March|April|May|June|July|August|September|October|"
     r"November|December|one in|nodes|steps|k|M|dev\d|median|sigma|then|until nodes are free"
 )
