@@ -164,14 +164,30 @@ def choose(run: PlannedRun, word: str | None = None) -> Chosen:
             "pipeline=12,tensor=2,micro_batch_size=1"
         )
     recipe = _as_planned(run, run.recipe)
+    own = recipe.parallel
     try:
         layout = recipe.layout(run.gpus, run.machine)
     except (ConfigError, LayoutError, ValueError) as error:
-        raise PlanError(f"layout of {run.name} on {run.nodes:,} nodes: {error}") from None
-    own = recipe.parallel
+        near = _nearest(run, own.pipeline * own.tensor, recipe.batch.micro_batch_size)
+        raise PlanError(f"layout of {run.name} on {run.nodes:,} nodes: {error}; {near}") from None
     work = run.work_of(layout, recipe.batch.micro_batch_size)
     source = "the recipe's own" if word is None else f"the recipe's [layouts.{word}]"
     return Chosen(run, layout, work, own.order, own.split, source)
+
+
+def _nearest(run: PlannedRun, replica: int, micro_batch_size: int) -> str:
+    """Nodes nearest to the run's that whole replicas fill and the batch divides over."""
+    each = run.machine.compute.gpus
+    fit = [
+        n
+        for n in range(1, run.machine.compute.nodes + 1)
+        if n * each % replica == 0
+        and run.global_batch_size % (micro_batch_size * (n * each // replica)) == 0
+    ]
+    if not fit:
+        return f"no number of nodes fits {replica} GPUs a replica with this batch"
+    best = min(fit, key=lambda n: abs(n - run.nodes))
+    return f"the nearest number of nodes that fits is {best:,}"
 
 
 def _as_planned(run: PlannedRun, recipe: PretrainRecipe) -> PretrainRecipe:
@@ -193,7 +209,8 @@ def _laid_out(run: PlannedRun, pipeline: int, tensor: int, like: Chosen) -> Chos
             run.model, bare, work, site, order=like.order, how=like.split  # type: ignore[arg-type]
         )  # fmt: skip
     except (LayoutError, ValueError) as error:
-        raise PlanError(f"{run.nodes:,} nodes: {error}") from None
+        near = _nearest(run, pipeline * tensor, like.work.micro_batch_size)
+        raise PlanError(f"{run.nodes:,} nodes: {error}; {near}") from None
     return replace(like, run=run, layout=layout, work=work)
 
 
@@ -216,20 +233,13 @@ def _found(run: PlannedRun, path: Path) -> Chosen:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PlanError(f"--layout {path}: not a readable list of layouts: {error}") from None
-    first = value
-    for key in ("layouts", "ranked", "best"):
-        if isinstance(value, dict) and key in value:
-            first = value[key]
-            break
-    first = first[0] if isinstance(first, list) and first else first
-    told = first if isinstance(first, dict) else {}
-    told = {**told, **(told["layout"] if isinstance(told.get("layout"), dict) else {})}
-    missing = [key for key in ("pipeline", "tensor") if not isinstance(told.get(key), int)]
+    ranked = value.get("layouts") if isinstance(value, dict) else None
+    told = ranked[0] if isinstance(ranked, list) and ranked else None
+    told = told if isinstance(told, dict) else {}
+    missing = [key for key in DEGREES if not isinstance(told.get(key), int) or told[key] < 1]
     if missing:
         raise PlanError(f"--layout {path}: its first layout does not say {' or '.join(missing)}")
-    if "micro_batch" in told:
-        told["micro_batch_size"] = told["micro_batch"]
-    kept = {key: told[key] for key in (*DEGREES, *WORDS) if key in told}
+    kept = {key: told[key] for key in (*DEGREES, *WORDS, "sequence_parallel") if key in told}
     return _told(run, kept, f"search result {path}")
 
 
@@ -237,7 +247,7 @@ def _told(run: PlannedRun, told: Mapping[str, Any], source: str) -> Chosen:
     for key, words in WORDS.items():
         if words and told.get(key, words[0]) not in words:
             raise PlanError(f"layout: {key} = {told[key]!r}; choose from {', '.join(words)}")
-    names = ("schedule", "recompute", "attention", "loss")
+    names = ("schedule", "recompute", "attention", "loss", "sequence_parallel")
     changes = {key: told[key] for key in names if key in told}
     work = replace(run.work, micro_batch_size=told.get("micro_batch_size", 1), **changes)
     like = Chosen(

@@ -38,6 +38,11 @@ class Grid:
     sums: frozenset[int] = frozenset()
     """Rows that add others up."""
 
+    @property
+    def spaced(self) -> bool:
+        """Whether its rows take several lines and stand apart."""
+        return any(column for column in self.wide if column) and len(self.heads) > 2
+
 
 @dataclass(frozen=True)
 class Picture:

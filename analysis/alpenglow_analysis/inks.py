@@ -6,7 +6,15 @@ from abc import ABC, abstractmethod
 from html import escape as html_escape
 
 from alpenglow_analysis import latex
-from alpenglow_analysis.marked import MARKS, FillIn, Formula, Line, Name, Notes, Value
+from alpenglow_analysis.marked import MARKS, Blank, Formula, Line, Name, Notes, Value
+
+SHORT = 16
+"""Letters of a value that is not broken over two lines."""
+
+
+def unbroken(text: str) -> str:
+    """A short value with spaces that do not break."""
+    return text.replace(" ", "\u00a0") if len(text) <= SHORT else text
 
 
 class Ink(ABC):
@@ -26,7 +34,7 @@ class Ink(ABC):
             return self.formula(part)
         if isinstance(part, Name):
             return self.name(part.text)
-        if isinstance(part, FillIn):
+        if isinstance(part, Blank):
             return self.fill_in(part.text)
         return self.text(str(part))
 
@@ -77,7 +85,7 @@ class Latex(Ink):
         return latex.escape(text)
 
     def value(self, value: Value, note: int) -> str:  # noqa: D102
-        return rf"{latex.escape(value.text)}\marked{{{value.mark}}}{{{note}}}"
+        return rf"{latex.escape(unbroken(value.text))}\marked{{{value.mark}}}{{{note}}}"
 
     def formula(self, formula: Formula) -> str:  # noqa: D102
         return f"${formula.tex}$"
@@ -98,7 +106,7 @@ class Html(Ink):
     def value(self, value: Value, note: int) -> str:  # noqa: D102
         title = html_escape(f"{MARKS[value.mark]}. {value.source}", quote=True)
         return (
-            f'<abbr class="{value.mark}" title="{title}">{self.text(value.text)}'
+            f'<abbr class="{value.mark}" title="{title}">{self.text(unbroken(value.text))}'
             f'<sup><a href="#note-{note}">{value.mark}{note}</a></sup></abbr>'
         )
 

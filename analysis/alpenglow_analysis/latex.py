@@ -17,12 +17,13 @@ ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "%": r"\%", "_": r"\_", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}",
     "<": r"\ensuremath{<}", ">": r"\ensuremath{>}", "|": r"\ensuremath{|}",
-    '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "'": "'",
+    '"': "''", "`": "{`}", "'": "'",
     "\u00a0": "~", "\u2009": r"\,", "\u202f": r"\,", "×": r"\ensuremath{\times}",
     "±": r"\ensuremath{\pm}", "−": r"\ensuremath{-}", "·": r"\ensuremath{\cdot}",
     "≤": r"\ensuremath{\le}", "≥": r"\ensuremath{\ge}", "≈": r"\ensuremath{\approx}",
     "→": r"\ensuremath{\rightarrow}", "°": r"\ensuremath{^\circ}", "µ": r"\ensuremath{\mu}",
-    "μ": r"\ensuremath{\mu}", "–": "--", "—": "---", "…": r"\dots{}", "‘": "`", "’": "'",
+    "μ": r"\ensuremath{\mu}", "–": r"\textendash{}", "—": r"\textemdash{}",
+    "…": r"\dots{}", "‘": "`", "’": "'",
     "“": "``", "”": "''", "²": r"\ensuremath{^2}", "³": r"\ensuremath{^3}", "ß": r"\ss{}",
     "ø": r"\o{}", "Ø": r"\O{}", "æ": r"\ae{}", "Æ": r"\AE{}", "œ": r"\oe{}", "ł": r"\l{}",
     "Ł": r"\L{}", "€": "EUR", "§": r"\S{}", "\n": " ", "\r": " ", "\t": " ",
@@ -31,7 +32,6 @@ ESCAPES = {
 ACCENTS = {
     "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u",
     "\u0307": ".", "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
-    "\u0328": "k",
 }  # fmt: skip
 """Combining accent -> LaTeX's command."""
 
@@ -42,7 +42,9 @@ class LatexError(RuntimeError):
 
 def escape(text: str) -> str:
     """Text as LaTeX sets it, in plain ASCII; what it has no way to set stands as [U+1F600]."""
-    return "".join(_character(each) for each in unicodedata.normalize("NFC", text))
+    text = "".join(_character(each) for each in unicodedata.normalize("NFC", text))
+    # Two hyphens would become a dash, and options begin with two.
+    return re.sub(r"(?<=-)(?=-)", "{}", text)
 
 
 def _character(each: str) -> str:
@@ -50,10 +52,13 @@ def _character(each: str) -> str:
         return ESCAPES[each]
     if " " <= each <= "~":
         return each
-    base, *accents = unicodedata.normalize("NFD", each)
-    if len(accents) == 1 and accents[0] in ACCENTS and base.isascii() and base.isalpha():
+    parts = unicodedata.normalize("NFD", each)
+    base, accent = parts[0], parts[1:]
+    if accent and accent not in ACCENTS and base.isascii() and base.isalpha():
+        return base  # plain LaTeX has no such accent
+    if accent in ACCENTS and base.isascii() and base.isalpha():
         dotless = {"i": r"\i", "j": r"\j"}.get(base, base)
-        return rf"\{ACCENTS[accents[0]]}{{{dotless}}}"
+        return rf"\{ACCENTS[accent]}{{{dotless}}}"
     return f"[U+{ord(each):04X}]"
 
 

@@ -55,13 +55,13 @@ class Name:
 
 
 @dataclass(frozen=True)
-class FillIn:
+class Blank:
     """What a person has to write."""
 
     text: str
 
 
-Part = str | Value | Formula | Name | FillIn
+Part = str | Value | Formula | Name | Blank
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A proposal for an allocation: everything that its document is written from.
 
-    proposal = propose(given, machine)
-    contents(proposal)                  # alpenglow_analysis.proposal_contents
+proposal = propose(given, machine)
+contents(proposal)                  # alpenglow_analysis.proposal_contents
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from alpenglow_analysis.proposal_calendar import Calendar
 from alpenglow_analysis.proposal_needs import Storage, storage
 from alpenglow_analysis.proposal_performance import step_error
 from alpenglow_analysis.proposal_request import Outcomes, Request, request
-from alpenglow_analysis.proposal_scaling import Series, predicted
+from alpenglow_analysis.proposal_scaling import Series, Study, predicted
 from alpenglow_lsf.machine import Machine
 
 
@@ -42,12 +42,13 @@ class Proposal:
     """Field of the campaign -> where it is from."""
     effects: list[Effect]
     impossible: list[str]
-    series: tuple[Series, ...]
-    """Predicted: strong, weak."""
+    predicted: tuple[Series, ...]
+    """Strong, weak; of this run."""
     request: Request
     storage: Storage
     calendar: Calendar
     seed: int
+    study: Study | None = None
 
     @property
     def plan(self) -> Campaign:
@@ -62,19 +63,27 @@ class Proposal:
     @property
     def banner(self) -> str:
         """What every page says; empty for a study that was really run, or none."""
-        return ""
+        if self.study is None or not self.study.synthetic:
+            return ""
+        return "SYNTHETIC: the scaling study in it was made by a program, not measured"
+
+    @property
+    def series(self) -> tuple[Series, ...]:
+        """Of the study first, then predicted."""
+        return (*(self.study.series if self.study else ()), *self.predicted)
 
     def effects_of(self, group: str) -> list[Effect]:
         """Choices of a group."""
         return [each for each in self.effects if each.choice.group == group]
 
 
-def propose(given: argparse.Namespace, machine: Machine) -> Proposal:
+def propose(given: argparse.Namespace, machine: Machine, study: Study | None = None) -> Proposal:
     """Simulate, predict and count.
 
     Args:
         given: options of `alpenglow plan proposal`.
         machine: where.
+        study: what was measured before.
 
     Raises:
         CampaignError, PlanError, ConfigError, RunError, MachineError: one sentence on what cannot
@@ -105,11 +114,12 @@ def propose(given: argparse.Namespace, machine: Machine) -> Proposal:
         sources=sources,
         effects=beside,
         impossible=impossible,
-        series=series,
+        predicted=series,
         request=asked,
         storage=storage(chosen, outcomes.full),
         calendar=Calendar(asked, outcomes.full),
         seed=given.seed,
+        study=study,
     )
 
 
@@ -119,6 +129,4 @@ def _check(asked: Request, machine: Machine) -> None:
     for row in asked.rows:
         nodes = round(row.nodes.number or 0)
         if not 1 <= nodes <= most:
-            raise CampaignError(
-                f"{row.what} on {nodes:,} nodes: {machine.name} has 1 to {most:,}"
-            )
+            raise CampaignError(f"{row.what} on {nodes:,} nodes: {machine.name} has 1 to {most:,}")

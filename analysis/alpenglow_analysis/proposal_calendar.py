@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -82,11 +83,11 @@ def calendar_blocks(found: Calendar, program: str) -> list[Block]:
     quarters = (0, 90, 181, 273, YEAR_DAYS)
     rows = []
     used = "computed: each line spread evenly over its time"
-    for number, (low, high) in enumerate(zip(quarters, quarters[1:], strict=False)):
+    for name, (low, high) in zip(NAMES, pairwise(quarters), strict=True):
         amount = found.used(high) - found.used(low)
         share = amount / found.request.total
         rows.append([
-            line(NAMES[number]), line(_what(found, low, high)),
+            line(name), line(_what(found, low, high)),
             line(Value(f"{amount:,.0f}", "P", used, amount)),
             line(Value(f"{100 * share:.1f} %", "P", "computed: of the whole request", share)),
         ])  # fmt: skip
@@ -103,8 +104,11 @@ def calendar_blocks(found: Calendar, program: str) -> list[Block]:
              wide={0: 0.17, 1: 0.45}),
     ]  # fmt: skip
     if found.ends > YEAR_DAYS:
-        blocks.append(Paragraph(say("The production run does not end within the year: more nodes, "
-                                    "or an allocation over two years, is what it takes.")))  # fmt: skip
+        late_words = (
+            "The production run does not end within the year: more nodes, or an allocation over "
+            "two years, is what it takes."
+        )
+        blocks.append(Paragraph(line(late_words)))
     rules = PROGRAMS.get(program, ())
     if rules:
         blocks += _under_use(found, program, rules)
@@ -126,7 +130,9 @@ def _what(found: Calendar, low: int, high: int) -> str:
 
 
 def _under_use(found: Calendar, program: str, rules: tuple[Rule, ...]) -> list[Block]:
-    source = f"{program} under-utilisation policy as OLCF documents it (alpenglow_analysis.allocation)"
+    source = (
+        f"{program} under-utilisation policy as OLCF documents it (alpenglow_analysis.allocation)"
+    )
     items: list[Line] = []
     days = sorted({(rule.month, rule.day) for rule in rules})
     for month, of_month in days:

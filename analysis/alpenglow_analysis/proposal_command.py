@@ -18,7 +18,8 @@ from pathlib import Path
 from alpenglow.config import ConfigError
 from alpenglow_analysis.campaign_command import add_run_options, amount
 from alpenglow_analysis.campaign_job import CampaignError
-from alpenglow_analysis.planned_run import PlanError, recipe_path
+from alpenglow_analysis.planned_run import PlanError, planned_run, recipe_path
+from alpenglow_analysis.proposal import Proposal, propose
 from alpenglow_analysis.segment import RunError
 from alpenglow_lsf.files import write_text
 from alpenglow_lsf.machine import Machine, MachineError, current, load
@@ -46,11 +47,13 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _nodes(given: argparse.Namespace) -> int:
+def _nodes(given: argparse.Namespace, machine: Machine) -> int:
     """Nodes of the batch script beside the recipe."""
     if given.nodes is not None:
         return int(given.nodes)
-    recipe = recipe_path(given.model) if given.model else None
+    # A model that is none is told before nodes that are missing.
+    planned_run(argparse.Namespace(**{**vars(given), "nodes": 1, "gpus": None}), machine)
+    recipe = recipe_path(given.model)
     if recipe is not None and recipe.with_suffix(".lsf").is_file():
         try:
             nodes = Script.read(recipe.with_suffix(".lsf")).spec.nodes
@@ -74,19 +77,33 @@ def run(words: Sequence[str]) -> None:
     if given.output is None:
         raise PlanError("--output is missing: the folder that the proposal goes to")
     machine: Machine = (current() if given.machine is None else load(given.machine)).target
-    given.nodes = _nodes(given)
+    given.nodes = _nodes(given, machine)
     _writable(given.output)
+    if given.study is not None:
+        raise PlanError(
+            f"{given.study}: scaling studies cannot be read yet: leave STUDY out, and strong and "
+            "weak series are predicted"
+        )
 
+    sys.stdout.write("\n".join(write(propose(given, machine), given.output)) + "\n")
+
+
+def write(own: Proposal, folder: Path) -> list[str]:
+    """Write all forms of a proposal.
+
+    Returns:
+        What was written, in lines.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     from alpenglow_analysis import style
     from alpenglow_analysis.latex import LatexError, compiled
-    from alpenglow_analysis.proposal import propose
     from alpenglow_analysis.proposal_contents import contents
     from alpenglow_analysis.proposal_figures import draw
     from alpenglow_analysis.proposal_json import proposal_json
     from alpenglow_analysis.proposal_writing import markdown, page, tex
 
-    own = propose(given, machine)
-    folder: Path = given.output
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     with style.settings():
         figures = draw(own, folder / "figures")
@@ -112,7 +129,7 @@ def run(words: Sequence[str]) -> None:
         f"request: {own.request.total:,.1f} node-hours, of them {own.request.contingency:,.1f} "
         "contingency"
     )
-    sys.stdout.write("\n".join(said) + "\n")
+    return said
 
 
 def _writable(folder: Path) -> None:

@@ -10,7 +10,7 @@ from alpenglow_analysis.campaign_outcome import DEFINITIONS, percentiles
 from alpenglow_analysis.campaign_sources import inputs
 from alpenglow_analysis.document import Block, Document, Grid, Items, Paragraph, Part, Picture
 from alpenglow_analysis.facts_table import moment
-from alpenglow_analysis.marked import MARKS, FillIn, Line, Value, line, say
+from alpenglow_analysis.marked import MARKS, Blank, Line, Name, Value, line, say
 from alpenglow_analysis.proposal import Proposal
 from alpenglow_analysis.proposal_calendar import calendar_blocks
 from alpenglow_analysis.proposal_needs import memory_blocks, size, storage_blocks
@@ -29,7 +29,9 @@ from alpenglow_analysis.proposal_readiness import (
     mark_of,
     node_use,
     recipe_words,
+    source_words,
     state,
+    study_words,
 )
 from alpenglow_analysis.proposal_request import PERCENTILE
 from alpenglow_analysis.proposal_risk import risk_blocks
@@ -55,17 +57,19 @@ def contents(own: Proposal, figures: set[str]) -> Document:
     ]
     parts = [
         Part("summary", "Summary", summary(own)),
-        Part("readiness", "Computational readiness", [Paragraph(say(
-            "What stands here is put together from files; {person}.",
-            person=FillIn("a person adds where brackets like these stand")))]),
+        Part("significance", "Significance", [Paragraph(line(Blank(
+            "the scientific question, why it takes a model of this size, and who uses it")))]),
+        Part("readiness", "Computational readiness", [Paragraph(line(
+            "This part is put together from files, predictions and simulations. Brackets mark what "
+            "a person has to write."))]),
         *readiness,
         Part("request", "Request", request(own)),
         Part("memory", "Memory", memory_blocks(own.chosen)),
         Part("storage", "Storage", storage_blocks(own.chosen, own.outcome, own.storage)),
         Part("queue", "Fit to the queue",
              queue_blocks(own.machine, own.outcome, own.request, own.effects)),
-        Part("risks", "Risks", risk_blocks(own.chosen, own.outcomes, own.effects,
-                                           step_error(own.chosen))),
+        Part("risks", "Risks", risk_blocks(own.chosen, own.outcomes, own.request,
+                                           own.effects, step_error(own.chosen))),
         Part("calendar", "Calendar", calendar_blocks(own.calendar, own.program)),
         Part("inputs", "Inputs of the campaign simulation", campaign_inputs(own)),
     ]  # fmt: skip
@@ -78,7 +82,8 @@ def contents(own: Proposal, figures: set[str]) -> Document:
         title=own.title,
         subtitle=say(
             "Proposal for an allocation of {hours} node-hours on {machine}.",
-            hours=_total(own), machine=own.machine.name.capitalize()
+            hours=_total(own),
+            machine=own.machine.name.capitalize(),
         ),
         parts=drawn,
         made=moment(time.time()),
@@ -99,7 +104,8 @@ def summary(own: Proposal) -> list[Block]:
 
     def spread(values: object, unit: str) -> Value:
         low, middle, high = percentiles(np.asarray(values))
-        text = f"{middle:,.3g} {unit} ({low:,.3g} to {high:,.3g})"
+        word = unit.removesuffix("s") if middle == 1 else unit
+        text = f"{middle:,.3g} {word} ({low:,.3g} to {high:,.3g})"
         return Value(text, "P", f"median, 10 and 90 % of {many}", middle)
 
     model = Value(billions(chosen.run.model.parameters()), "P",
@@ -128,7 +134,8 @@ def summary(own: Proposal) -> list[Block]:
             f"{100 * float(np.median(outcome.effective_training_time)):.1f} %", "P",
             f"median of {many}; {DEFINITIONS['effective_training_time'][1]}"))),
         ("Request", say("{base} node-hours and {more} of contingency: {total}",
-                        base=Value(f"{own.request.base:,.1f}", "P", "computed: lines of the request"),
+                        base=Value(f"{own.request.base:,.1f}", "P",
+                                   "computed: lines of the request"),
                         more=Value(f"{own.request.contingency:,.1f}", "P",
                                    "computed: contingency of the request"),
                         total=_total(own))),
@@ -145,7 +152,7 @@ def summary(own: Proposal) -> list[Block]:
     grid = Grid(say("The proposal in short."), ["", ""],
                 [[line(what), cells] for what, cells in rows], wide={0: 0.22, 1: 0.7})  # fmt: skip
     legend = joined_marks()
-    people = FillIn("principal investigator, institutions, program and period")
+    people = Blank("principal investigator, institutions, program and period")
     return [Paragraph(line(people)), grid, Paragraph(legend)]
 
 
@@ -158,20 +165,21 @@ def joined_marks() -> Line:
 
 def _named(own: Proposal) -> Line:
     name = own.chosen.run.name
-    return line(Value(name, "S", "--model")) if "=" in name else line(name)
+    return line(Name(name)) if "=" in name else line(name)
 
 
 def scaling(own: Proposal) -> list[Block]:
     """Both series in OLCF's form."""
-    blocks: list[Block] = [
-        Paragraph(say("No scaling study was given: strong and weak series are predicted."))
-    ]
+    told = line("No scaling study was given: strong and weak series are predicted.")
+    if own.study is not None:
+        told = study_words(own, own.study)
+    blocks: list[Block] = [Paragraph(told)]
     for kind, title in (("strong", "Strong scaling"), ("weak", "Weak scaling")):
         found = [each for each in own.series if each.kind == kind]
         blocks.append(
             Picture(kind, f"{title}: time to solution and efficiency over ranks", say(
                 f"{title}: time to solution, actual and ideal, and parallel efficiency. "
-                "Solid: measured. Dashed: predicted. Dotted: ideal."))
+                "Filled: the study. Open: predicted. Dotted: ideal of the first point."))
         )  # fmt: skip
         blocks += [series_grid(each, title) for each in found]
     return blocks
@@ -200,9 +208,9 @@ def request(own: Proposal) -> list[Block]:
     sums = frozenset({split, len(rows) - 2, len(rows) - 1})
     kinds = Value(f"{PERCENTILE} %", "A", "this project's choice: what nine of ten campaigns need")
     return [
-        Paragraph(say("Node-hours are nodes asked for x elapsed time, idle and failed time included. "
-                      "Hours are whole tenths, rounded up, so each line is its product and the sum "
-                      "is exact.")),
+        Paragraph(say("Node-hours are nodes asked for x elapsed time, idle and failed time "
+                      "included. Hours are whole tenths, rounded up, so each line is its product "
+                      "and the sum is exact.")),
         Grid(say("Request."), ["what", "runs", "nodes", "hours", "node-hours", "why"], rows,
              wide={0: 0.19, 5: 0.36}, sums=sums),
         Picture("request", "Lines of the request as bars", say("The request by lines.")),
@@ -221,7 +229,10 @@ def request(own: Proposal) -> list[Block]:
 def campaign_inputs(own: Proposal) -> list[Block]:
     """What the simulation was given."""
     rows = [
-        [line(label), line(Value(text, mark_of(source), source))]
+        [
+            line(label.replace("90 %", "nine-in-ten")),
+            line(Value(text, mark_of(source), source_words(own, source))),
+        ]
         for label, text, source in inputs(own.plan, own.sources)
     ]
     blocks: list[Block] = [

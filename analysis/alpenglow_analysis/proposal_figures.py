@@ -50,8 +50,8 @@ def scaling(series: list[Series]) -> Figure | None:
     left, right = made.subplots(1, 2)
     for each in shown:
         x = [point.processes for point in each.points]
-        measured = each.mark == "M"
-        word = "measured" if measured else "predicted"
+        measured = each.mark != "P"
+        word = {"M": "measured", "A": "synthetic"}.get(each.mark, "predicted")
         looks = {"color": ACTUAL if measured else IDEAL, "marker": "o" if measured else "s",
                  "ms": 5, "lw": 1.6, "ls": "-" if measured else "--",
                  "mfc": ACTUAL if measured else "none"}  # fmt: skip
@@ -62,7 +62,10 @@ def scaling(series: list[Series]) -> Figure | None:
     for axes in (left, right):
         axes.set_xscale("log", base=2)
         ticks = sorted({p.processes for each in shown for p in each.points})
-        axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
+        # Labels need about half a doubling's width each where two studies share the axis.
+        every = -(-len(ticks) // 6)
+        told = {t for i, t in enumerate(reversed(ticks)) if i % every == 0}
+        axes.set_xticks(ticks, [f"{t:,}" if t in told else "" for t in ticks])
         axes.minorticks_off()
         axes.set_xlabel("nProc (ranks, one a GPU)")
         grid(axes, "both")
@@ -71,11 +74,12 @@ def scaling(series: list[Series]) -> Figure | None:
         left.set_yscale("log", base=2)
         left.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     else:
-        left.set_ylim(bottom=0)
+        left.set_ylim(0, 1.25 * max(p.seconds for each in shown for p in each.points))
     left.set_ylabel("seconds of a step")
     left.set_title(f"{kind.capitalize()} scaling: time to solution")
     left.legend(fontsize=8)
-    right.set_ylim(0, 112)
+    best = max(100 * each.efficiency(p) for each in shown for p in each.points)
+    right.set_ylim(0, 1.12 * best)
     right.axhline(100, color=FAINT, lw=1, ls=":")
     right.set_ylabel("parallel efficiency (%)")
     right.set_title("Efficiency")
@@ -144,7 +148,8 @@ def requested(own: Proposal) -> Figure:
     axes = made.subplots()
     _bars(axes, rows)
     axes.set_xlabel("node-hours (hatched: contingency)")
-    axes.set_title(f"Request: {own.request.total:,.1f} node-hours")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_title(f"Request: {own.request.total:,.1f} node-hours, predicted")
     return made
 
 

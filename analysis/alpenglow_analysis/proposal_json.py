@@ -40,6 +40,14 @@ def proposal_json(own: Proposal, document: Document) -> str:
             "contingency": own.request.contingency,
             "total": own.request.total,
         },
+        "study": None
+        if own.study is None
+        else {
+            "name": own.study.name,
+            "machine": own.study.machine,
+            "model": own.study.model,
+            "synthetic": own.study.synthetic,
+        },
         "scaling": [_series(each) for each in own.series],
         "storage": {
             "bytes": plain(own.storage.total),

@@ -155,8 +155,8 @@ def memory_blocks(chosen: Chosen) -> list[Block]:
     rows = []
     for stage, held in zip(stages, layers, strict=True):
         cells = [
-            Line((Value(f"{stage.stage}", "P", "the layout", stage.stage),)),
-            Line((Value(f"{held}", "P", "the layout", held),)),
+            Line((Value(f"{stage.stage}", "P", "the layout chosen (application)", stage.stage),)),
+            Line((Value(f"{held}", "P", "the layout chosen (application)", held),)),
         ]
         for part in (*stage.parts.values(), stage.total):
             cells.append(
@@ -174,7 +174,7 @@ def memory_blocks(chosen: Chosen) -> list[Block]:
         "in flight. Optimizer states are shared over {data} replicas (ZeRO-1).",
         fullest=fullest, gpu=gpu, share=share,
         alive=Value(f"{worst.micro_batches}", "P", source, worst.micro_batches),
-        data=Value(f"{chosen.layout.data}", "P", "the layout", chosen.layout.data),
+        data=Value(f"{chosen.layout.data}", "P", "the layout chosen (application)"),
     )  # fmt: skip
     return [
         Paragraph(text),
@@ -216,7 +216,8 @@ def storage_blocks(chosen: Chosen, outcome: Outcome, found: Storage) -> list[Blo
                 many=Value("two", "P", "computed: one that drains and the next", 2),
                 burst=_bytes(burst, "computed: 2 x a checkpoint over the training nodes"),
                 room=Value(size(node.nvme_bytes), "S", key, node.nvme_bytes),
-                percent=Value(f"{100 * burst / node.nvme_bytes:.2g} %", "P", "computed"))
+                percent=Value(f"{100 * burst / node.nvme_bytes:.2g} %", "P",
+                                "computed: that over the burst buffer of a node"))
         )  # fmt: skip
         if node.nvme_write_bandwidth:
             items.append(

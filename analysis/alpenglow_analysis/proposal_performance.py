@@ -1,4 +1,4 @@
-"""Performance of a proposal: a step in parts, MFU and HFU, scaling tables, how good predictions are."""
+"""Performance of a proposal: a step in parts, MFU and HFU, scaling tables, validation."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ MODEL_FLOPS = Formula(
     "F = 72 l h^2 (1 + s/(6h) + V/(12 l h))",
     r"F = 72\,l h^2 \left(1 + \frac{s}{6h} + \frac{V}{12\,l h}\right)",
 )
-MFU = Formula("MFU = F x tokens/s / (GPUs x peak)",
-              r"\mathrm{MFU} = F \cdot \mathrm{tokens/s} \,/\, (\mathrm{GPUs} \cdot \mathrm{peak})")  # fmt: skip
+MFU = Formula(
+    "MFU = F x tokens/s / (GPUs x peak)",
+    r"\mathrm{MFU} = F \cdot \mathrm{tokens/s} \,/\, (\mathrm{GPUs} \cdot \mathrm{peak})",
+)
 
 
 def step_source(chosen: Chosen) -> str:
@@ -89,13 +91,15 @@ def performance_blocks(chosen: Chosen) -> list[Block]:
         Paragraph(idle),
     ]  # fmt: skip
     for warning in cost.warnings:
-        blocks.append(Paragraph(say("{warning}.", warning=of(warning, mark="A", why="machine file"))))
+        blocks.append(
+            Paragraph(say("{warning}.", warning=of(warning, mark="A", why="machine file")))
+        )
     return blocks
 
 
 def series_grid(series: Series, title: str) -> Grid:
     """A series in OLCF's form: nProc, time to solution actual and ideal."""
-    what = "measured" if series.mark == "M" else "predicted"
+    what = {"M": "measured", "A": "synthetic"}.get(series.mark, "predicted")
     rows = []
     for each in series.points:
         ideal = series.ideal(each)
@@ -126,9 +130,10 @@ def validation_blocks() -> list[Block]:
     """How far predictions are from published runs."""
     rows = []
     for title, count, mean, worst in _validated():
-        source = "python -m alpenglow.parallel.validation (src/alpenglow/parallel/published)"
+        source = "python -m alpenglow.parallel.validation"
+        of_them = "the publication's own numbers, src/alpenglow/parallel/published"
         rows.append([
-            line(Value(title, "S", "the publication's own numbers, src/alpenglow/parallel/published")),
+            line(Value(title, "S", of_them)),
             line(Value(f"{count}", "P", source, count)),
             line(Value(f"{100 * mean:.1f} %", "P", source, mean)),
             line(Value(f"{100 * worst:.1f} %".replace("-", "−"), "P", source, worst)),

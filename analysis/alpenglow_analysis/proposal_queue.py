@@ -1,4 +1,4 @@
-"""How the jobs of a proposal fit the machine's queues: bins, walltimes, aging, length of the chain."""
+"""How the jobs of a proposal fit the machine's queues: bins, walltimes, aging, the chain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def queue_blocks(
     many = f"{len(outcome):,} simulated campaigns"
     chain = _spread(outcome.segments, "jobs", f"10, 50 and 90 % of {many}")
     waits = _spread(outcome.queue_days, "days", f"10, 50 and 90 % of {many}")
-    wait_source = ("assumed: " if plan.wait.assumed else "") + plan.wait.words
+    wait_source = plan.wait.words
     text = say(
         "Each job of the production run asks for {nodes} nodes and {walltime} in queue {queue}; "
         "the chain has {chain}, and waits {waits} in all. The wait of a job is {wait}.",
@@ -71,6 +71,18 @@ def _limits(machine: Machine, outcome: Outcome, key: str) -> list[Line]:
     items = [say("Only time in jobs is charged; waiting costs days, no node-hours.")]
     if queue is None:
         return items
+    job = outcome.campaign.job
+    boosted = [b for b in queue.bins if b.boost_days]
+    own = queue.bin(job.nodes)
+    if boosted and own is not None and not own.boost_days:
+        least = min(boosted, key=lambda b: b.nodes[0])
+        items.append(
+            say("Jobs of this size get no aging boost; {nodes} nodes get {days} days of it and "
+                "{hours} hours.",
+                nodes=Value(f"{least.nodes[0]:,}", "S", key, least.nodes[0]),
+                days=Value(f"{least.boost_days:g}", "S", key, least.boost_days),
+                hours=Value(f"{least.hours:g}", "S", key, least.hours))
+        )  # fmt: skip
     if queue.queued_jobs:
         items.append(
             say("A user may have {many} jobs in this queue; a chain keeps two there, the one that "

@@ -5,10 +5,12 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 
 from alpenglow.train.guard_policy import GuardRecipe
+from alpenglow_analysis.campaign_sources import DEFAULTS
 from alpenglow_analysis.document import Block, Items, Paragraph
-from alpenglow_analysis.marked import FillIn, Line, Mark, Name, Value, line, say
+from alpenglow_analysis.marked import Blank, Line, Mark, Name, Value, line, say
 from alpenglow_analysis.proposal import Proposal
 from alpenglow_analysis.proposal_needs import size
+from alpenglow_analysis.proposal_scaling import Study
 from alpenglow_analysis.units import billions, seconds
 
 
@@ -19,7 +21,8 @@ def recipe_words(own: Proposal) -> str:
 
 def _of(own: Proposal) -> dict[str, Value]:
     chosen, model = own.chosen, own.chosen.run.model
-    recipe, layout = recipe_words(own), f"the layout: {own.chosen.source}"
+    recipe = recipe_words(own)
+    layout = f"{recipe}: layout, {own.chosen.source}"
 
     def count(number: int, source: str, mark: Mark = "S") -> Value:
         return Value(f"{number:,}", mark, source, number)
@@ -36,7 +39,7 @@ def _of(own: Proposal) -> dict[str, Value]:
         "pipeline": count(degrees.pipeline, layout), "tensor": count(degrees.tensor, layout),
         "data": count(degrees.data, layout, "P"),
         "replica": count(degrees.pipeline * degrees.tensor, "computed: pipeline x tensor", "P"),
-        "replica_nodes": count(chosen.replica_nodes, "computed: its GPUs over those of a node", "P"),
+        "replica_nodes": count(chosen.replica_nodes, "computed: its GPUs over a node's", "P"),
         "gpus": count(degrees.world, "computed: nodes x GPUs of a node", "P"),
         "nodes": count(chosen.nodes, "--nodes"),
         "each": count(own.machine.compute.gpus, f"env/machines/{own.machine.name}.toml: node.gpus"),
@@ -60,9 +63,9 @@ def application(own: Proposal) -> list[Block]:
         work.slice_transfers and own.chosen.layout.tensor > 1) else ""  # fmt: skip
     text = say(
         "Alpenglow trains language models of the GPT-NeoX architecture in PyTorch, with "
-        "DeepSpeed's pipeline engine, tensor-parallel layers and ZeRO-1. The model has {parameters} "
-        "parameters: {layers} layers of width {hidden} with {heads} heads, and a vocabulary of "
-        "{vocabulary}.", **named,
+        "DeepSpeed's pipeline engine, tensor-parallel layers and ZeRO-1. The model has "
+        "{parameters} parameters: {layers} layers of width {hidden} with {heads} heads, and a "
+        "vocabulary of {vocabulary}.", **named,
     )  # fmt: skip
     layout = say(
         "A replica is {pipeline} pipeline stages of {tensor} tensor-parallel ranks each, {replica} "
@@ -79,8 +82,6 @@ def application(own: Proposal) -> list[Block]:
         else "Gradients are summed over the replicas after the last backward pass."
     )
     return [
-        Paragraph(say("{science}", science=FillIn("the scientific question, and why it takes a "
-                                                  "model of this size"))),
         Paragraph(text), Paragraph(layout),
         Paragraph(say(reduction + " Precision is {dtype}{scale}.", dtype=Name(work.dtype),
                       scale=" with a dynamic loss scale" if work.dtype == "fp16" else "")),
@@ -91,10 +92,10 @@ def node_use(own: Proposal) -> list[Block]:
     """How a node is used."""
     named = _of(own)
     text = say(
-        "{gpus} ranks run on {nodes} nodes, {each} a node and one on each GPU; the {cores} cores of "
-        "a node are shared among its ranks for data loading, checkpoints and measurement. The map "
-        "of ranks to nodes is {order}: it is chosen by the bytes that it sends over each kind of "
-        "link.", order=Name(own.chosen.layout.order), **named,
+        "{gpus} ranks run on {nodes} nodes, {each} a node and one on each GPU; the {cores} cores "
+        "of a node are shared among its ranks for data loading, checkpoints and measurement. The "
+        "map of ranks to nodes is {order}: it is chosen by the bytes that it sends over each kind "
+        "of link.", order=Name(own.chosen.layout.order), **named,
     )  # fmt: skip
     items = [
         say("Launch: {script} holds the batch options and the launch line as they run.",
@@ -115,10 +116,8 @@ def input_output(own: Proposal) -> list[Block]:
     wide = 2 if own.chosen.run.model.vocab_size <= 2**16 else 4
 
     def overhead(field: str, value: float) -> Value:
-        from alpenglow_analysis.campaign_sources import DEFAULTS
-
         source = own.sources.get(field, DEFAULTS.get(field, "given"))
-        return Value(seconds(value), mark_of(source), source, value)
+        return Value(seconds(value), mark_of(source), source_words(own, source), value)
 
     rate = cost.tokens_per_second * wide
     saves = own.outcome.split()["checkpoint"] / float(own.outcome.node_hours.mean())
@@ -188,13 +187,37 @@ def state(own: Proposal) -> list[Block]:
             version=Value(_version(), "S", "the installed package"), licence=Name("Apache-2.0"),
             log=Name("CHANGELOG.md"), tests=Name("./env/laptop nox"))),
         Paragraph(say("{told} {ran}", told=_measured(own),
-                      ran=FillIn("where the application has run, at which size, and what is "
+                      ran=Blank("where the application has run, at which size, and what is "
                                  "developed until the start"))),
     ]  # fmt: skip
 
 
 def _measured(own: Proposal) -> Line:
-    return line("No scaling study went into this document: no figure of time in it was measured.")
+    if own.study is None:
+        return line(
+            "No scaling study went into this document: no figure of time in it was measured."
+        )
+    return study_words(own, own.study)
+
+
+def study_words(own: Proposal, study: Study) -> Line:
+    """What the study is, and what it cannot say of this run."""
+    mark: Mark = "A" if study.synthetic else "M"
+    low, high = study.ranks
+    text = "The scaling study {name} is of {model} on {machine}, {low} to {high} ranks."
+    if study.synthetic:
+        text += " It is synthetic: a program made it, and nothing in it was measured."
+    if study.machine != own.machine.name or study.model != own.chosen.run.name:
+        text += (
+            " That is another machine or model than what is proposed: it shows that and how the "
+            "application scales, not how fast it is here, and it stands beside the predictions of "
+            "this run, not under them."
+        )
+    return say(
+        text, name=Name(study.name), model=Name(study.model), machine=Name(study.machine),
+        low=Value(f"{low:,}", mark, study.name, low),
+        high=Value(f"{high:,}", mark, study.name, high),
+    )  # fmt: skip
 
 
 def _version() -> str:
@@ -202,6 +225,17 @@ def _version() -> str:
         return version("alpenglow")
     except PackageNotFoundError:
         return "from a checkout"
+
+
+def source_words(own: Proposal, source: str) -> str:
+    """A campaign's source as a note: its short words name the file or the option."""
+    of_machine = f"env/machines/{own.machine.name}.toml"
+    whole = {
+        "given": "given: an option of the command, or its default",
+        "assumed": "assumed: not measured (analysis/README.md, Campaigns)",
+        "computed": "computed from the inputs above",
+    }
+    return whole.get(source, source).replace("machine file", of_machine, 1)
 
 
 def mark_of(source: str) -> Mark:

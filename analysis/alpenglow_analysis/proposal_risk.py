@@ -10,7 +10,7 @@ from alpenglow_analysis.campaign_choices import Effect
 from alpenglow_analysis.chosen_layout import Chosen
 from alpenglow_analysis.document import Block, Grid, Paragraph
 from alpenglow_analysis.marked import Line, Mark, Name, Value, line, say
-from alpenglow_analysis.proposal_request import Outcomes
+from alpenglow_analysis.proposal_request import Outcomes, Request
 from alpenglow_analysis.units import seconds
 from alpenglow_lsf.chain import RESTARTS
 
@@ -18,19 +18,24 @@ Cells = tuple[str, Line, Line, Line]
 
 
 def risk_blocks(
-    chosen: Chosen, outcomes: Outcomes, effects: Sequence[Effect], error: Value
+    chosen: Chosen,
+    outcomes: Outcomes,
+    request: Request,
+    effects: Sequence[Effect],
+    error: Value,
 ) -> list[Block]:
     """The table of risks.
 
     Args:
         chosen: model and layout.
         outcomes: of the production run.
+        request: whose contingency covers some of it.
         effects: the usual choices, simulated.
         error: of the predicted step.
     """
     rows = [
-        _failures(outcomes),
-        _slower(outcomes, error),
+        _failures(outcomes, request),
+        _slower(outcomes, request, error),
         *_from_choices(effects),
         _spike(chosen, outcomes),
         *_memory(chosen, effects),
@@ -55,25 +60,21 @@ def _node_hours(value: float, source: str, mark: Mark = "P") -> Value:
     return Value(text or f"{value:,.0f} node-hours", mark, source, value)
 
 
-def _failures(outcomes: Outcomes) -> Cells:
+def _failures(outcomes: Outcomes, request: Request) -> Cells:
     full, plan = outcomes.full, outcomes.full.campaign
     mean = plan.mean_time_s
     many = f"{len(full):,} simulated campaigns"
     if mean is None:
         return ("A node or GPU fails", line("left out by --failure-gpu-hours none"),
                 line("not estimated"), _chain(outcomes))  # fmt: skip
-    split = full.split()
-    cost = split["lost"] + split["restart"] + split["startup"] * float(
-        full.failures.mean() / max(1.0, full.segments.mean())
-    )
     rate = Value(f"one in {mean / 3600:.3g} h", "P",
                  "computed: GPU-hours for a failure over the GPUs")  # fmt: skip
     count = Value(f"{np.median(full.failures):.0f}", "P", f"median of {many}")
     return (
         "A node or GPU fails",
         say("{rate} of the running job; {count} in the run", rate=rate, count=count),
-        say("{cost}, in the contingency", cost=_node_hours(cost, f"mean of {many}: lost steps, "
-            "reading, start-ups after failures")),
+        say("{cost}, in the contingency",
+            cost=_covered(request, "failures", "Failures and lost work")),
         _chain(outcomes),
     )  # fmt: skip
 
@@ -92,14 +93,21 @@ def _chain(outcomes: Outcomes) -> Line:
     return say(text, **named)
 
 
-def _slower(outcomes: Outcomes, error: Value) -> Cells:
+def _covered(request: Request, key: str, line: str) -> Value:
+    """What the contingency has for a risk."""
+    found = [row.node_hours for row in request.rows if row.key == key]
+    return _node_hours(sum(found), f"computed: the request's line '{line}'")
+
+
+def _slower(outcomes: Outcomes, request: Request, error: Value) -> Cells:
     plan = outcomes.full.campaign
     cost = plan.work.step_error * float(outcomes.calm.node_hours[0])
     return (
         "Steps are slower than predicted",
         say("within {error} in nine of ten cases", error=error),
-        say("up to {cost}, in the contingency",
-            cost=_node_hours(cost, "computed: that share of the run without failures")),
+        say("{cost} at the end of that interval; the contingency has {line}",
+            cost=_node_hours(cost, "computed: that share of the run without failures"),
+            line=_covered(request, "spread", "Step error and bad luck")),
         say("Calibration and scaling study come first; the plan is made again with {option}",
             option=Name("--calibration")),
     )  # fmt: skip
@@ -133,7 +141,9 @@ def _from_choices(effects: Sequence[Effect]) -> list[Cells]:
             source += f" ({each.choice.note})"
         days = Value(f"{each.days:.2g} days", "P", source, each.days)
         cost = say("{more} and {days}", more=_node_hours(each.node_hours, source), days=days)
-        told = say(done + " {option}", option=Name("--wait-runs")) if group == "Queue" else say(done)
+        told = (
+            say(done + " {option}", option=Name("--wait-runs")) if group == "Queue" else say(done)
+        )
         rows.append((what, say(likely), cost, told))
     return rows
 
@@ -145,8 +155,9 @@ def _spike(chosen: Chosen, outcomes: Outcomes) -> Cells:
     cost = line("not estimated")
     if steps:
         value = steps * plan.work.step_s * plan.job.nodes / 3600
+        source = f"computed: {steps:,} steps (train.keep_every)"
         cost = say("{cost} to go back to the kept checkpoint before",
-                   cost=_node_hours(value, f"computed: {steps:,} steps (train.keep_every)"))  # fmt: skip
+                   cost=_node_hours(value, source))  # fmt: skip
     return (
         "The loss spikes or diverges",
         say("published runs of this kind report spikes; no rate is taken from them"),

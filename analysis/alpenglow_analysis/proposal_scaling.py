@@ -1,4 +1,4 @@
-"""Strong and weak series of a proposal: predicted from the layout, and measured where there is a study.
+"""Strong and weak series of a proposal: predicted from the layout, measured where there is a study.
 
 Strong keeps the global batch, weak the micro-batches a replica; both begin at the smallest job of
 whole replicas that is told, and ideal is that point's time over more nodes, or kept.
@@ -54,6 +54,31 @@ class Series:
     def efficiency(self, point: Point) -> float:
         """Ideal over actual."""
         return self.ideal(point) / point.seconds
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a scaling study measured."""
+
+    name: str
+    machine: str
+    model: str
+    series: tuple[Series, ...]
+    synthetic: bool = False
+    """Made by a program, not measured: no number of it has the mark of a measurement."""
+
+    def __post_init__(self) -> None:
+        if not any(len(each.points) > 1 for each in self.series):
+            raise PlanError(f"{self.name}: no series of two sizes or more: nothing scales in it")
+        wrong = {each.mark for each in self.series} - {"A" if self.synthetic else "M"}
+        if wrong:
+            raise ValueError(f"{self.name}: marks {wrong} of a study, synthetic {self.synthetic}")
+
+    @property
+    def ranks(self) -> tuple[int, int]:
+        """Fewest and most ranks."""
+        found = [point.processes for each in self.series for point in each.points]
+        return min(found), max(found)
 
 
 def point(chosen: Chosen) -> Point:
