@@ -20,6 +20,8 @@ from alpenglow_analysis.campaign_command import add_run_options, amount
 from alpenglow_analysis.campaign_job import CampaignError
 from alpenglow_analysis.planned_run import PlanError, planned_run, recipe_path
 from alpenglow_analysis.proposal import Proposal, propose
+from alpenglow_analysis.proposal_scaling import measured
+from alpenglow_analysis.scaling_study import ScalingStudy, StudyError
 from alpenglow_analysis.segment import RunError
 from alpenglow_lsf.files import write_text
 from alpenglow_lsf.machine import Machine, MachineError, current, load
@@ -68,7 +70,7 @@ def run(words: Sequence[str]) -> None:
     """Write a proposal.
 
     Raises:
-        CampaignError, PlanError, ConfigError, RunError, MachineError: what cannot be, one sentence.
+        CampaignError, PlanError, StudyError, ConfigError, RunError, MachineError: what cannot be.
         OSError: the output cannot be written.
     """
     given = parser().parse_args(list(words))
@@ -79,13 +81,8 @@ def run(words: Sequence[str]) -> None:
     machine: Machine = (current() if given.machine is None else load(given.machine)).target
     given.nodes = _nodes(given, machine)
     _writable(given.output)
-    if given.study is not None:
-        raise PlanError(
-            f"{given.study}: scaling studies cannot be read yet: leave STUDY out, and strong and "
-            "weak series are predicted"
-        )
-
-    sys.stdout.write("\n".join(write(propose(given, machine), given.output)) + "\n")
+    study = None if given.study is None else measured(ScalingStudy.load(given.study))
+    sys.stdout.write("\n".join(write(propose(given, machine, study), given.output)) + "\n")
 
 
 def write(own: Proposal, folder: Path) -> list[str]:
@@ -164,7 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "pip install 'alpenglow[report]'\n"
         )
         return 1
-    except (CampaignError, PlanError, ConfigError, RunError, MachineError, OSError) as error:
+    except (
+        CampaignError, PlanError, StudyError, ConfigError, RunError, MachineError, OSError
+    ) as error:  # fmt: skip
         sys.stderr.write(f"alpenglow plan proposal: {error}\n")
         return 1
     return 0

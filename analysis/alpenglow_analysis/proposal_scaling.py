@@ -12,6 +12,7 @@ from typing import Literal
 from alpenglow_analysis.chosen_layout import Chosen
 from alpenglow_analysis.marked import Mark
 from alpenglow_analysis.planned_run import PlanError
+from alpenglow_analysis.scaling_study import ScalingStudy
 
 Kind = Literal["strong", "weak"]
 MOST_POINTS = 5
@@ -79,6 +80,26 @@ class Study:
         """Fewest and most ranks."""
         found = [point.processes for each in self.series for point in each.points]
         return min(found), max(found)
+
+
+def measured(study: ScalingStudy) -> Study:
+    """A scaling study as a proposal tells it.
+
+    Raises:
+        PlanError: no series of it has two sizes.
+    """
+    mark: Mark = "A" if study.synthetic else "M"
+    found = []
+    for each in study.series:
+        points = tuple(
+            Point(p.nodes, p.ranks, p.seconds, float(p.tokens), p.micro_batches, p.bubble,
+                  p.communication)
+            for p in each.points
+        )  # fmt: skip
+        kind: Kind = "strong" if each.kind == "strong" else "weak"
+        source = f"{study.path}/study.json: median steps of {study.path.name}/runs"
+        found.append(Series(kind, mark, source, points))
+    return Study(str(study.path), study.machine, study.recipe, tuple(found), study.synthetic)
 
 
 def point(chosen: Chosen) -> Point:

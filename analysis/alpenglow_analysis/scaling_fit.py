@@ -5,7 +5,7 @@
 - Gustafson (1988), weak: scaled speed-up n/n1 - s (n/n1 - 1), t(n) = t1 / (1 - s + s n1 / n);
 - log-linear: log t = a + b log n: b = -1 is ideal strong scaling, 0 ideal weak scaling.
 
-Fitted by least squares on the logarithm of every repeat; intervals are 5 to 95 % of 2,000 bootstrap
+Fitted by least squares on the logarithm of every repeat; intervals are 5 to 95 % of 500 bootstrap
 samples drawn from the repeats of each size.
 """
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from alpenglow_analysis.scaling_study import Series
 
-SAMPLES = 2000
+SAMPLES = 500
 Floats = npt.NDArray[np.float64]
 
 

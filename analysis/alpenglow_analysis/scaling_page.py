@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alpenglow_analysis.facts_table import moment
+from alpenglow_analysis.facts_table import moment, some
 from alpenglow_analysis.page import Block, Card, Figure, Note, Page, Section, Sentences, Table
 from alpenglow_analysis.scaling_fit import Fit
 from alpenglow_analysis.scaling_predicted import Predicted
@@ -81,7 +81,7 @@ def notes(study: ScalingStudy, why: str, ahead: bool, error: float) -> list[str]
         "Each size was run once: how far runs of one size lie apart is not known."
     )  # fmt: skip
     first = {s.kind: s.points[0].ranks for s in study.series}
-    told = " and ".join(f"{kind} from {ranks:,} ranks" for kind, ranks in first.items())
+    told = " and ".join(f"{kind} from {some(ranks, 'rank')}" for kind, ranks in first.items())
     lines.append(f"Ideal is counted from the smallest size: {told}.")
     lines.append(
         "Communication is the share of ranks' time inside messages and collectives, waiting for "
@@ -128,10 +128,10 @@ def page(
         last = series.points[-1]
         cards.append(
             Card(f"{TITLES[series.kind]}, {last.ranks:,} ranks", percent(series.efficiency(last)),
-                 f"efficiency from {series.points[0].ranks:,} ranks")
+                 f"efficiency from {some(series.points[0].ranks, 'rank')}")
         )  # fmt: skip
     most = max((p for s in study.series for p in s.points), key=lambda p: p.tokens_per_second)
-    each = f"{most.ranks:,} ranks, {most.tokens_per_second / most.ranks:,.0f} a rank"
+    each = f"{some(most.ranks, 'rank')}, {most.tokens_per_second / most.ranks:,.0f} a rank"
     cards.append(Card("Fastest", f"{count(most.tokens_per_second)} tokens/s", each))
     sections = [Section("notes", "How to read it", [Sentences(list(told))])]
     for place, series in enumerate(study.series):

@@ -27,6 +27,10 @@ def schema(name: str) -> type[Any]:
         from alpenglow.train.recipe import PretrainRecipe
 
         return PretrainRecipe
+    if name == "scaling_study":
+        from alpenglow.jobs.scaling import ScalingRecipe
+
+        return ScalingRecipe
     if name == "report":
         from alpenglow_analysis.report import ReportRecipe
 
@@ -44,7 +48,9 @@ def recipe(name: str, on: str, *overrides: str) -> Any:
 
 def test_the_shipped_jobs_are_these() -> None:
     stems = [path.stem for path in SCRIPTS]
-    assert stems == ["convert", "prepare_data", "pretrain_3b", "pretrain_7b", "report", "smoke"]
+    assert stems == [
+        "convert", "prepare_data", "pretrain_3b", "pretrain_7b", "report", "scaling_study", "smoke",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -59,7 +65,9 @@ def test_script_has_the_agreed_form(script: Path) -> None:
     text = script.read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert lines[0] == 'source "${ALPENGLOW_ENVIRONMENT:-env/summit.sh}" || exit'
-    assert lines[1].startswith("exec python -m alpenglow_lsf.run --run ")
+    # A study starts the parent of each of its runs itself.
+    starts = "alpenglow.jobs.scaling " if script.stem == "scaling_study" else "alpenglow_lsf.run --"
+    assert lines[1].startswith(f"exec python -m {starts}")
     assert "jsrun -" in text
     assert f"jobs/{script.stem}.toml" in lines[-1]
     for follower in re.findall(r"--then (\S+)", text):

@@ -260,10 +260,9 @@ class Study:
             if self._told is not None:
                 return MORE_TO_DO
             _aside(folder)
-            self._say(
-                f"[{turn}/{len(order)}] {size.runs[repeat]}: {size.nodes} nodes, "
-                f"{size.ranks} ranks, {size.micro_batches} micro-batches a replica, {size.steps} steps"
-            )
+            told = f"{size.nodes} nodes, {size.ranks} ranks, {size.micro_batches} micro-batches a "
+            told += f"replica, {size.steps} steps"
+            self._say(f"[{turn}/{len(order)}] {size.runs[repeat]}: {told}")
             code = self._start(size, folder)
             if code == MORE_TO_DO or (code != 0 and self._told is not None):
                 self._say(f"{size.runs[repeat]}: the time is over; submit the job again to go on")
