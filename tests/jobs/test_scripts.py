@@ -69,7 +69,7 @@ def test_script_has_the_agreed_form(script: Path) -> None:
     starts = "alpenglow.jobs.scaling " if script.stem == "scaling_study" else "alpenglow_lsf.run --"
     assert lines[1].startswith(f"exec python -m {starts}")
     assert "jsrun -" in text
-    assert f"jobs/{script.stem}.toml" in lines[-1]
+    assert f"jobs/{script.stem}.toml" in " ".join(lines[1:])
     for follower in re.findall(r"--then (\S+)", text):
         assert (ROOT / follower).is_file()
     assert "-P" not in dict(Script.parse(text).spec.options())
