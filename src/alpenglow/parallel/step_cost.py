@@ -308,9 +308,7 @@ def _replica(
     return _Run(Replica(tuple(stages), tuple(hops)), ends, max(free))
 
 
-def _reduction(
-    work: Work, how: Framework, parameters: int, span: Span
-) -> tuple[float, float]:
+def _reduction(work: Work, how: Framework, parameters: int, span: Span) -> tuple[float, float]:
     """Seconds of the reduction of a stage's gradients; those behind its last pass at least."""
     nbytes = float(parameters * (work.travels or work.gradient_size))
     if not (work.overlapped and (how.early_bf16 or work.reduces_early)):
