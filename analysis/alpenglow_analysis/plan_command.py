@@ -13,6 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 COMMANDS = {
+    "simulate": (
+        "alpenglow_analysis.simulate_command",
+        "steps of one layout with jitter, slow ranks, slow links, pauses: what each costs",
+    ),
     "campaign": (
         "alpenglow_analysis.campaign_command",
         "a whole run as a chain of jobs: days, node-hours, what choices change",

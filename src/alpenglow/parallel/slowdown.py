@@ -42,6 +42,9 @@ class Slowdown:
     costs: tuple[Cost, ...]
     """In the order in which they were added."""
 
+    plain: Simulated
+    """Nothing disturbs."""
+
     def share(self, seconds: float) -> float:
         """Seconds of a step as a share of the mean step."""
         return seconds / self.together.mean
@@ -49,6 +52,10 @@ class Slowdown:
     def equivalents(self, seconds: float) -> float:
         """Seconds of a step in GPUs that are lost with them."""
         return self.together.job.layout.world * self.share(seconds)
+
+    def alone(self, cost: Cost) -> float:
+        """GPUs that a disturbance takes where nothing else disturbs."""
+        return self.together.job.layout.world * cost.alone / (self.plain.mean + cost.alone)
 
 
 def numbered(disturbances: Sequence[Disturbance]) -> tuple[Disturbance, ...]:
@@ -99,4 +106,4 @@ def slowdown(
                 of_meeting=lost - own,
             )
         )
-    return Slowdown(together, tuple(costs))
+    return Slowdown(together, tuple(costs), plain)

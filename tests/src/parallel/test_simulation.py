@@ -119,7 +119,7 @@ def test_without_disturbances_the_step_is_the_predicted_one(
 def test_the_published_stages_are_uneven_and_equal_the_prediction_too() -> None:
     for order in ("data-major", "pipe-major"):
         for schedule in ("1f1b", "gpipe", "zb-h1"):
-            layout = Layout(12, 2, 128, order)  # type: ignore[arg-type]
+            layout = Layout(12, 2, 128, order)
             job = cost_of(layout, Work(1, 16, 2048, schedule=schedule))
             assert len(set(job.own[0, :, 0].tolist())) > 2
             assert job.kinds == (3 if order == "pipe-major" else 1)
@@ -142,7 +142,7 @@ def test_two_stages_and_two_micro_batches_by_hand() -> None:
     layout = Layout(2, 1, 1)
     # F0 F1 on stage 0; F0 B0 F1 B1 on stage 1; forward 1, backward 2: (m + p - 1) 3.
     assert simulate(plain(layout, 2), steps=1).mean == 9.0
-    # Messages of 0.5, both ends held: F0 on stage 1 from 1.5, B0 from 2.5 to 4.5, its gradient at 5,
+    # Messages of 0.5, both ends held: F0 on stage 1 from 1.5, B0 2.5 to 4.5, its gradient at 5,
     # only then F1's activation, as the lists say: at 5.5; F1 to 6.5, B1 to 8.5, at 9 on stage 0.
     assert simulate(plain(layout, 2, hop=0.5), steps=1).mean == 11.0
     # Buffered, what is sent does not hold stage 0: B0 there begins at 5, and the end is the same.
