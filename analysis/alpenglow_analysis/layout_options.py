@@ -40,11 +40,13 @@ def predicted(run: PlannedRun, given: argparse.Namespace) -> StepCost:
         changes["overlapped"] = False
     try:
         Layout(given.pipeline, given.tensor)  # degrees below 1 are refused by name
+        if given.micro_batch < 1:
+            raise PlanError(f"--micro-batch {given.micro_batch}: at least 1 sequence")
         layers = tuple(split(run.model, given.pipeline, given.split, run.work.sequence_length))
         bare = Layout.of(run.gpus, given.pipeline, given.tensor)
         layout = Layout(bare.pipeline, bare.tensor, bare.data, given.order, layers=layers)
         return run.cost(layout, run.work_of(layout, given.micro_batch, **changes))
     except PlanError:
         raise
-    except (LayoutError, ValueError, ZeroDivisionError) as error:
+    except (LayoutError, ValueError) as error:
         raise PlanError(str(error)) from None

@@ -17,16 +17,19 @@ from alpenglow.parallel.disturbance import Disturbance, Jitter, SlowLinks, SlowR
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.sample import Sample
 from alpenglow_analysis.segment import RunError
-from alpenglow_analysis.study import study
+from alpenglow_analysis.study import Study
 
 
-def measured(run: Run) -> tuple[Disturbance, ...]:
-    """Find what disturbed a run.
+def measured(run: Run, found: Study) -> tuple[Disturbance, ...]:
+    """Say what disturbed a run.
+
+    Args:
+        run: the run.
+        found: its study.
 
     Raises:
         RunError: none of its steps has the spans of all ranks.
     """
-    found = study(run)
     if found.sample is None or found.heat is None:
         raise RunError(f"{run.path}: no step has the spans of all ranks: nothing tells its jitter")
     source = f"measured in {run.path}"

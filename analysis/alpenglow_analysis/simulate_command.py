@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
     luck.add_argument("--hiccups", metavar="PER_HOUR:SECONDS[-SECONDS]", help="pauses of each rank")
     luck.add_argument(
         "--from", dest="run", type=Path, metavar="RUN",
-        help="jitter, slow nodes, GPUs and links as a run measured them, where no option names them",
+        help="jitter, slow nodes, GPUs, links as a run measured them, where no option names them",
     )  # fmt: skip
     told = made.add_argument_group("what is told")
     told.add_argument("--steps", type=int, default=200)
@@ -114,9 +114,11 @@ def disturbances(given: argparse.Namespace) -> list[Disturbance]:
     if given.run is not None:
         from alpenglow_analysis.measured_disturbances import measured
         from alpenglow_analysis.run import Run
+        from alpenglow_analysis.study import study
 
         said = {_sort(one) for one in made}
-        made += [one for one in measured(Run.load(given.run)) if _sort(one) not in said]
+        run = Run.load(given.run)
+        made += [one for one in measured(run, study(run)) if _sort(one) not in said]
     return made
 
 
