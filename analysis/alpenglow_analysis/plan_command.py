@@ -21,6 +21,10 @@ COMMANDS = {
         "alpenglow_analysis.step_command",
         "what one step of one layout takes, part by part",
     ),
+    "simulate": (
+        "alpenglow_analysis.simulate_command",
+        "steps with jitter, slow ranks, slow links, pauses: what each costs",
+    ),
     "scaling": (
         "alpenglow_analysis.scaling_command",
         "what a scaling study measured, beside ideal and prediction",
@@ -31,7 +35,7 @@ COMMANDS = {
     ),
     "proposal": (
         "alpenglow_analysis.proposal_command",
-        "a proposal for an allocation: readiness, request, needs, risks, with every source",
+        "a proposal for an allocation, each number with its source",
     ),
 }
 """sub-command -> (module with `main(arguments) -> exit code`, one line of help)."""

@@ -92,11 +92,11 @@ def ends_span(hardware: Hardware, layout: Layout) -> Span:
 
 
 def patterns(hardware: Hardware, layout: Layout) -> list[Pattern]:
-    """Every way in which replicas lie on nodes."""
+    """How the first replicas lie on nodes; after them it repeats."""
     each, p = len(hardware.site.sockets), layout.pipeline
     apart = _stride(layout)
     kinds = each // math.gcd(each, apart)
-    found: dict[Pattern, None] = {}
+    found: list[Pattern] = []
     spans: dict[int, Span] = {}
     for data in range(min(layout.data, kinds)):
         firsts = [layout.rank(stage, data, 0) for stage in range(p)]
@@ -109,8 +109,8 @@ def patterns(hardware: Hardware, layout: Layout) -> list[Pattern]:
         hops = tuple(
             _link(hardware, firsts[stage], firsts[(stage + 1) % p], each) for stage in range(p)
         )
-        found[Pattern(tuple(tensor), hops)] = None
-    return list(found)
+        found.append(Pattern(tuple(tensor), hops))
+    return found
 
 
 def _link(hardware: Hardware, one: int, other: int, each: int) -> Link:
