@@ -124,6 +124,22 @@ class Links:
     switched: bool = False
     """Whether a switch joins the node's GPUs, so that any pair has all of `nvlink`, one at a time;
     else it is the link of a pair, and a GPU uses those to several peers at once."""
+    library: Literal["nccl", "gloo"] = "nccl"
+    """Whose collectives run here; alpenglow.parallel.collectives knows their algorithms."""
+    start_seconds: float | None = None
+    """Latency of any collective or message; absent means NCCL's own figure, as below."""
+    nvlink_seconds: float | None = None
+    """Latency of one step of a ring over an NVLink."""
+    socket_seconds: float | None = None
+    """Of one between sockets."""
+    network_seconds: float | None = None
+    """Of one between nodes."""
+
+    def __post_init__(self) -> None:
+        for name in ("start_seconds", "nvlink_seconds", "socket_seconds", "network_seconds"):
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"{name} = {seconds} should be above 0")
 
 
 @dataclass(frozen=True)
