@@ -127,7 +127,9 @@ class Links:
     library: Literal["nccl", "gloo"] = "nccl"
     """Whose collectives run here; alpenglow.parallel.collectives knows their algorithms."""
     start_seconds: float | None = None
-    """Latency of any collective or message; absent means NCCL's own figure, as below."""
+    """Latency of any collective, beside its steps; absent means NCCL's own figure, as below."""
+    message_seconds: float | None = None
+    """The same of a message from rank to rank; absent means as a collective's."""
     nvlink_seconds: float | None = None
     """Latency of one step of a ring over an NVLink."""
     socket_seconds: float | None = None
@@ -136,7 +138,8 @@ class Links:
     """Of one between nodes."""
 
     def __post_init__(self) -> None:
-        for name in ("start_seconds", "nvlink_seconds", "socket_seconds", "network_seconds"):
+        for kind in ("start", "message", "nvlink", "socket", "network"):
+            name = f"{kind}_seconds"
             seconds = getattr(self, name)
             if seconds is not None and not seconds > 0:
                 raise ValueError(f"{name} = {seconds} should be above 0")

@@ -36,7 +36,7 @@ def measure(
 
         yield {"pass": "forward", **shape}, watch.time(forward, recipe.repeats)
         inputs = [each.requires_grad_() for each in (q, k, v)]
-        out = attend(*inputs, is_causal=True)
+        out = attend(inputs[0], inputs[1], inputs[2], is_causal=True)
         gradient = torch.randn_like(out)
 
         def backward(out: Any = out, inputs: Any = inputs, gradient: Any = gradient) -> object:

@@ -44,9 +44,7 @@ def measure(
             if point["bytes"] > room:
                 yield point, None
                 continue
-            one, *more = (
-                torch.ones(count, device=device, dtype=dtype) for _ in range(operands)
-            )
+            one, *more = (torch.ones(count, device=device, dtype=dtype) for _ in range(operands))
 
             def work(one: Any = one, more: Any = more) -> object:
                 return more[0].copy_(one) if len(more) == 1 else torch.add(*more, out=one)

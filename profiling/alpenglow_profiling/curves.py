@@ -1,15 +1,15 @@
 """Curves of a machine: products, copies, attention, collectives, timed by all ranks of a step.
 
-    jsrun -r1 -a6 -g6 -c42 ... python -m alpenglow_profiling.curves jobs/calibrate.toml [KEY=VALUE ...]
+    jsrun -r1 -a6 -g6 -c42 ... python -m alpenglow_profiling.curves jobs/calibrate.toml
 
 Every rank runs this. Rank 0 writes RUN/curves/SEGMENT/{products,copies,attention,network}.jsonl,
 each whole or not at all, when all ranks have measured it, and done.json at the end. On GPUs through
 NCCL, else on CPUs through gloo. Each curve has a budget of seconds; what did not fit into it is
-named in the file's header and in a sentence. `python -m alpenglow.parallel.curve_fit RUN` makes a
-machine file of them.
+counted in the file's header and told in a sentence. KEY=VALUE behind the recipe goes over it.
+`python -m alpenglow.parallel.curve_fit RUN` makes a machine file of the curves.
 
-Exit code 0: all curves are there. 1: a rank failed or did not come; curves that were finished before
-stay.
+Exit code 0: all curves are there. 1: a rank failed or did not come; curves that were finished
+before stay.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Curves:
             points: Iterator[tuple[Point, Timing | None]] = iter(())
             if one.budget_s and (recipe.together or self._meeting.place.rank == 0):
                 measure = {"products": products, "copies": copies, "attention": attention}[name]
-                points = measure.measure(  # type: ignore[attr-defined]
+                points = measure.measure(
                     one, self._watch, self._meeting.device, self._dtype, self._room()
                 )
             self._meeting.wait()
@@ -131,7 +131,9 @@ class Curves:
                 continue
             median = statistics.median(seconds)
             many = {"measured_by": len(seconds)}
-            merged.append((point | many, Timing(median, min(seconds), max(seconds), timing.repeats)))
+            merged.append(
+                (point | many, Timing(median, min(seconds), max(seconds), timing.repeats))
+            )
         return merged
 
     def _write(self, name: str, found: list[tuple[Point, Timing | None]]) -> int:
@@ -217,10 +219,13 @@ def _fail(folder: Path, place: Place, text: str) -> int:
     return 1
 
 
-def _prepare(folder: Path) -> None:
+def _prepare(place: Place, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    # Every rank looks: nobody waits for one that turned away.
     if any(folder.glob(f"*{SUFFIX}")):
         raise CurveError(f"{folder} holds curves already: remove it to measure again")
+    if place.rank == 0:
+        (folder / FAILED).unlink(missing_ok=True)
 
 
 def _measure(place: Place, recipe: CurvesRecipe, folder: Path) -> int:
@@ -272,8 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.recipe, os.environ.get("ALPENGLOW_MACHINE"), given.overrides
         )
         folder = Path(run) / "curves" / (os.environ.get("ALPENGLOW_SEGMENT") or BY_HAND)
-        if place.rank == 0:
-            _prepare(folder)
+        _prepare(place, folder)
         return _measure(place, recipe, folder)
     except (CurveError, OSError) as error:
         if place.rank == 0:

@@ -131,12 +131,17 @@ class CurvesRecipe:
         known = {spec.name for spec in fields(cls)}
         for name in [*tables]:
             # Another machine's overlay: a table of our tables.
-            if name not in known and isinstance(tables[name], dict) and known.issuperset(tables[name]):
+            if (
+                name not in known
+                and isinstance(tables[name], dict)
+                and known.issuperset(tables[name])
+            ):
                 del tables[name]
         above = [overlay, *map(_override, overrides)]
         for table in above:
             tables = _laid_over(tables, table)
-        return _build(cls, tables, str(path), "")
+        recipe: CurvesRecipe = _build(cls, tables, str(path), "")
+        return recipe
 
 
 def _override(text: str) -> dict[str, Any]:
@@ -169,7 +174,11 @@ def _build(schema: Any, tables: Any, where: str, prefix: str) -> Any:
     for key, value in tables.items():
         if not hasattr(defaults, key):
             near = difflib.get_close_matches(key, vars(defaults), n=1, cutoff=0.4)
-            cure = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(vars(defaults))}"
+            cure = (
+                f"did you mean {prefix}{near[0]}?"
+                if near
+                else f"known: {', '.join(vars(defaults))}"
+            )
             raise CurveError(f"{where}: unknown key {prefix}{key}; {cure}")
         default = getattr(defaults, key)
         if hasattr(default, "budget_s"):

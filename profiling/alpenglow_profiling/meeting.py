@@ -48,17 +48,18 @@ class Meeting:
         self._store: Any = None
         if self.alone:
             return
+        store: Any = dist.TCPStore  # type: ignore[attr-defined]
         path, wait = folder / ".meeting", timedelta(seconds=join_s)
         try:
             if place.rank == 0:
-                self._store = dist.TCPStore(
+                self._store = store(
                     place.address, 0, is_master=True, wait_for_workers=False, timeout=wait
                 )
                 path.unlink(missing_ok=True)  # of a step that was killed here
                 write_first(path, {"address": place.address, "port": self._store.port})
             else:
                 where = _wait_for(path, join_s)
-                self._store = dist.TCPStore(where["address"], where["port"], timeout=wait)
+                self._store = store(where["address"], where["port"], timeout=wait)
             if place.address.startswith("127."):
                 # gloo would otherwise look the host's name up, which here may lead nowhere.
                 os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -60,7 +60,7 @@ class Network:
 
         self._meeting, self._recipe, self._dtype = meeting, recipe, dtype
         each = meeting.place.world_size // nodes
-        socket = recipe.socket if 0 < recipe.socket and each % recipe.socket == 0 else each
+        socket = recipe.socket if recipe.socket and each % recipe.socket == 0 else each
         self._plan = [(g, what) for g in groupings(nodes, each, socket) for what in COLLECTIVES]
         self._plan += [(g, what) for g in pairings(nodes, each, socket) for what in MESSAGES]
         # Every rank makes every group, in one order.

@@ -48,6 +48,8 @@ class Library:
     nvlink: float = 1.0
     bus: float = 1.0
     network: float = 1.0
+    message: float | None = None
+    """Start of a message; None means as of a collective."""
 
     @classmethod
     def of(cls, links: Links) -> Library:
@@ -59,6 +61,7 @@ class Library:
             (links.nvlink_seconds or hop["nvlink"]) / hop["nvlink"],
             (links.socket_seconds or hop["bus"]) / hop["bus"],
             (links.network_seconds or hop["network"]) / hop["network"],
+            None if links.message_seconds is None else links.message_seconds / start,
         )
 
     def hop(self, link: Link) -> float:
@@ -119,7 +122,8 @@ def all_gather(nbytes: float, span: Span) -> float:
 def send(nbytes: float, link: Link, rate: float, library: Library = NCCL) -> float:
     """Seconds of one message between two ranks, at `rate` bytes a second."""
     _, base, hop = _RING[0]
-    return library.start * base + library.hop(link) * hop[link] + nbytes / rate
+    start = library.start if library.message is None else library.message
+    return start * base + library.hop(link) * hop[link] + nbytes / rate
 
 
 def _ring(turns: int, nbytes: float, span: Span) -> float:
