@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from alpenglow.parallel.collectives import NCCL, Library
 from alpenglow.parallel.links import Site
 from alpenglow_lsf.machine import GpuRates, Machine, MachineError
 
@@ -71,6 +72,7 @@ class Hardware:
     """Every GPU reaches any other of its node, one at a time, at the full NVLink rate; else GPUs
     are linked pair by pair, and a ring a peer can run beside another."""
     warnings: tuple[str, ...] = ()
+    library: Library = NCCL
 
     @classmethod
     def of(cls, machine: Machine, world: int, dtype: str = "fp16") -> Hardware:
@@ -118,4 +120,5 @@ class Hardware:
             target.node.gpu_memory_bytes,
             target.links.switched,
             tuple(missing),
+            Library.of(target.links),
         )

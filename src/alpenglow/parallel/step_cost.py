@@ -340,7 +340,7 @@ def _update(
     shard = parameters / (span.ranks if how.zero else 1)
     sizes = kernels.optimizer_bytes(parameters, shard, work.size, work.gradient_size)
     each = len(hardware.site.sockets)
-    everyone = Span(world, max(1, world // each), 1e9)
+    everyone = Span(world, max(1, world // each), 1e9, library=hardware.library)
     return Kernels().add(*sizes).seconds(gpu) + 2 * all_reduce(8.0, everyone)
 
 
