@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 P2P = Literal["blocking", "exchange", "buffered"]
@@ -82,3 +82,7 @@ COMPOSER_2023 = Framework(fused=False, rotary=False, p2p="buffered", fused_atten
 Dao 2023 (arXiv 2307.08691, figures 4 to 6) measures about a third of the peak for it on an A100
 (unverified); so does llm-foundry's own run of 65,536 tokens, which is in none of our tables.
 """
+FLASH_2022 = Framework(rotary=False, p2p="buffered", fused_attention=0.35)
+"""The GPT of Dao's repository with FlashAttention of the first generation and all kernels fused."""
+GPT_NEOX_2022 = replace(MEGATRON_DEEPSPEED, dropout=False, rotary=True)
+"""GPT-NeoX-20B: Megatron-LM's layers on DeepSpeed's engine, without dropout."""
