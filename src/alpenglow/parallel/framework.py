@@ -30,6 +30,10 @@ class Framework:
         fused_attention: share of the rate that fused attention reaches, where it is another kernel
             than the machine file's; 0 means that.
         loads: operations that the host starts for a micro-batch's tokens, masks and positions.
+        fused_loss: the cross entropy is one kernel forward and one backward.
+        autocast: weights are kept in fp32 and cast for each micro-batch, their gradients back.
+        sharded: each rank keeps its share of the weights too (ZeRO-3, torch's FSDP). They are
+            gathered for each forward and each backward pass, and gradients scattered behind each.
     """
 
     fused: bool = True
@@ -43,6 +47,9 @@ class Framework:
     efficiency: float = 1.0
     fused_attention: float = 0.0
     loads: int = 20
+    fused_loss: bool = False
+    autocast: bool = False
+    sharded: bool = False
 
 
 DEEPSPEED = Framework(early_bf16=False)
@@ -76,13 +83,25 @@ MEGATRON_2022 = Framework(
     overlap_tensor=True,
 )
 """Megatron-LM of Korthikanti et al. 2022 and later."""
-COMPOSER_2023 = Framework(fused=False, rotary=False, p2p="buffered", fused_attention=0.35)
+COMPOSER_2023 = Framework(
+    fused=False,
+    rotary=False,
+    p2p="buffered",
+    fused_attention=0.35,
+    sharded=True,
+)
 """MosaicML's llm-foundry with FlashAttention in Triton, of the first generation.
 
 Dao 2023 (arXiv 2307.08691, figures 4 to 6) measures about a third of the peak for it on an A100
 (unverified); so does llm-foundry's own run of 65,536 tokens, which is in none of our tables.
 """
-FLASH_2022 = Framework(rotary=False, p2p="buffered", fused_attention=0.35)
+FLASH_2022 = Framework(
+    rotary=False,
+    p2p="buffered",
+    fused_attention=0.35,
+    fused_loss=True,
+    autocast=True,
+)
 """The GPT of Dao's repository with FlashAttention of the first generation and all kernels fused."""
 GPT_NEOX_2022 = replace(MEGATRON_DEEPSPEED, dropout=False, rotary=True)
 """GPT-NeoX-20B: Megatron-LM's layers on DeepSpeed's engine, without dropout."""

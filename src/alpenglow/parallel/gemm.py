@@ -53,6 +53,7 @@ def gemm_seconds(
     size: int = 2,
     out: float = 0.0,
     transposed: bool = False,
+    aligned: bool = True,
 ) -> float:
     """Time one product, or `batch` of one shape in one kernel.
 
@@ -65,14 +66,17 @@ def gemm_seconds(
         size: bytes of an element.
         out: bytes moved for an element of C; 0 means that it is written once.
         transposed: A lies along K (the forward pass of a linear layer).
+        aligned: rows of all three matrices begin at multiples of 16 bytes (`aligned_rows`); else
+            the product does not run on tensor cores.
     """
     moved = out or size
     nbytes = batch * ((rows + columns) * depth * size + rows * columns * moved)
     stream = gpu.bandwidth
     if transposed and min(rows, columns) <= 128:
         stream *= gpu.transposed_stream
+    rate = gpu.rate if aligned else gpu.scalar_rate or gpu.rate / 8
     best = min(
-        _tiled(gpu, rows, columns, depth, batch, size, moved, tile, split, stream)
+        _tiled(gpu, rate, rows, columns, depth, batch, size, moved, tile, split, stream)
         for tile in TILES
         for split in SPLITS
         if split == 1 or depth >= split * DEEPEST
@@ -82,8 +86,20 @@ def gemm_seconds(
     return gpu.kernel_s + max(best, nbytes / stream)
 
 
+def aligned_rows(size: int, *lengths: int) -> bool:
+    """Whether rows of so many elements of `size` bytes begin at multiples of 16 bytes.
+
+    cuBLAS before version 11 asks this of half-precision products on tensor cores (NVIDIA, "Matrix
+    Multiplication Background User's Guide", section 2). It is taken to hold for attention's batched
+    products still: heads of 108, 145 and 150 elements ran that slowly in BLOOM's trials. Products
+    of linear layers with such sides did not.
+    """
+    return size >= 4 or all(length * size % 16 == 0 for length in lengths)
+
+
 def _tiled(
     gpu: Gpu,
+    rate: float,
     rows: int,
     columns: int,
     depth: int,
@@ -98,7 +114,7 @@ def _tiled(
     blocks = math.ceil(rows / high) * math.ceil(columns / wide) * batch * split
     rounds = math.ceil(blocks / gpu.multiprocessors)
     per_k = max(
-        2 * high * wide / (gpu.rate / gpu.multiprocessors),
+        2 * high * wide / (rate / gpu.multiprocessors),
         (high + wide) * size / (gpu.cache_bandwidth / gpu.multiprocessors),
     )
     # All blocks of a round write their tile at once.

@@ -24,7 +24,13 @@ from alpenglow.parallel.collectives import Span, all_gather, all_reduce, reduce_
 from alpenglow.parallel.framework import DEEPSPEED, Framework
 from alpenglow.parallel.hardware import Gpu, Hardware
 from alpenglow.parallel.kernels import Kernels
-from alpenglow.parallel.layer_cost import Passes, embedding_passes, head_passes, layer_passes
+from alpenglow.parallel.layer_cost import (
+    Passes,
+    beside,
+    embedding_passes,
+    head_passes,
+    layer_passes,
+)
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.memory import StageMemory, stage_parameters, stages_memory
 from alpenglow.parallel.pipeline_time import StageSeconds, finish
@@ -237,6 +243,9 @@ def _replica(
             whole += embedding_passes(model, work, gpu, span, how)
         if stage == p - 1:
             whole += head_passes(model, work, gpu, span, how)
+        if how.sharded and layout.data > 1:
+            count = stage_parameters(model, layout, stage)
+            whole = _sharded(whole, work, count, layers[stage], hardware, layout)
         stages.append(whole)
     border = float(work.tokens * model.hidden_size * work.size)
     # Sequence parallelism has the tokens shared already; else slices are gathered behind the hop.
@@ -264,10 +273,41 @@ def _replica(
     return _Run(tuple(stages), ends, max(free))
 
 
+def _sharded(
+    passes: Passes, work: Work, parameters: int, layers: int, hardware: Hardware, layout: Layout
+) -> Passes:
+    """A micro-batch of a stage whose weights, gradients and optimizer are sharded (ZeRO-3).
+
+    Each layer's weights are gathered while the layer before is computed, forward and again
+    backward, and its gradients are scattered beside the next one's backward pass (Rajbhandari et
+    al. 2020, arXiv 1910.02054, section 7.2; Zhao et al. 2023, arXiv 2304.11277, section 3.3). What
+    moves takes multiprocessors from what is computed; of the first layer's weights and the last
+    gradients nothing is hidden.
+    """
+    span = data_span(hardware, layout)
+    gathered = all_gather(float(parameters * work.size), span)
+    scattered = reduce_scatter(float(parameters * (work.travels or work.gradient_size)), span)
+    ends = 1 / (layers + 1)
+    shown = []
+    for seconds, moved in (
+        (passes.forward.seconds, gathered),
+        (passes.backward.seconds, gathered + scattered),
+    ):
+        hidden = beside(hardware.gpu, seconds, (1 - ends) * moved)
+        shown.append(hidden + ends * moved)
+    return replace(
+        passes,
+        forward=replace(passes.forward, tensor=passes.forward.tensor + shown[0]),
+        inputs=replace(passes.inputs, tensor=passes.inputs.tensor + shown[1]),
+    )
+
+
 def _reduction(
     work: Work, how: Framework, parameters: int, span: Span, passes: Passes, layout: Layout
 ) -> float:
     """Seconds that the reduction of a stage's gradients adds behind its last pass."""
+    if how.sharded:
+        return 0.0
     nbytes = float(parameters * (work.travels or work.gradient_size))
     whole = reduce_scatter(nbytes, span) if how.zero else all_reduce(nbytes, span)
     if not (work.overlapped and (how.early_bf16 or work.reduces_early)):
@@ -291,12 +331,12 @@ def _update(
     work: Work, how: Framework, parameters: int, span: Span, hardware: Hardware, world: int
 ) -> float:
     gpu: Gpu = hardware.gpu
-    shard = parameters / (span.ranks if how.zero else 1)
+    shard = parameters / (span.ranks if how.zero or how.sharded else 1)
     sizes = kernels.optimizer_bytes(parameters, shard, work.size, work.gradient_size)
     each = len(hardware.site.sockets)
     everyone = Span(world, max(1, world // each), 1e9)
     seconds = Kernels().add(*sizes).seconds(gpu) + 2 * all_reduce(8.0, everyone)
-    if how.zero:
+    if how.zero and not how.sharded:
         seconds += all_gather(float(parameters * work.size), span)
     return seconds
 
