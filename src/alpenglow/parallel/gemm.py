@@ -19,6 +19,7 @@ of at most 128 and are slow for that, not for their size.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 from alpenglow.parallel.hardware import Gpu
@@ -74,9 +75,10 @@ def gemm_seconds(
     stream = gpu.bandwidth
     if transposed and min(rows, columns) <= 128:
         stream *= gpu.transposed_stream
-    rate = gpu.rate if aligned else gpu.scalar_rate or gpu.rate / 8
+    if not aligned:
+        gpu = replace(gpu, rate=gpu.scalar_rate or gpu.rate / 8)
     best = min(
-        _tiled(gpu, rate, rows, columns, depth, batch, size, moved, tile, split, stream)
+        _tiled(gpu, rows, columns, depth, batch, size, moved, tile, split, stream)
         for tile in TILES
         for split in SPLITS
         if split == 1 or depth >= split * DEEPEST
@@ -99,7 +101,6 @@ def aligned_rows(size: int, *lengths: int) -> bool:
 
 def _tiled(
     gpu: Gpu,
-    rate: float,
     rows: int,
     columns: int,
     depth: int,
@@ -114,7 +115,7 @@ def _tiled(
     blocks = math.ceil(rows / high) * math.ceil(columns / wide) * batch * split
     rounds = math.ceil(blocks / gpu.multiprocessors)
     per_k = max(
-        2 * high * wide / (rate / gpu.multiprocessors),
+        2 * high * wide / (gpu.rate / gpu.multiprocessors),
         (high + wide) * size / (gpu.cache_bandwidth / gpu.multiprocessors),
     )
     # All blocks of a round write their tile at once.

@@ -83,9 +83,7 @@ def softmax(scores: float, size: int, *, fused: bool, dropout: bool) -> tuple[Ke
     return forward, backward
 
 
-def cross_entropy(
-    logits: float, size: int, *, fused: bool = False
-) -> tuple[Kernels, Kernels]:
+def cross_entropy(logits: float, size: int, *, fused: bool = False) -> tuple[Kernels, Kernels]:
     """Loss over logits in fp32: forward; backward. Of vocabulary-parallel logits as of whole ones.
 
     Cast, row maximum, difference, exponential and its sum, quotient; the gradient and its cast.

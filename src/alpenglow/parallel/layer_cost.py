@@ -163,9 +163,7 @@ def layer_passes(model: Sizes, work: Work, gpu: Gpu, span: Span, how: Framework)
     own = numel / (t if work.sequence_parallel else 1)
 
     def linear(wide: int, deep: int) -> _Linear:
-        return _Linear(
-            gpu, tokens, wide, deep, size, kept, how.fused_accumulation, how.autocast
-        )
+        return _Linear(gpu, tokens, wide, deep, size, kept, how.fused_accumulation, how.autocast)
 
     ffn = model.intermediate_size // t
     linears = [linear(3 * h // t, h), linear(h, h // t), linear(ffn, h), linear(h, ffn)]

@@ -64,8 +64,8 @@ def megatron_2019() -> list[Table]:
     ]
     return [
         Table("Shoeybi et al. 2019, one V100", "TFLOP/s with recompute", (first,)),
-        Table("Shoeybi et al. 2019, weak scaling", "of one GPU's rate", tuple(weak), step=False),
-        Table("Shoeybi et al. 2019, strong scaling", "times one GPU", tuple(strong), step=False),
+        Table("Shoeybi et al. 2019, weak scaling", "of one GPU's rate", tuple(weak)),
+        Table("Shoeybi et al. 2019, strong scaling", "times one GPU", tuple(strong)),
     ]
 
 

@@ -63,6 +63,8 @@ class StepCost:
     """Gradients' reduction, and the tied embedding's, as far as nothing hides it."""
     optimizer: float
     """Norm, update and, under ZeRO-1, the gathering of weights."""
+    note: str = ""
+    """What the framework says of its predictions."""
 
     @property
     def tokens(self) -> int:
@@ -151,8 +153,8 @@ class StepCost:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the machine file lacked, and what was taken instead."""
-        return self.hardware.warnings
+        """What the machine file lacked, and what was taken instead; the framework's note."""
+        return (*self.hardware.warnings, *((self.note,) if self.note else ()))
 
 
 def step_cost(
@@ -212,6 +214,7 @@ def step_cost(
         bubble=slowest.free - base,
         reduction=reduced - last,
         optimizer=update,
+        note=how.note,
     )
 
 
