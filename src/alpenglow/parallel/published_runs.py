@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from alpenglow.parallel.comparison import Row, Table
@@ -47,16 +48,19 @@ class Gpt:
         return 4 * self.hidden_size
 
 
+@lru_cache(maxsize=64)
 def _selene(world: int, dtype: str) -> Hardware:
     return Hardware.of(load("selene"), world, dtype)
 
 
+@lru_cache(maxsize=64)
 def _jean_zay(world: int, dtype: str) -> Hardware:
     """A100 nodes of Jean Zay: four Omni-Path ports of 100 Gb/s (arXiv 2211.05100, section 3.1)."""
     hardware = _selene(world, dtype)
     return replace(hardware, site=replace(hardware.site, network=50e9, port=12.5e9))
 
 
+@lru_cache(maxsize=64)
 def _a100_40gb(world: int, dtype: str) -> Hardware:
     """The first A100: 1,555 GB/s (NVIDIA's data sheet)."""
     hardware = _selene(world, dtype)
@@ -68,12 +72,14 @@ def _a100_40gb(world: int, dtype: str) -> Hardware:
     return replace(hardware, gpu=gpu, memory_bytes=40e9)
 
 
+@lru_cache(maxsize=64)
 def _neox(world: int, dtype: str) -> Hardware:
     """GPT-NeoX-20B's nodes: A100 40 GB, four HDR ports of 200 Gb/s (arXiv 2204.06745)."""
     hardware = _a100_40gb(world, dtype)
     return replace(hardware, site=replace(hardware.site, network=100e9, port=25e9))
 
 
+@lru_cache(maxsize=64)
 def _jean_zay_v100(world: int, dtype: str) -> Hardware:
     """V100 nodes of Jean Zay: four SXM2, two NVLinks a pair, four Omni-Path ports."""
     hardware = Hardware.of(load("dgx2"), world, dtype)
@@ -99,7 +105,6 @@ class Source:
         split: how stages are cut: evenly, or with the embedding and the head counted as a layer.
         traits: of the model, where they are not GPT-2's.
         travels: bytes of a gradient on its way; 0: as kept.
-        loss: as in Work.
     """
 
     title: str
@@ -111,7 +116,7 @@ class Source:
     fp32_gradients: bool = False
     sets: str = ""
     split: str = "even"
-    traits: dict[str, bool] = field(default_factory=dict)
+    traits: tuple[tuple[str, bool], ...] = ()
     travels: int = 0
 
 
@@ -169,7 +174,7 @@ SOURCES = {
         _neox,
         GPT_NEOX_2022,
         "TFLOP/s with recompute",
-        traits={"tie_word_embeddings": False, "use_parallel_residual": True},
+        traits=(("tie_word_embeddings", False), ("use_parallel_residual", True)),
     ),
     "bigscience2021_v100": Source(
         "BigScience 2021, Megatron-LM on V100", _jean_zay_v100, MEGATRON_2021, "seconds"
@@ -235,7 +240,7 @@ def predict(record: dict[str, str], source: Source) -> StepCost:
         number["hidden"],
         number["heads"],
         number["vocab"],
-        **source.traits,
+        **dict(source.traits),
     )
     pipeline, tensor = number["pipeline"], number["tensor"]
     split = _split(source.split, model.num_layers, pipeline)
@@ -272,7 +277,12 @@ def value(cost: StepCost, unit: str) -> float:
 
 def steps(name: str) -> Table:
     """A table of steps beside its predictions."""
-    source, rows = SOURCES[name], []
+    return _compared(name, SOURCES[name])
+
+
+@lru_cache(maxsize=64)
+def _compared(name: str, source: Source) -> Table:
+    rows = []
     for record in records(name):
         cost = predict(record, source)
         parts = [record["name"], f"{record['gpus']} GPUs"]

@@ -40,8 +40,8 @@ PEER = 0.0365
         ("bigscience2021_v100", 16, 0.16, 0.37),
         ("bigscience2021_v100_deepspeed", 4, 0.21, 0.23),
         ("dao2022_gpt3", 5, 0.08, 0.17),
-        # Six rows whose weights and optimizer nearly fill the memory are 20 to 41 % slower than
-        # their neighbours, three others for no stated reason.
+        # Seven rows whose weights and optimizer nearly fill the memory are 15 to 41 % slower than
+        # predicted, three others for no stated reason.
         ("mpt_a100", 55, 0.06, 0.38),
         ("mpt_a100_40gb", 78, 0.07, 0.43),
     ],
