@@ -105,7 +105,8 @@ COMPOSER_2023 = Framework(
 )
 """MosaicML's llm-foundry with FlashAttention in Triton, of the first generation.
 
-Its loss is timed as torch's own: its training metrics computed the cross entropy again.
+Its loss is timed as torch's own: its kernel is a fused one, but its training metrics are believed
+to have computed the cross entropy again (unverified). Without that, 125M would come out 10 % fast.
 Dao 2023 (arXiv 2307.08691, figures 4 to 6) measures about a third of the peak for it on an A100
 (unverified); so does llm-foundry's own run of 65,536 tokens, which is in none of our tables.
 """
