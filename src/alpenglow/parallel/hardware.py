@@ -47,12 +47,15 @@ class Gpu:
     """What the host needs to start an operation."""
     fused_attention: float = 0.3
     """Share of `rate` that fused attention reaches, masked-out blocks not counted."""
+    scalar_rate: float = 0.0
+    """FLOP/s of a product outside the tensor cores; 0: an eighth of `rate`."""
 
     def at(self, share: float, fused_attention: float = 0.0) -> Gpu:
         """The GPU under libraries that reach a share of its rate and bandwidth."""
         return replace(
             self,
             rate=share * self.rate,
+            scalar_rate=share * self.scalar_rate,
             bandwidth=share * self.bandwidth,
             fused_attention=fused_attention or self.fused_attention,
         )
@@ -112,6 +115,7 @@ class Hardware:
             transposed_stream=found.transposed_stream,
             host_s=found.host_seconds,
             fused_attention=found.fused_attention,
+            scalar_rate=min(peak, target.peak_flops.get("fp32", peak / 8)) * found.sustained,
         )
         return cls(
             gpu,

@@ -25,7 +25,13 @@ from alpenglow.parallel.collectives import Span, all_gather, all_reduce, reduce_
 from alpenglow.parallel.framework import DEEPSPEED, Framework
 from alpenglow.parallel.hardware import Gpu, Hardware
 from alpenglow.parallel.kernels import Kernels
-from alpenglow.parallel.layer_cost import Passes, embedding_passes, head_passes, layer_passes
+from alpenglow.parallel.layer_cost import (
+    Passes,
+    beside,
+    embedding_passes,
+    head_passes,
+    layer_passes,
+)
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.memory import StageMemory, stage_parameters, stages_memory
 from alpenglow.parallel.pipeline_time import StageSeconds, finish
@@ -178,8 +184,8 @@ class StepCost:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the machine file lacked, and what was taken instead."""
-        return self.hardware.warnings
+        """What the machine file lacked, and what was taken instead; the framework's note."""
+        return (*self.hardware.warnings, *((self.how.note,) if self.how.note else ()))
 
 
 def step_cost(
@@ -221,7 +227,8 @@ def step_cost(
     span = data_span(hardware, layout)
     parameters = [stage_parameters(model, layout, s) for s in range(layout.pipeline)]
     updates = [_update(work, how, n, span, hardware, layout.world) for n in parameters]
-    gathers = [all_gather(float(n * work.size), span) if how.zero else 0.0 for n in parameters]
+    gathered = how.zero and not how.sharded
+    gathers = [all_gather(float(n * work.size), span) if gathered else 0.0 for n in parameters]
     reductions = [_reduction(work, how, n, span) for n in parameters]
     reduced = max(
         run.ends[stage] + max(whole - _window(work, run.of.stages[stage]), behind)
@@ -281,6 +288,9 @@ def _replica(
             whole += embedding_passes(model, work, gpu, span, how)
         if stage == p - 1:
             whole += head_passes(model, work, gpu, span, how)
+        if how.sharded and layout.data > 1:
+            count = stage_parameters(model, layout, stage)
+            whole = _sharded(whole, work, count, layers[stage], hardware, layout)
         stages.append(whole)
     border = float(work.tokens * model.hidden_size * work.size)
     # Sequence parallelism has the tokens shared already; else slices are gathered behind the hop.
@@ -308,8 +318,39 @@ def _replica(
     return _Run(Replica(tuple(stages), tuple(hops)), ends, max(free))
 
 
+def _sharded(
+    passes: Passes, work: Work, parameters: int, layers: int, hardware: Hardware, layout: Layout
+) -> Passes:
+    """A micro-batch of a stage whose weights, gradients and optimizer are sharded (ZeRO-3).
+
+    Each layer's weights are gathered while the layer before is computed, forward and again
+    backward, and its gradients are scattered beside the next one's backward pass (Rajbhandari et
+    al. 2020, arXiv 1910.02054, section 7.2; Zhao et al. 2023, arXiv 2304.11277, section 3.3). What
+    moves takes multiprocessors from what is computed; of the first layer's weights and the last
+    gradients nothing is hidden.
+    """
+    span = data_span(hardware, layout)
+    gathered = all_gather(float(parameters * work.size), span)
+    scattered = reduce_scatter(float(parameters * (work.travels or work.gradient_size)), span)
+    ends = 1 / (layers + 1)
+    shown = []
+    for seconds, moved in (
+        (passes.forward.seconds, gathered),
+        (passes.backward.seconds, gathered + scattered),
+    ):
+        hidden = beside(hardware.gpu, seconds, (1 - ends) * moved)
+        shown.append(hidden + ends * moved)
+    return replace(
+        passes,
+        forward=replace(passes.forward, tensor=passes.forward.tensor + shown[0]),
+        inputs=replace(passes.inputs, tensor=passes.inputs.tensor + shown[1]),
+    )
+
+
 def _reduction(work: Work, how: Framework, parameters: int, span: Span) -> tuple[float, float]:
     """Seconds of the reduction of a stage's gradients; those behind its last pass at least."""
+    if how.sharded:
+        return 0.0, 0.0
     nbytes = float(parameters * (work.travels or work.gradient_size))
     if not (work.overlapped and (how.early_bf16 or work.reduces_early)):
         whole = all_reduce(nbytes, span)
@@ -337,7 +378,7 @@ def _update(
     work: Work, how: Framework, parameters: int, span: Span, hardware: Hardware, world: int
 ) -> float:
     gpu: Gpu = hardware.gpu
-    shard = parameters / (span.ranks if how.zero else 1)
+    shard = parameters / (span.ranks if how.zero or how.sharded else 1)
     sizes = kernels.optimizer_bytes(parameters, shard, work.size, work.gradient_size)
     each = len(hardware.site.sockets)
     everyone = Span(world, max(1, world // each), 1e9, library=hardware.library)
