@@ -25,6 +25,10 @@ COMMANDS = {
         "alpenglow_analysis.simulate_command",
         "steps with jitter, slow ranks, slow links, pauses: what each costs",
     ),
+    "compare": (
+        "alpenglow_analysis.compare_command",
+        "the same run on several machines",
+    ),
     "scaling": (
         "alpenglow_analysis.scaling_command",
         "what a scaling study measured, beside ideal and prediction",

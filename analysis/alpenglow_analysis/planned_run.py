@@ -260,7 +260,10 @@ def jobs_folder() -> Path:
 
 
 def _sizes(word: str) -> ModelConfig:
-    values: dict[str, Any] = {"vocab_size": 50432, "max_position_embeddings": 2048}
+    # One branch after the other, as in GPT-2, Megatron-LM, MPT and RedPajama-INCITE.
+    values: dict[str, Any] = {
+        "vocab_size": 50432, "max_position_embeddings": 2048, "use_parallel_residual": False,
+    }  # fmt: skip
     for part in word.split(","):
         key, _, text = part.partition("=")
         if key.strip() not in SIZES:
@@ -274,7 +277,8 @@ def _config(path: Path) -> ModelConfig:
         told: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
-    values: dict[str, Any] = {"rotary_pct": 1.0}
+    neox = told.get("model_type") == "gpt_neox"
+    values: dict[str, Any] = {"rotary_pct": 1.0, "use_parallel_residual": neox}
     for field, keys in HUGGING_FACE.items():
         for key in keys:
             if told.get(key) is not None:

@@ -307,12 +307,12 @@ def cure(run: PlannedRun) -> str:
     """The nearest numbers of nodes, and the nearest batch, with which something divides."""
     each = max(1, run.machine.target.compute.gpus)
     most, here = run.machine.target.compute.nodes, run.nodes
-    near = [n for n in range(1, most + 1) if _replicas(run, n * each, run.global_batch_size)]
+    near = [n for n in range(1, most + 1) if divides(run, n * each, run.global_batch_size)]
     below = max((n for n in near if n < here), default=None)
     above = min((n for n in near if n > here), default=None)
     words = " or ".join(f"{n:,}" for n in (below, above) if n is not None)
     found = [f"the nearest that do are {words} nodes"] if words else []
-    counts = _replicas(run, run.gpus, None)
+    counts = divides(run, run.gpus, None)
     if counts:
         batch = min(
             (c * max(1, round(run.global_batch_size / c)) for c in counts),
@@ -322,7 +322,7 @@ def cure(run: PlannedRun) -> str:
     return "; ".join(found) or "no pipeline and tensor degree of this model divides any"
 
 
-def _replicas(run: PlannedRun, gpus: int, batch: int | None) -> list[int]:
+def divides(run: PlannedRun, gpus: int, batch: int | None) -> list[int]:
     """Numbers of replicas that so many GPUs can hold, and that divide the batch if there is one."""
     return [
         gpus // (p * t)

@@ -27,7 +27,7 @@ from alpenglow.parallel.job_lengths import JobLengths
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.simulation import simulate
 from alpenglow.parallel.step_cost import step_cost
-from alpenglow.parallel.validation import Gpt
+from alpenglow.parallel.published_runs import Gpt
 from alpenglow.parallel.work import Work
 from alpenglow_lsf.machine import load
 

@@ -339,7 +339,7 @@ def test_the_pair_across_the_sockets_sets_the_pace() -> None:
 
 
 def test_a_machine_file_without_constants_says_so() -> None:
-    hardware = Hardware.of(load("perlmutter"), 64)
+    hardware = Hardware.of(replace(load("perlmutter"), gpu=None), 64)
     assert hardware.gpu.multiprocessors == DEFAULTS.multiprocessors
     cost = step_cost(INCITE_7B, Layout(4, 4, 4), Work(1, 8, 2048), hardware)
     assert any("perlmutter has no [gpu] table" in line for line in cost.warnings)
@@ -351,7 +351,7 @@ def test_a_machine_file_without_constants_says_so() -> None:
 
 def test_bad_input_is_told_in_one_sentence() -> None:
     with pytest.raises(MachineError, match=r"frontier.*peak_flops.fp16; one of them is missing"):
-        step_cost(INCITE_7B, Layout(), Work(1, 1, 2048), load("frontier"))
+        step_cost(INCITE_7B, Layout(), Work(1, 1, 2048), replace(load("frontier"), peak_flops={}))
     with pytest.raises(ValueError, match="num_attention_heads = 32 does not divide by tensor = 3"):
         step_cost(INCITE_7B, Layout(1, 3), Work(1, 1, 2048), SELENE)
     with pytest.raises(LayoutError, match="cannot fill pipeline = 64"):
