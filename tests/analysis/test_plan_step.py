@@ -73,7 +73,7 @@ name,layers,hidden,heads,vocab,tied,gpus,batch,pipeline,tensor,micro-batch,sched
 """
 OPTIONS = [
     "--machine", "selene", "--framework", "megatron-2021", "--attention", "plain", "--loss",
-    "plain", "--no-overlap", "--sequence", "2048", "--recompute", "full",
+    "plain", "--split", "even", "--sequence", "2048", "--recompute", "full",
 ]  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_a_table_of_layouts_comes_back_with_predictions(
     [
         ("name\n", "a line of column names and a row are needed"),
         ("model,gpus,pipeline,batch\n7b,3072,13,2048\n", "line 2: pipeline 13"),
-        ("# a note\n\nmodel,gpus,pipeline\n7b,48,2\n9b,8,1\n", "line 5: --model 9b"),
+        ("# a note\n\nmodel,gpus,pipeline\n7b,64,2\n9b,8,1\n", "line 5: --model 9b"),
         ("model,pipeline\n7b,2\n", "line 2"),
     ],
 )

@@ -25,9 +25,9 @@ from alpenglow.parallel.disturbance import (
 from alpenglow.parallel.hardware import Hardware
 from alpenglow.parallel.job_lengths import JobLengths
 from alpenglow.parallel.layout import Layout
+from alpenglow.parallel.published_runs import Gpt
 from alpenglow.parallel.simulation import simulate
 from alpenglow.parallel.step_cost import step_cost
-from alpenglow.parallel.published_runs import Gpt
 from alpenglow.parallel.work import Work
 from alpenglow_lsf.machine import load
 
