@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m alpenglow.parallel.bench_simulation")
     parser.add_argument("--times", type=int, default=5, help="the middle of so many is told")
     times = parser.parse_args(arguments).times
-    print("ms of a core a step: alike, first (the schedule is made) and again; disturbed, one, of 32; S")
+    print(
+        "ms of a core a step: alike, first (schedule laid out) and again; disturbed, one, of 32; S"
+    )
     print(" GPUs  schedule       layout    m |  first  again |    one  of 32 |     S")
     for world in (3072, 12288):
         machine = Hardware.of(load("summit"), world)
