@@ -1,4 +1,4 @@
-"""Seconds of a simulated step: `python -m alpenglow.parallel.bench_simulation`.
+"""Seconds of a core for a simulated step: `python -m alpenglow.parallel.bench_simulation`.
 
 The 7B model on Summit, on one core: undisturbed, where replicas are alike, and with every
 disturbance, where each of 3,072 or 12,288 GPUs differs in every pass. Interleaved chunks need
@@ -45,9 +45,9 @@ MODEL = Gpt(32, 4096, 32, 50432, tie_word_embeddings=False)
 def _middle(run: Callable[[], object], times: int) -> float:
     took = []
     for _ in range(times):
-        begin = time.perf_counter()
+        begin = time.process_time()
         run()
-        took.append(time.perf_counter() - begin)
+        took.append(time.process_time() - begin)
     return statistics.median(took)
 
 
@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m alpenglow.parallel.bench_simulation")
     parser.add_argument("--times", type=int, default=5, help="the middle of so many is told")
     times = parser.parse_args(arguments).times
-    print("ms a step: alike, first (the schedule is made) and again; disturbed, one, of 32; S")
+    print(
+        "ms of a core a step: alike, first (schedule laid out) and again; disturbed, one, of 32; S"
+    )
     print(" GPUs  schedule       layout    m |  first  again |    one  of 32 |     S")
     for world in (3072, 12288):
         machine = Hardware.of(load("summit"), world)
@@ -72,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     lambda job=job: simulate(job, DISTURBANCES, steps=1),  # type: ignore[misc]
                     times,
                 )
-                begin = time.perf_counter()
+                begin = time.process_time()
                 got = simulate(job, DISTURBANCES, steps=32)
-                many = (time.perf_counter() - begin) / 32
+                many = (time.process_time() - begin) / 32
                 print(
                     f"{world:6,} {name:13} PP{pipeline}xTP2 {m:4} |"
                     f"{1e3 * first:7.1f}{1e3 * again:7.1f} |{1e3 * one:7.1f}{1e3 * many:7.1f} |"
@@ -89,9 +91,9 @@ def _first(job: JobLengths) -> float:
         for known in vars(module).values():
             if hasattr(known, "cache_clear"):
                 known.cache_clear()
-    begin = time.perf_counter()
+    begin = time.process_time()
     simulate(job, steps=1)
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 if __name__ == "__main__":

@@ -44,8 +44,8 @@ Floats = npt.NDArray[np.float64]
 Factors = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
 
-TOGETHER = 4096
-"""Replicas x steps that are played at once: what an event needs lies in the cache then."""
+TOGETHER = 1 << 14
+"""Replicas x steps x turns that are played at once: what is drawn for them lies in the cache."""
 FEW = 6
 """Up to so many, one after the other costs less than as arrays."""
 
@@ -137,9 +137,9 @@ def simulate(
     if not disturbances and alike:
         return _joined(job, float(base[0][0]), [base] * steps, np.zeros(steps, np.int64))
     player = _Player(job, disturbances, seed, min(steps, allocations), float(base[0][0]))
-    each = max(1, TOGETHER // job.layout.data)
+    each = max(1, TOGETHER // (job.layout.data * job.turns))
     if player.jitter is None and alike:
-        each *= 64
+        each = max(each, (1 << 20) // (job.layout.data * job.layout.pipeline))
     blocks = np.array_split(np.arange(steps), -(-steps // each))
     made = [player.played(block, alike=alike) for block in blocks]
     return _joined(job, float(base[0][0]), made, np.arange(steps) % player.allocations)
