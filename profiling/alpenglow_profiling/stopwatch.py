@@ -15,8 +15,8 @@ LEAST_S = 1e-3
 is timed that is near the clock's own resolution."""
 MOST_AT_ONCE = 200
 HOLD_CYCLES = 100_000
-"""For each queued operation a GPU first sleeps so long (some 60 us): the host, which may need longer
-to start an operation than the GPU to do it, is then done with all of them before the first runs."""
+"""For each queued operation a GPU first sleeps so long (some 60 us): the host, which may need
+longer to start an operation than the GPU to do it, has then queued all before the first runs."""
 
 
 @dataclass(frozen=True)
