@@ -12,8 +12,11 @@ from typing import Any
 Work = Callable[[], object]
 LEAST_S = 1e-3
 """A repeat takes at least this long, by doing an operation many times where it is short: nothing
-is timed that is near the clock's own resolution, and on a GPU the queue hides the host."""
+is timed that is near the clock's own resolution."""
 MOST_AT_ONCE = 200
+HOLD_CYCLES = 100_000
+"""For each queued operation a GPU first sleeps so long (some 60 us): the host, which may need
+longer to start an operation than the GPU to do it, has then queued all before the first runs."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,9 @@ class Stopwatch:
             return (time.perf_counter() - begin) / count
         import torch
 
+        hold = getattr(torch.cuda, "_sleep", None)
+        if hold is not None:
+            hold(HOLD_CYCLES * count)
         marks = [self._clock.mark()]
         for _ in range(count):
             work()

@@ -31,6 +31,10 @@ def schema(name: str) -> type[Any]:
         from alpenglow.jobs.scaling import ScalingRecipe
 
         return ScalingRecipe
+    if name == "calibrate":
+        from alpenglow_profiling.curves_recipe import CurvesRecipe
+
+        return CurvesRecipe
     if name == "report":
         from alpenglow_analysis.report import ReportRecipe
 
@@ -49,7 +53,8 @@ def recipe(name: str, on: str, *overrides: str) -> Any:
 def test_the_shipped_jobs_are_these() -> None:
     stems = [path.stem for path in SCRIPTS]
     assert stems == [
-        "convert", "prepare_data", "pretrain_3b", "pretrain_7b", "report", "scaling_study", "smoke",
+        "calibrate", "convert", "prepare_data", "pretrain_3b", "pretrain_7b", "report",
+        "scaling_study", "smoke",
     ]  # fmt: skip
 
 
@@ -122,6 +127,20 @@ def test_the_laptop_keeps_the_shape() -> None:
         assert parallel.pipeline == 2
         assert ranks % (parallel.pipeline * parallel.tensor) == 0
         assert ranks // (parallel.pipeline * parallel.tensor) >= 2
+
+
+@pytest.mark.parametrize("on", machine.names())
+def test_the_curves_own_reader_agrees(on: str) -> None:
+    """The profiling root reads the recipe by itself: it knows no other root."""
+    from alpenglow_profiling.curves_recipe import CurvesRecipe
+
+    loaded = CurvesRecipe.read(JOBS / "calibrate.toml", on)
+    assert loaded == recipe("calibrate", on)
+    # Its budgets and its own limit end within the walltime.
+    tables = (loaded.products, loaded.copies, loaded.attention, loaded.network)
+    walltime = Script.read(JOBS / "calibrate.lsf").spec.walltime
+    assert walltime is not None
+    assert sum(table.budget_s for table in tables) < loaded.limit_s < 60 * (walltime - 5)
 
 
 @pytest.mark.parametrize(("on", "ranks"), [("summit", 12), ("laptop", 8)])

@@ -114,7 +114,8 @@ class Fit:
         begins = [begin, *(self._within(begin + way * by) for by in thrown for way in (1, -1))]
         felt = np.max([np.abs(self._slopes(x)).mean(axis=0) for x in begins], axis=0) >= FELT
         self._free = [c for c, some in zip(constants, felt, strict=True) if some]
-        self._x = min((self._descend(x[felt]) for x in begins), key=self._loss)
+        reached = sorted((self._stride(x[felt]) for x in begins), key=self._loss)
+        self._x = min(map(self._polish, reached[:2]), key=self._loss)
 
     @property
     def values(self) -> dict[str, float]:
@@ -162,10 +163,10 @@ class Fit:
                 x = x.copy()
                 x[i] = self._x[i] + np.log(times)
                 x = self._within(x)
-                for _ in range(3):
+                for _ in range(2):
                     step, free = np.zeros(len(x)), slopes[:, others]
                     step[others] = np.clip(_least_absolute(free, self._residuals(x)), -0.5, 0.5)
-                    tried = [self._within(x + share * step) for share in (1.0, 0.4, 0.15, 0.0)]
+                    tried = [self._within(x + share * step) for share in (1.0, 0.3, 0.0)]
                     x = tried[int(np.argmin([self._loss(each) for each in tried]))]
 
     def _begin(self) -> Array:
@@ -200,11 +201,10 @@ class Fit:
         self._tried.append((x, misses))
         return float(misses.sum())
 
-    def _descend(self, x: Array) -> Array:
-        if not len(x):
-            return x
+    def _stride(self, x: Array) -> Array:
+        """Gauss and Newton's steps until they lead nowhere."""
         best = self._loss(x)
-        for _ in range(12):
+        for _ in range(12 if len(x) else 0):
             step = _least_absolute(self._slopes(x), self._residuals(x))
             before = best
             for share in (1.0, 0.5, 0.2, 0.05):
@@ -213,8 +213,13 @@ class Fit:
                 if loss < best:
                     x, best = tried, loss
                     break
-            if best > before * (1 - 1e-4):
+            if best > before * (1 - 1e-3):
                 break
+        return x
+
+    def _polish(self, x: Array) -> Array:
+        """One constant at a time, in ever smaller steps."""
+        best = self._loss(x)
         for width in (0.5, 0.2, 0.08, 0.03, 0.01, 0.004):
             again = True
             while again:
