@@ -67,9 +67,9 @@ def test_what_does_not_fit_the_memory_is_predicted_and_said(
 
 
 PUBLISHED = """# three rows of Narayanan et al. 2021, Table 1
-name,layers,hidden,heads,vocab,tied,gpus,batch,pipeline,tensor,micro-batch,schedule
-3.6B,30,3072,32,51200,true,64,512,1,2,16,1f1b
-39B,48,8192,64,51200,true,512,1536,2,8,4,interleaved-2
+name,layers,hidden,heads,vocab,tied,gpus,batch,pipeline,tensor,micro-batch,no-overlap
+3.6B,30,3072,32,51200,true,64,512,1,2,16,
+39.1B,48,8192,64,51200,true,512,1536,2,8,4,true
 """
 OPTIONS = [
     "--machine", "selene", "--framework", "megatron-2021", "--attention", "plain", "--loss",
@@ -84,7 +84,7 @@ def test_a_table_of_layouts_comes_back_with_predictions(
     path.write_text(PUBLISHED)
     assert step_command.main(["--csv", str(path), *OPTIONS]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-    assert [row["name"] for row in rows] == ["3.6B", "39B"]
+    assert [row["name"] for row in rows] == ["3.6B", "39.1B"]
     published = {row.name.split()[0]: row for row in published_steps("narayanan2021_table1").rows}
     for row in rows:
         # The command and the validation predict the same.

@@ -242,7 +242,7 @@ def test_nothing_that_disturbs_is_told_too(capsys: pytest.CaptureFixture[str]) -
         (("--hiccups", "1e9:1"), "is jitter"),
         (("--steps", "0"), "at least 1"),
         (("--pipeline", "11"), "does not divide"),
-        (("--pipeline", "0"), "a degree is at least 1"),
+        (("--pipeline", "0"), "are at least 1"),
         (("--tensor", "3"), "does not divide"),
         (("--micro-batch", "48"), "does not divide"),
         (("--micro-batch", "0"), "at least 1"),
