@@ -20,6 +20,9 @@ from alpenglow_analysis.search import Axes, Choice, Search, room, space
 from alpenglow_analysis.units import percent, seconds
 
 AXES = ("pipeline", "tensor", "micro-batch", "schedule", "attention", "recompute", "order", "split")
+CLOSE = 0.02
+"""Layouts of which one is better by less are not told apart: repeats of one layout differ by as
+much, and rows of one published table by more (alpenglow.parallel.validation)."""
 SHARE = 0.002
 """Parts that change by less than this share of the step are not told."""
 
@@ -121,9 +124,11 @@ def _summary(found: Search, best: Choice) -> str:
     parts = best.cost.parts()
     most = sorted(parts.items(), key=lambda item: -item[1])[:3]
     told = ", ".join(f"{name} {percent(value / best.seconds)}" for name, value in most)
+    close = sum(each.seconds <= (1 + CLOSE) * best.seconds for each in found.found) - 1
+    alike = f" {close} more are within {percent(CLOSE)}: too close to tell apart." if close else ""
     return (
         f"{best} takes {seconds(best.seconds)} a step, the least of {len(found.found):,} layouts "
-        f"that fit ({found.lawful:,} are lawful): {told} of it."
+        f"that fit ({found.lawful:,} are lawful): {told} of it.{alike}"
     )
 
 
