@@ -142,23 +142,35 @@ def read(run: Path) -> tuple[Path, dict[str, Curve]]:
     return where, {curve.name: curve for curve in found}
 
 
-def fit_machine(run: Path, machine: Machine | None = None, name: str = "measured") -> MachineFit:
+def fastest(curve: Curve) -> Curve:
+    """The curve with the least seconds of each point in place of the median."""
+    points = [{**point, "seconds": point.get("least", point["seconds"])} for point in curve.points]
+    return replace(curve, points=points)
+
+
+def fit_machine(
+    run: Path, machine: Machine | None = None, name: str = "measured", *, least: bool = False
+) -> MachineFit:
     """Fit a machine to the curves of a run.
 
     Args:
         run: run directory, or the folder of the curves.
         machine: whose data-sheet numbers hold; None describes the machine anew.
         name: of a machine that is described anew.
+        least: fit the fastest repeats, not the medians: where others use the machine, too.
 
     Raises:
         CurveError: no curves, or too few points.
         MachineError: the machine's file lacks what the cost of a step needs.
     """
     where, curves = read(run)
+    if least:
+        curves = {name: fastest(curve) for name, curve in curves.items()}
     header = next(iter(curves.values())).header
     dtype, each, cpu = str(header["dtype"]), int(header["each"]), header["device"] == "cpu"
     base = blank(curves, name) if machine is None else _checked(machine, each, cpu, header)
-    notes = [] if (where / "done.json").exists() else [f"{where}: its job did not end well"]
+    notes = ["the fastest repeats, not the medians"] if least else []
+    notes += [] if (where / "done.json").exists() else [f"{where}: its job did not end well"]
     for curve in curves.values():
         if curve.header.get("left_out"):
             notes.append(f"{curve.name}: {curve.header['left_out']} points were not measured")
@@ -254,11 +266,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="run directory of jobs/calibrate.lsf")
     parser.add_argument("--machine", help="whose file gets the numbers; else it is described anew")
     parser.add_argument("--write", type=Path, metavar="FILE.toml", help="the machine file to write")
+    parser.add_argument(
+        "--least", action="store_true", help="fit the fastest repeats: others use the machine, too"
+    )
     given = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
     try:
         machine = None if given.machine is None else load(given.machine)
         name = "measured" if given.write is None else given.write.stem
-        found = fit_machine(given.run, machine, name)
+        found = fit_machine(given.run, machine, name, least=given.least)
         sys.stdout.write(str(found))
         if given.write is not None:
             source = None

@@ -88,7 +88,8 @@ class Fit:
     Args:
         predict: constants by name -> seconds of each point.
         measured: seconds of each point.
-        constants: what to fit; those that no point feels stay out.
+        constants: what to fit.
+        screen: whether constants that no point feels stay out; else all are fitted.
         starts: beginnings that are tried, an odd number: all but the first lie around it in pairs.
 
     Raises:
@@ -101,6 +102,8 @@ class Fit:
         measured: Sequence[float],
         constants: Sequence[Constant],
         starts: int = 7,
+        *,
+        screen: bool = True,
     ) -> None:
         if not measured:
             raise ValueError("no points to fit to")
@@ -113,6 +116,7 @@ class Fit:
         thrown = [chance.normal(0.0, SPREAD, len(begin)) for _ in range(starts // 2)]
         begins = [begin, *(self._within(begin + way * by) for by in thrown for way in (1, -1))]
         felt = np.max([np.abs(self._slopes(x)).mean(axis=0) for x in begins], axis=0) >= FELT
+        felt = felt if screen else np.ones_like(felt)
         self._free = [c for c, some in zip(constants, felt, strict=True) if some]
         reached = sorted((self._stride(x[felt]) for x in begins), key=self._loss)
         self._x = min(map(self._polish, reached[:2]), key=self._loss)

@@ -144,8 +144,10 @@ def fit_table(
     model = partial(predict, machine, table)
     first = Fit(lambda v: model(shown, each, dtype, v), seconds(shown), constants)
     held_out = errors(model(hidden, each, dtype, first.values), seconds(hidden))
-    again = [replace(c, start=first.values[c.name]) for c in constants]
-    fit = Fit(lambda v: model(points, each, dtype, v), seconds(points), again, starts=1)
+    again = [replace(c, start=first.values[c.name]) for c in constants if c.name in first.learnt]
+    fit = Fit(
+        lambda v: model(points, each, dtype, v), seconds(points), again, starts=1, screen=False
+    )
     known = {name: fit.values[name] for name in fit.learnt}
     predicted = model(points, each, dtype, known)
     all_of_them = errors(predicted, seconds(points))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from alpenglow.parallel.collectives import Span, all_gather, all_reduce, reduce_scatter, send
-from alpenglow.parallel.curve_fit import MachineFit, fit_machine, main
+from alpenglow.parallel.curve_fit import MachineFit, fastest, fit_machine, main
 from alpenglow.parallel.curve_points import span
 from alpenglow.parallel.hardware import DEFAULTS, Hardware
 from alpenglow.parallel.layout import Layout
@@ -233,11 +233,16 @@ def test_a_job_that_did_not_end_and_missing_collectives_are_noted(
         Curve.read(measured / f"curves/7.1/{name}.jsonl").write(tmp_path)
     whole = Curve.read(measured / "curves/7.1/products.jsonl")
     Curve("products", {**whole.header, "left_out": 8}, whole.points[:30]).write(tmp_path)
-    found = fit_machine(tmp_path, SUMMIT)
+    least = {"least": 0.5, "seconds": 3.0}
+    assert fastest(Curve("x", {}, [least, {"seconds": 2.0}])).points == [
+        {**least, "seconds": 0.5}, {"seconds": 2.0},
+    ]  # fmt: skip
+    found = fit_machine(tmp_path, SUMMIT, least=True)
     assert found.machine.links == SUMMIT.links
     text = str(found)
     assert "its job did not end well" in text and "products: 8 points were not measured" in text
     assert "no collectives were measured: [links] is as it was" in text
+    assert "the fastest repeats, not the medians" in text
 
 
 @pytest.mark.parametrize("tensor", [2, 3, 6])
