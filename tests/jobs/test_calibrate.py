@@ -16,8 +16,8 @@ import pytest
 import tomli_w
 
 from alpenglow.parallel.layout import Layout
+from alpenglow.parallel.published_runs import Gpt
 from alpenglow.parallel.step_cost import step_cost
-from alpenglow.parallel.validation import Gpt
 from alpenglow.parallel.work import Work
 from alpenglow_lsf.machine import load
 from alpenglow_profiling.curve import Curve, newest

@@ -16,11 +16,11 @@ from alpenglow.parallel.curve_points import span
 from alpenglow.parallel.hardware import DEFAULTS, Hardware
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.measured_machine import edited, number, write
+from alpenglow.parallel.published_runs import Gpt, records
 from alpenglow.parallel.robust_fit import Constant, Fit
 from alpenglow.parallel.spans import data_span, inside, tensor_span
 from alpenglow.parallel.step_cost import step_cost
 from alpenglow.parallel.table_fit import Point, TableFit, fit_table, gpu_constants, predict
-from alpenglow.parallel.validation import Gpt, records
 from alpenglow.parallel.work import Work
 from alpenglow_lsf.machine import Links, Machine, folder, load
 from alpenglow_profiling.curve import Curve
