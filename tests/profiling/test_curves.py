@@ -131,7 +131,7 @@ def test_products_are_those_of_the_recipe_and_work_takes_time(measured: Path) ->
     asked = shapes(CurvesRecipe.read(measured.parent / "recipe.toml").products)
     assert found == Counter(asked)
     assert {p["measured_by"] for p in points} == {4}
-    seconds = {shape: p["seconds"] for shape, p in zip(found, points, strict=True)}
+    seconds = {shape: p["least"] for shape, p in zip(found, points, strict=True)}
     # 64 times the work, and better shaped.
     assert 4 < seconds[Shape(256, 256, 256)] / seconds[Shape(64, 16, 256)] < 200
 
@@ -140,10 +140,10 @@ def test_products_are_those_of_the_recipe_and_work_takes_time(measured: Path) ->
 def test_bytes_take_time(measured: Path) -> None:
     copies = Curve.read(measured / "curves/7.1/copies.jsonl").points
     for what in ("copy", "add"):
-        found = sorted((p["bytes"], p["seconds"]) for p in copies if p["what"] == what)
+        found = sorted((p["bytes"], p["least"]) for p in copies if p["what"] == what)
         assert len(found) == 4 and found[-1][1] > 4 * found[0][1]
     kernel, host = (next(p for p in copies if p["what"] == w) for w in ("kernel", "host"))
-    assert kernel["seconds"] < host["seconds"]
+    assert kernel["least"] < host["least"]
 
     groups = defaultdict(list)
     for point in Curve.read(measured / "curves/7.1/network.jsonl").points:
@@ -157,13 +157,16 @@ def test_bytes_take_time(measured: Path) -> None:
     for points in groups.values():
         points.sort(key=lambda p: int(p["bytes"]))
         assert [p["bytes"] for p in points] == [1024, 65536, 4194304]
-        # 4,096 times the bytes are never free, and the library never nearer its best on few.
-        assert points[-1]["seconds"] > points[0]["seconds"]
-        assert points[-1]["bus_rate"] > 2 * points[0]["bus_rate"]
         for point in points:
             rate = bus_factor(point["what"], point["ranks"]) * point["bytes"] / point["seconds"]
             assert point["bus_rate"] == pytest.approx(rate, rel=1e-3)
             assert point["bus_rate"] < 1e12  # no memory is that fast
+    # 4,096 times the bytes are never free, and never carried worse. All groups together, and the
+    # fastest repeat of each: other processes may hold up any one of them for milliseconds.
+    for what in {what for what, _ in groups}:
+        first, *_, last = zip(*(groups[key] for key in groups if key[0] == what), strict=True)
+        small, large = (sum(point["least"] for point in points) for points in (first, last))
+        assert small < large < 4096 * small, what
 
 
 @pytest.mark.distributed
