@@ -60,7 +60,7 @@ DEEPSPEED = replace(
     IDEAL,
     efficiency=0.78,
     note=(
-        "no run of this trainer on GPUs was measured: it is taken to lose what published runs on "
+        "No run of this trainer on GPUs was measured: it is taken to lose what published runs on "
         "DeepSpeed's pipeline engine lost (22 %); of 120 of them that set no constant nine in ten "
         "took between 9 % less and 18 % more than predicted so; --calibration replaces this"
     ),

@@ -100,7 +100,7 @@ class Hardware:
         if found is None:
             found = DEFAULTS
             missing.append(
-                f"machine {target.name} has no [gpu] table: products and kernels are timed with "
+                f"Machine {target.name} has no [gpu] table: products and kernels are timed with "
                 "the constants of a V100, scaled to its peak and bandwidth"
             )
         peak, memory = target.peak_flops[dtype], target.node.gpu_memory_bandwidth
