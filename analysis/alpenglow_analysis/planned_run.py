@@ -112,7 +112,7 @@ class PlannedRun:
         hardware = Hardware.of(self.machine, self.gpus, self.work.dtype)
         if self.calibration is None:
             return hardware, self.how
-        return self.calibration.applied(hardware, self.how)
+        return self.calibration.applied(hardware), self.how.calibrated()
 
     def work_of(self, layout: Layout, micro_batch_size: int, **changes: Any) -> Work:
         """What a replica of a layout does in a step.
@@ -141,7 +141,8 @@ class PlannedRun:
     def cost(self, layout: Layout, work: Work) -> StepCost:
         """Predict one step; errors as of `alpenglow.parallel.step_cost`."""
         hardware, how = self.tuned
-        return step_cost(self.model, layout, work, hardware, how)
+        cost = step_cost(self.model, layout, work, hardware, how)
+        return cost if self.calibration is None else self.calibration.finished(cost, how)
 
 
 def add_options(

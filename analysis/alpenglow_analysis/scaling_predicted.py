@@ -64,6 +64,8 @@ def _point(
     layout = recipe.layout(point.ranks, machine)
     work = recipe.work(layout)
     hardware, how = Hardware.of(machine, point.ranks, work.dtype), DEEPSPEED
-    if calibration is not None:
-        hardware, how = calibration.applied(hardware, how)
-    return step_cost(recipe.model, layout, work, hardware, how).seconds
+    if calibration is None:
+        return step_cost(recipe.model, layout, work, hardware, how).seconds
+    hardware, how = calibration.applied(hardware), how.calibrated()
+    cost = step_cost(recipe.model, layout, work, hardware, how)
+    return calibration.finished(cost, how).seconds
