@@ -92,5 +92,3 @@ def _alone(parts: StepParts, calibration: Calibration) -> dict[Key, float]:
         if stage + 1 < len(parts.stages):
             found["message", stage] = parts.hops[stage]
     return found
-
-

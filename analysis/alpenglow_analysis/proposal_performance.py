@@ -90,7 +90,15 @@ def performance_blocks(chosen: Chosen) -> list[Block]:
              ["part", "seconds", "share"], rows, sums=frozenset({len(rows) - 1})),
         Paragraph(idle),
     ]  # fmt: skip
-    for warning in cost.warnings:
+    if cost.how.note:
+        blocks.append(Paragraph(say(
+            "No run of this trainer on GPUs was measured. The step carries the loss that published "
+            "runs on DeepSpeed's pipeline engine had beside the same model, {loss} of the GPU's "
+            "rates; a calibration on this machine replaces it.",
+            loss=of(f"{100 * (1 - cost.how.efficiency):.0f} %", 1 - cost.how.efficiency,
+                    why="alpenglow.parallel.framework, DEEPSPEED"),
+        )))  # fmt: skip
+    for warning in cost.hardware.warnings:
         blocks.append(
             Paragraph(say("{warning}.", warning=of(warning, mark="A", why="machine file")))
         )

@@ -245,7 +245,7 @@ def test_a_model_gives_steps_and_tokens_and_says_so(
     assert sources["seconds of a step"][0] == f"{chosen.cost.seconds:.4g}"
     assert sources["seconds of a step"][1].startswith("predicted: pipeline 12 x tensor 2")
     assert sources["tokens a step"] == ("4,194,304", "model INCITE 7B")
-    assert sources["90 % interval of it"] == ("± 10 %", "assumed: as machine files alone")
+    assert sources["90 % interval of it"] == ("± 15 %", "assumed: as machine files alone")
     assert "ideal scaling" not in said
     got = {each["choice"]: each for each in found["choices"]}
     # Replicas of 4 nodes must fill the nodes and the batch divide: 922 are 1,024, 91 are 64.

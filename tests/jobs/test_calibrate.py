@@ -86,7 +86,7 @@ def test_the_job_measures_and_its_curves_describe_this_computer(tmp_path: Path) 
     cost = step_cost(
         Gpt(2, 64, 4, vocab_size=1024), Layout(2, 2, 2), Work(1, 4, 64, dtype="fp32"), here
     )
-    assert not cost.warnings and 1e-4 < cost.seconds < 100
+    assert not cost.hardware.warnings and 1e-4 < cost.seconds < 100
     faster = step_cost(
         Gpt(2, 64, 4, vocab_size=1024), Layout(1, 1, 1), Work(1, 4, 64, dtype="fp32"), here
     )
