@@ -201,7 +201,7 @@ class _Problem:
         return np.stack(columns, axis=1) if columns else np.zeros((len(self.measured), 0))
 
     def solved(self, start: Calibration) -> tuple[Calibration, dict[str, float], dict[str, str]]:
-        """The best calibration, the deviations of its logs, and what was left as it was, and why."""
+        """The best calibration, deviations of its logs, what was left as it was, and why."""
         rests = [p.seconds for run in self.runs for p in run.parts if p.key[0] == "rest"]
         start = replace(start, rest_s=float(np.median(rests)) if rests else 0.0)
         if self.setting.cores is not None and max(run.layout.world for run in self.runs) > 1:

@@ -1,8 +1,8 @@
 """What a run's parts and its step should take on a machine with a calibration on it.
 
 Two kinds of machine. Accelerators: a part takes what `alpenglow.parallel.step_parts` says, a step
-what `step_cost` does. CPU ranks (a machine file whose collectives are gloo's): the step is played on
-the node's cores, which its ranks share, and a part takes as long as it did in that play.
+what `step_cost` does. CPU ranks (a machine file whose collectives are gloo's): the step is played
+on the node's cores, which its ranks share, and a part takes as long as it did in that play.
 """
 
 from __future__ import annotations

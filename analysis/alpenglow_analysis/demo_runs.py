@@ -44,7 +44,7 @@ class Demo:
 
 
 DEMO = Demo("demo")
-"""4 layers of 128, 128 tokens, micro-batches of 2, 16 sequences a step: what the campaign trains."""
+"""4 layers of 128, 128 tokens, micro-batches of 2, 16 sequences a step: the campaign's."""
 WIDER = Demo(
     "wider",
     (
@@ -98,17 +98,29 @@ def train(
         DemoError: it did not end well.
     """
     root = folder().parents[1]
-    nodes = -(-layout.world // RANKS_PER_NODE)
-    each = str(layout.world // nodes)
+    words = [
+        "-m", "alpenglow.train", str(root / "jobs" / "pretrain_7b.toml"), "--run", str(run),
+        f"parallel.pipeline={layout.pipeline}", f"parallel.tensor={layout.tensor}",
+        f"data.catalogue={catalogue}", f"train.tokens={steps * STEP_TOKENS}",
+        "train.checkpoint_every=never", "train.validate_every=0", "measure.spans_every=1",
+        "measure.sample_seconds=0", *demo.overrides, *more,
+    ]  # fmt: skip
+    launched(layout.world, words, run.name)
+    return run
+
+
+def launched(ranks: int, words: Sequence[str], name: str) -> None:
+    """Run a Python program on so many ranks of this computer, through the stand-in for jsrun.
+
+    Raises:
+        DemoError: it did not end well.
+    """
+    root = folder().parents[1]
+    nodes = -(-ranks // RANKS_PER_NODE)
+    each = str(ranks // nodes)
     command = [
         sys.executable, str(root / "lsf" / "bin" / "jsrun"),
-        "-n", str(nodes), "-r", "1", "-a", each, "-g", each, "-c", each,
-        sys.executable, "-m", "alpenglow.train", str(root / "jobs" / "pretrain_7b.toml"),
-        "--run", str(run),
-        f"parallel.pipeline={layout.pipeline}", f"parallel.tensor={layout.tensor}",
-        f"data.catalogue={catalogue}", f"train.tokens={steps * STEP_TOKENS}", f"train.checkpoint_every={10 * steps}",
-        "train.validate_every=0", "measure.spans_every=1", "measure.sample_seconds=0",
-        *demo.overrides, *more,
+        "-n", str(nodes), "-r", "1", "-a", each, "-g", each, "-c", each, sys.executable, *words,
     ]  # fmt: skip
     done = subprocess.run(
         command, env=_environment(os.environ), cwd=root, capture_output=True, text=True,
@@ -116,9 +128,8 @@ def train(
     )  # fmt: skip
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        words = " | ".join(said[-3:]) or "not a word"
-        raise DemoError(f"{run.name} ended with code {done.returncode}: {words}")
-    return run
+        last = " | ".join(said[-3:]) or "not a word"
+        raise DemoError(f"{name} ended with code {done.returncode}: {last}")
 
 
 def _environment(around: Mapping[str, str]) -> dict[str, str]:

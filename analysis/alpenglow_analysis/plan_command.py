@@ -29,6 +29,10 @@ COMMANDS = {
         "alpenglow_analysis.compare_command",
         "the same run on several machines",
     ),
+    "calibrate": (
+        "alpenglow_analysis.calibrate_command",
+        "factors of a machine from measured runs, and what they predict",
+    ),
     "scaling": (
         "alpenglow_analysis.scaling_command",
         "what a scaling study measured, beside ideal and prediction",

@@ -222,6 +222,15 @@ def planned_run(given: argparse.Namespace, machine: Machine | None = None) -> Pl
     )
 
 
+def model_of(word: str) -> ModelConfig:
+    """The sizes that a --model names, whatever machine they are for.
+
+    Raises:
+        PlanError, ConfigError: no such model.
+    """
+    return _model(word, "summit")[1]
+
+
 def recipe_path(word: str) -> Path | None:
     """The recipe that --model names; None where it names sizes or a config."""
     if word in SHIPPED:

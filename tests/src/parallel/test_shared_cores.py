@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -112,7 +113,9 @@ def test_enough_cores_are_the_plain_simulation(schedule: str) -> None:
     assert isinstance(alone, Played)
 
 
-def programs(events, stages, length):  # type: ignore[no-untyped-def]
+def programs(
+    events: Sequence[Event], stages: int, length: Callable[[Event], float]
+) -> list[list[Task]]:
     ranks: list[list[Task]] = [[] for _ in range(stages)]
     for event in events:
         if event.other < 0:
