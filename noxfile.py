@@ -22,6 +22,8 @@ PACKAGES = [
     "profiling/alpenglow_profiling",
     "analysis/alpenglow_analysis",
 ]
+ALONE = "not (scheduler or browser or distributed or mpi or slow)"
+"""Tests of one process each."""
 SLURM = ("slurmctld", "slurmd", "munged", "sbatch")
 ACCOUNTING = ("slurmdbd", "mariadbd")
 """Without these the tests of sacct skip."""
@@ -59,8 +61,17 @@ def floors(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The test suite; `nox -s tests -- -k order` narrows it."""
-    session.run("pytest", "-m", "not scheduler and not browser", *session.posargs)
+    """The test suite; `nox -s tests -- -k order` narrows it.
+
+    Tests of one process each run beside one another, a file at a time; those that start ranks, jobs
+    or minutes of work have the computer for themselves afterwards.
+    """
+    if session.posargs:
+        session.run("pytest", "-m", "not scheduler and not browser", *session.posargs)
+        return
+    beside = str(max(1, min(4, os.cpu_count() or 1)))
+    session.run("pytest", "-m", ALONE, "-n", beside, "--dist", "loadfile")
+    session.run("pytest", "-m", f"not scheduler and not browser and not ({ALONE})")
 
 
 @nox.session

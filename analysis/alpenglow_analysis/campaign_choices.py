@@ -15,6 +15,8 @@ from alpenglow_analysis.campaign import Campaign
 from alpenglow_analysis.campaign_job import CampaignError, Job
 from alpenglow_analysis.campaign_outcome import Outcome, percentiles
 from alpenglow_analysis.campaign_simulation import simulate
+from alpenglow_analysis.chosen_layout import GRADIENT_BITS, Chosen
+from alpenglow_analysis.planned_run import PlanError
 from alpenglow_analysis.queue_wait import QueueWait
 from alpenglow_analysis.units import seconds
 from alpenglow_lsf.machine import Machine
@@ -27,6 +29,8 @@ STEP_ERROR = 0.1
 """How much longer or shorter a step is in its row, where no interval is given."""
 SPARE = 2
 """Spare nodes in the row of relaunches."""
+SCHEDULES = ("1f1b", "zb-h1")
+"""What the trainer has."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +82,25 @@ def effects(
     return [Effect(each, simulate(each.campaign, many, seed), base) for each in chosen]
 
 
-def on_nodes(campaign: Campaign, machine: Machine, nodes: int) -> Campaign:
-    """The same run on other nodes: the longest walltime there, and steps shorter in proportion.
+def on_nodes(
+    campaign: Campaign, machine: Machine, nodes: int, step_s: float | None = None
+) -> Campaign:
+    """The same run on other nodes, with the longest walltime there.
 
-    Strong scaling is never that good; seconds of a step there belong into a choice of one's own.
+    Args:
+        campaign: the run.
+        machine: its machine.
+        nodes: asked for.
+        step_s: seconds of a step there; None: shorter in proportion, which strong scaling never is.
     """
     before = campaign.job
     job = Job.of(machine, nodes, queue=before.queue, spare=before.spare)
+    ideal = campaign.work.step_s * before.training / job.training
     return campaign.changed(
         {
             "job": job,
             "wait": waiting(campaign.wait, machine, job),
-            "step_s": campaign.work.step_s * before.training / job.training,
+            "step_s": ideal if step_s is None else step_s,
         }
     )
 
@@ -103,22 +114,32 @@ def waiting(wait: QueueWait, machine: Machine, job: Job) -> QueueWait:
     return QueueWait.default(queue, job.nodes, total, wait.median_s, wait.sigma).scaled(wait.factor)
 
 
-def choices(campaign: Campaign, machine: Machine) -> tuple[list[Choice], list[str]]:
-    """The choices that every plan is set beside, and a sentence for each that cannot be."""
+def choices(
+    campaign: Campaign, machine: Machine, chosen: Chosen | None = None
+) -> tuple[list[Choice], list[str]]:
+    """The choices that every plan is set beside, and a sentence for each that cannot be.
+
+    Args:
+        campaign: the plan.
+        machine: its machine.
+        chosen: the model's layout, where seconds of a step are predicted from it.
+    """
     found: list[Choice] = []
     impossible: list[str] = []
 
     def add(group: str, label: str, make: Callable[[], Campaign], note: str = "") -> None:
         try:
             found.append(Choice(group, label, make(), note))
-        except CampaignError as error:
+        except (CampaignError, PlanError) as error:
             impossible.append(f"{label}: {error}")
 
     def change(group: str, label: str, note: str = "", **changes: Any) -> None:
         add(group, label, lambda: campaign.changed(changes), note)
 
     own, hazards, work, job = campaign.overheads, campaign.hazards, campaign.work, campaign.job
-    for nodes in _other_nodes(job, machine):
+    if chosen is not None:
+        _predicted(campaign, machine, chosen, add)
+    for nodes in _other_nodes(job, machine) if chosen is None else []:
         at = f"{nodes:,} nodes, ideal scaling"
         add(
             "Nodes", at, lambda nodes=nodes: on_nodes(campaign, machine, nodes),  # type: ignore[misc]
@@ -157,6 +178,61 @@ def choices(campaign: Campaign, machine: Machine) -> tuple[list[Choice], list[st
                f"{hazards.slow_factor:g} for {hazards.slow_hours:g} h in the mean",
                slow_node_hours=SLOW_NODE_HOURS)  # fmt: skip
     return found, impossible
+
+
+def _predicted(
+    campaign: Campaign, machine: Machine, chosen: Chosen, add: Callable[..., None]
+) -> None:
+    """Choices that change the predicted step: other nodes, schedules, gradients in fewer bits.
+
+    A step that was given and not predicted changes by the ratio of the two predictions.
+    """
+    job = campaign.job
+    scale = campaign.work.step_s / chosen.cost.seconds
+
+    def changed(other: Chosen) -> Campaign:
+        if other.excess is not None:
+            raise PlanError(other.excess)
+        step_s = scale * other.cost.seconds
+        if other.nodes == chosen.nodes:
+            return campaign.changed({"step_s": step_s})
+        return on_nodes(campaign, machine, other.nodes + job.spare, step_s)
+
+    for nodes in _predicted_nodes(job, machine, chosen):
+        other = chosen.on(nodes)
+        add(
+            "Nodes", f"{nodes + job.spare:,} nodes, steps of {seconds(scale * other.cost.seconds)}",
+            lambda other=other: changed(other),
+            "predicted; the same batch and degrees, the walltime of that bin"
+            + (", its assumed queue" if campaign.wait.assumed else ""),
+        )  # fmt: skip
+    for name in SCHEDULES:
+        if name != chosen.work.schedule and chosen.layout.pipeline > 1:
+            other = chosen.scheduled(name)
+            add("Schedule", f"schedule {name}", lambda other=other: changed(other), "predicted")
+    if chosen.layout.data > 1:
+        other = chosen.compressed(GRADIENT_BITS)
+        less = 8 * (chosen.work.travels or chosen.work.gradient_size) / GRADIENT_BITS
+        add(
+            "Compressed gradients", f"gradients in 1/{less:.3g} of the bytes",
+            lambda: changed(other),
+            f"predicted; CocktailSGD as released (ICML 2023): {GRADIENT_BITS:.4g} bits a gradient; "
+            "assumed: packing takes no time, as many steps are needed",
+        )  # fmt: skip
+
+
+def _predicted_nodes(job: Job, machine: Machine, chosen: Chosen) -> list[int]:
+    """Nodes that train: as `_other_nodes`, moved within their bin to where replicas fill them."""
+    queue = machine.queue(job.queue)
+    found = []
+    for wanted in _other_nodes(job, machine):
+        held = None if queue is None else queue.bin(wanted)
+        if held is not None:
+            low, high = (max(1, end - job.spare) for end in held.nodes)
+            nodes = chosen.nearest(wanted - job.spare, low, high)
+            if nodes not in (None, job.training):
+                found.append(nodes)
+    return [n for n in dict.fromkeys(found) if n is not None]
 
 
 def _spare(campaign: Campaign, machine: Machine) -> Campaign:

@@ -1,6 +1,7 @@
 """alpenglow plan campaign: a whole run as a chain of jobs, simulated thousands of times.
 
     alpenglow plan campaign --nodes 512 --tokens 1T --batch-tokens 4194304 --step-seconds 1.9
+    alpenglow plan campaign --nodes 512 --tokens 1T --model 7b [--layout NAME] [--calibration FILE]
     alpenglow plan campaign ... --choice "published layout: --step-seconds 3.98" --output plans/7b
 
 Prints days, node-hours, jobs, failures, where the node-hours go, and what each choice changes. With
@@ -19,6 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from alpenglow.config import ConfigError
 from alpenglow_analysis.campaign import Campaign, Hazards, Overheads, Work
 from alpenglow_analysis.campaign_choices import Choice, Effect, choices, effects, waiting
 from alpenglow_analysis.campaign_job import CampaignError, Job
@@ -26,6 +28,8 @@ from alpenglow_analysis.campaign_outcome import Outcome
 from alpenglow_analysis.campaign_page import campaign_json, notes, page, text
 from alpenglow_analysis.campaign_simulation import simulate
 from alpenglow_analysis.campaign_sources import GIVEN, Source
+from alpenglow_analysis.chosen_layout import Chosen, choose
+from alpenglow_analysis.planned_run import PlanError, add_options, planned_run
 from alpenglow_analysis.queue_wait import MEDIAN_S, SIGMA, QueueWait
 from alpenglow_analysis.segment import RunError
 from alpenglow_lsf.files import write_text
@@ -51,11 +55,23 @@ def parser() -> argparse.ArgumentParser:
         description="A whole run as a chain of jobs: days, node-hours, and what choices change.",
     )
     need = made.add_argument_group("the run")
-    need.add_argument("--machine", help="name or path of a machine file; default: this machine's")
     need.add_argument("--nodes", type=int, required=True, help="asked for, spare ones included")
     need.add_argument("--tokens", type=amount, required=True)
-    need.add_argument("--batch-tokens", type=amount, required=True, help="tokens of a step")
-    need.add_argument("--step-seconds", type=float, required=True, help="predicted or measured")
+    add_run_options(made)
+    return made
+
+
+def add_run_options(made: argparse.ArgumentParser) -> None:
+    """Add all options of a campaign but its nodes and tokens."""
+    add_options(made, gpus=False, required=False)
+    need = made.add_argument_group("its steps, where no --model predicts them")
+    need.add_argument(
+        "--layout", metavar="NAME|DEGREES|FILE",
+        help="of the model: a name in the recipe's [layouts], pipeline=12,tensor=2,..., or what "
+        "alpenglow plan layout wrote; default: the recipe's own",
+    )  # fmt: skip
+    need.add_argument("--batch-tokens", type=amount, help="tokens of a step")
+    need.add_argument("--step-seconds", type=float, help="measured, or predicted elsewhere")
     need.add_argument("--step-error", type=float, metavar="%", help="90 %% interval is +- so much")
     need.add_argument(
         "--ramp", metavar="BATCH:TOKENS[:SHARE]",
@@ -108,7 +124,6 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     told.add_argument("--no-choices", action="store_true", help="leave the usual choices out")
     told.add_argument("--output", type=Path, metavar="DIR", help="write a page, JSON, figures")
-    return made
 
 
 def campaign_of(given: argparse.Namespace, machine: Machine) -> tuple[Campaign, dict[str, Source]]:
@@ -120,6 +135,7 @@ def campaign_of(given: argparse.Namespace, machine: Machine) -> tuple[Campaign, 
     """
     job = Job.of(machine, given.nodes, hours=given.walltime, queue=given.queue, spare=given.spare)
     sources: dict[str, Source] = {}
+    chosen = chosen_of(given, machine)
 
     def take(values: dict[str, Any], into: dict[str, Any], source: Source = GIVEN) -> None:
         for name, value in values.items():
@@ -128,17 +144,23 @@ def campaign_of(given: argparse.Namespace, machine: Machine) -> tuple[Campaign, 
                 sources[name] = source
 
     take({"walltime_s": given.walltime, "queue": given.queue}, {})
-    work: dict[str, Any] = {
-        "tokens": given.tokens, "batch_tokens": given.batch_tokens, "step_s": given.step_seconds,
-    }  # fmt: skip
+    work: dict[str, Any] = {"tokens": given.tokens}
+    if chosen is not None:
+        take({"batch_tokens": chosen.run.batch_tokens}, work, f"model {chosen.run.name}")
+    if chosen is not None and given.step_seconds is None:
+        own = chosen.run.calibration
+        sure = "assumed: as machine files alone" if own is None else f"calibration {own.source}"
+        take({"step_s": chosen.cost.seconds}, work, f"predicted: {chosen.words}")
+        take({"step_error": chosen.run.error}, work, sure)
+    take({"batch_tokens": given.batch_tokens, "step_s": given.step_seconds}, work)
     take({"step_error": None if given.step_error is None else given.step_error / 100}, work)
     if given.ramp is not None:
         names = ("ramp_batch_tokens", "ramp_tokens", "ramp_fixed")
         take(dict(zip(names, _numbers("--ramp", given.ramp, 2, 3), strict=False)), work)
 
-    own: dict[str, Any] = {}
+    own_times: dict[str, Any] = {}
     if given.measured is not None:
-        take(_measured(given.measured), own, f"measured in {given.measured}")
+        take(_measured(given.measured), own_times, f"measured in {given.measured}")
     minutes = given.checkpoint_minutes
     take(
         {
@@ -148,7 +170,7 @@ def campaign_of(given: argparse.Namespace, machine: Machine) -> tuple[Campaign, 
             "reserve_s": given.reserve, "evaluate_every": given.evaluate_every,
             "evaluate_s": given.evaluate_seconds,
         },
-        own,
+        own_times,
     )  # fmt: skip
 
     hazards: dict[str, Any] = {}
@@ -175,11 +197,39 @@ def campaign_of(given: argparse.Namespace, machine: Machine) -> tuple[Campaign, 
         job=job,
         work=Work(**work),
         wait=_wait(given, machine, job),
-        overheads=Overheads(**own),
+        overheads=Overheads(**own_times),
         hazards=Hazards(**hazards),
         **rest,
     )
     return made, sources
+
+
+def chosen_of(given: argparse.Namespace, machine: Machine) -> Chosen | None:
+    """The layout of --model on the nodes that train; None without one.
+
+    Raises:
+        CampaignError: neither a model nor seconds and tokens of a step, or a layout that does not
+            fit the GPUs' memory.
+        PlanError, ConfigError, LayoutError: the model cannot be planned.
+    """
+    if given.model is None:
+        missing = [
+            name
+            for name, value in (
+                ("--step-seconds", given.step_seconds), ("--batch-tokens", given.batch_tokens),
+            )
+            if value is None
+        ]  # fmt: skip
+        if missing:
+            raise CampaignError(
+                f"{' and '.join(missing)} missing: give them, or a --model that predicts them"
+            )
+        return None
+    nodes = argparse.Namespace(**{**vars(given), "nodes": given.nodes - given.spare, "gpus": None})
+    chosen = choose(planned_run(nodes, machine.of_queue(given.queue)), given.layout)
+    if chosen.excess is not None:
+        raise CampaignError(chosen.excess)
+    return chosen
 
 
 def _numbers(option: str, word: str, least: int, most: int) -> list[float]:
@@ -263,10 +313,12 @@ def _choices(
         other = machine if over.machine == given.machine else _machine(over.machine)
         try:
             changed, _ = campaign_of(over, other)
-        except CampaignError as error:
+        except (CampaignError, PlanError, ConfigError) as error:
             raise CampaignError(f"--choice {label.strip()!r}: {error}") from None
         own.append(Choice(label.strip(), label.strip(), changed, options.strip()))
-    usual, impossible = ([], []) if given.no_choices else choices(plan, machine)
+    if given.no_choices:
+        return own, []
+    usual, impossible = choices(plan, machine, chosen_of(given, machine))
     return [*own, *usual], impossible
 
 
@@ -335,7 +387,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "pip install 'alpenglow[report]'\n"
         )
         return 1
-    except (CampaignError, RunError, MachineError, OSError) as error:
+    except (CampaignError, PlanError, ConfigError, RunError, MachineError, OSError) as error:
         sys.stderr.write(f"alpenglow plan campaign: {error}\n")
         return 1
     return 0

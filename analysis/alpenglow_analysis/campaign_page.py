@@ -19,6 +19,7 @@ from alpenglow_analysis.campaign_outcome import (
     percentiles,
 )
 from alpenglow_analysis.campaign_sources import Source, inputs
+from alpenglow_analysis.columns import laid
 from alpenglow_analysis.facts_table import moment
 from alpenglow_analysis.page import (
     Block,
@@ -155,30 +156,14 @@ def text(
 ) -> str:
     """All of it for a terminal."""
     plan = outcome.campaign
-    parts = [headline(plan), "", _laid(results(outcome)), "", _laid(split(outcome)), ""]
+    parts = [headline(plan), "", laid(results(outcome)), "", laid(split(outcome)), ""]
     if effects:
         table = choices_table(outcome, effects)
         shown = Table(table.heads[:-1], [row[:-1] for row in table.rows])
-        parts += [_laid(shown), ""]
+        parts += [laid(shown), ""]
     rows = [[label, value, source] for label, value, source in inputs(plan, sources)]
-    parts += [_laid(Table(["input", "value", "source"], rows, text=frozenset({1, 2}))), ""]
+    parts += [laid(Table(["input", "value", "source"], rows, text=frozenset({1, 2}))), ""]
     return "\n".join([*parts, *many])
-
-
-def _laid(table: Table) -> str:
-    """A table in columns; text to the left, numbers to the right."""
-    rows = [table.heads, *table.rows]
-    last = len(table.heads) - 1
-    widths = [max(len(row[i]) for row in rows) for i in range(last + 1)]
-    left = {0, *table.text}
-    lines = [
-        "  ".join(
-            cell if i == last and i in left else cell.ljust(w) if i in left else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join(lines).replace("\u00a0", " ")
 
 
 def headline(plan: Campaign) -> str:

@@ -26,6 +26,14 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Prose:
+    """A paragraph."""
+
+    form: ClassVar[str] = "prose"
+    text: str
+
+
+@dataclass(frozen=True)
 class Table:
     """Column heads and rows; the first column is text, the rest is set to the right."""
 
@@ -93,7 +101,7 @@ class Figure:
         return f"figures/{self.name}.png"
 
 
-Block = Sentences | Note | Table | Pairs | Terms | Tree | Figure
+Block = Sentences | Prose | Note | Table | Pairs | Terms | Tree | Figure
 
 
 @dataclass(frozen=True)

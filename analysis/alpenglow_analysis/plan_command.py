@@ -13,9 +13,33 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 COMMANDS = {
+    "layout": (
+        "alpenglow_analysis.layout_command",
+        "the best layout of a run, and why it is",
+    ),
+    "step": (
+        "alpenglow_analysis.step_command",
+        "what one step of one layout takes, part by part",
+    ),
+    "simulate": (
+        "alpenglow_analysis.simulate_command",
+        "steps with jitter, slow ranks, slow links, pauses: what each costs",
+    ),
+    "compare": (
+        "alpenglow_analysis.compare_command",
+        "the same run on several machines",
+    ),
+    "scaling": (
+        "alpenglow_analysis.scaling_command",
+        "what a scaling study measured, beside ideal and prediction",
+    ),
     "campaign": (
         "alpenglow_analysis.campaign_command",
         "a whole run as a chain of jobs: days, node-hours, what choices change",
+    ),
+    "proposal": (
+        "alpenglow_analysis.proposal_command",
+        "a proposal for an allocation, each number with its source",
     ),
 }
 """sub-command -> (module with `main(arguments) -> exit code`, one line of help)."""

@@ -112,7 +112,7 @@ class PlannedRun:
         hardware = Hardware.of(self.machine, self.gpus, self.work.dtype)
         if self.calibration is None:
             return hardware, self.how
-        return self.calibration.applied(hardware, self.how)
+        return self.calibration.applied(hardware), self.how.calibrated()
 
     def work_of(self, layout: Layout, micro_batch_size: int, **changes: Any) -> Work:
         """What a replica of a layout does in a step.
@@ -141,14 +141,23 @@ class PlannedRun:
     def cost(self, layout: Layout, work: Work) -> StepCost:
         """Predict one step; errors as of `alpenglow.parallel.step_cost`."""
         hardware, how = self.tuned
-        return step_cost(self.model, layout, work, hardware, how)
+        cost = step_cost(self.model, layout, work, hardware, how)
+        return cost if self.calibration is None else self.calibration.finished(cost, how)
 
 
-def add_options(parser: argparse.ArgumentParser, *, gpus: bool = True) -> None:
-    """Add the options that `planned_run` reads; `gpus` leaves out how many there are."""
+def add_options(
+    parser: argparse.ArgumentParser, *, gpus: bool = True, required: bool = True
+) -> None:
+    """Add the options that `planned_run` reads.
+
+    Args:
+        parser: takes them.
+        gpus: whether how many there are is one of them.
+        required: whether there must be a model.
+    """
     group = parser.add_argument_group("what is planned")
     group.add_argument(
-        "--model", required=True, metavar="7b|3b|RECIPE|CONFIG|SIZES",
+        "--model", required=required, metavar="7b|3b|RECIPE|CONFIG|SIZES",
         help="a shipped recipe, a recipe's path, a Hugging Face config.json, or "
         "layers=32,hidden=4096,heads=32[,vocab=50432,intermediate=...,tied=true,"
         "parallel_residual=true]",
@@ -189,7 +198,8 @@ def planned_run(given: argparse.Namespace, machine: Machine | None = None) -> Pl
         raise PlanError(
             f"{gpus:,} GPUs: {target.name} has {most:,} on {target.compute.nodes:,} nodes"
         )
-    name, model, recipe = _model(given.model, target.name)
+    named = getattr(given, "layout", None)
+    name, model, recipe = _model(given.model, target.name, named)
     batch = given.batch or (recipe.batch.global_batch_size if recipe else None)
     if batch is None or batch < 1:
         raise PlanError(f"--batch is missing: sequences of a step; {name} is no recipe that has it")
@@ -212,7 +222,16 @@ def planned_run(given: argparse.Namespace, machine: Machine | None = None) -> Pl
     )
 
 
-def _model(word: str, machine: str) -> tuple[str, ModelConfig, PretrainRecipe | None]:
+def recipe_path(word: str) -> Path | None:
+    """The recipe that --model names; None where it names sizes or a config."""
+    if word in SHIPPED:
+        return jobs_folder() / SHIPPED[word]
+    return Path(word) if word.endswith(".toml") else None
+
+
+def _model(
+    word: str, machine: str, layout: str | None = None
+) -> tuple[str, ModelConfig, PretrainRecipe | None]:
     try:
         if "=" in word:
             return word, _sizes(word), None
@@ -220,24 +239,32 @@ def _model(word: str, machine: str) -> tuple[str, ModelConfig, PretrainRecipe | 
             return str(Path(word).parent.name or word), _config(Path(word)), None
     except (ValueError, TypeError) as error:
         raise PlanError(f"--model {word}: {error}") from None
-    path = _jobs() / SHIPPED[word] if word in SHIPPED else Path(word)
-    if word not in SHIPPED and not word.endswith(".toml"):
+    path = recipe_path(word)
+    if path is None:
         raise PlanError(
             f"--model {word}: {', '.join(SHIPPED)}, a recipe (.toml), a config (.json), or "
             "layers=32,hidden=4096,heads=32"
         )
-    recipe = load_recipe(path, PretrainRecipe, machine=machine, machines={*names(), machine})
+    # A name is one of the recipe's layouts; degrees and files are read by `chosen_layout`.
+    plain = layout is not None and "=" not in layout and not layout.endswith(".json")
+    recipe = load_recipe(
+        path, PretrainRecipe, machine=machine, machines={*names(), machine},
+        overrides=[f"layout={layout}"] if plain else [],
+    )  # fmt: skip
     return (f"INCITE {word.upper()}" if word in SHIPPED else path.stem), recipe.model, recipe
 
 
-def _jobs() -> Path:
+def jobs_folder() -> Path:
     """Folder of the shipped recipes: in ALPENGLOW_ROOT, else in the checkout around this file."""
     root = os.environ.get("ALPENGLOW_ROOT")
     return (Path(root) if root else Path(__file__).resolve().parents[2]) / "jobs"
 
 
 def _sizes(word: str) -> ModelConfig:
-    values: dict[str, Any] = {"vocab_size": 50432, "max_position_embeddings": 2048}
+    # One branch after the other, as in GPT-2, Megatron-LM, MPT and RedPajama-INCITE.
+    values: dict[str, Any] = {
+        "vocab_size": 50432, "max_position_embeddings": 2048, "use_parallel_residual": False,
+    }  # fmt: skip
     for part in word.split(","):
         key, _, text = part.partition("=")
         if key.strip() not in SIZES:
@@ -251,7 +278,8 @@ def _config(path: Path) -> ModelConfig:
         told: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
-    values: dict[str, Any] = {"rotary_pct": 1.0}
+    neox = told.get("model_type") == "gpt_neox"
+    values: dict[str, Any] = {"rotary_pct": 1.0, "use_parallel_residual": neox}
     for field, keys in HUGGING_FACE.items():
         for key in keys:
             if told.get(key) is not None:
@@ -261,4 +289,12 @@ def _config(path: Path) -> ModelConfig:
     return ModelConfig(**values, **({"max_position_embeddings": position} if position else {}))
 
 
-__all__ = ["ConfigError", "PlanError", "PlannedRun", "add_options", "planned_run"]
+__all__ = [
+    "ConfigError",
+    "PlanError",
+    "PlannedRun",
+    "add_options",
+    "jobs_folder",
+    "planned_run",
+    "recipe_path",
+]

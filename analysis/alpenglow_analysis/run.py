@@ -44,6 +44,8 @@ class Facts:
     parameters: int | None
     flops_per_token: float | None
     flops_formula: str
+    dtype: str | None = None
+    """Of the matrix products, as the ranks resolved it."""
     data: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
 
@@ -117,6 +119,7 @@ class Facts:
             parameters=None if parameters is None else int(parameters),
             flops_per_token=None if flops is None else float(flops),
             flops_formula=str(model.get("flops_formula", "")),
+            dtype=model.get("dtype"),
             data=dict(tables.get("data", {})),
             recipe=dict(tables.get("recipe", {})),
         )

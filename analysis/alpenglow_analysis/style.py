@@ -106,6 +106,8 @@ _SETTINGS: dict[str, Any] = {
     # Text stays text: it is found, copied and read aloud. Verdana is as wide as DejaVu Sans, other
     # fonts of the page are narrower, so what fits here fits there.
     "svg.fonttype": "none",
+    # Journals and agencies refuse PDF files with Type 3 letters.
+    "pdf.fonttype": 42,
     "legend.frameon": False,
 }
 
@@ -165,9 +167,19 @@ def themed(svg: str, name: str) -> str:
 
 def save_png(made: Figure, path: Path) -> None:
     """Write the figure at 150 dots an inch, under a temporary name first."""
+    _save(made, path, format="png", dpi=150, metadata={"Software": None})
+
+
+def save_pdf(made: Figure, path: Path) -> None:
+    """Write the figure as PDF for LaTeX, its letters as TrueType and without a date."""
+    metadata = {"CreationDate": None, "Creator": None, "Producer": None}
+    _save(made, path, format="pdf", metadata=metadata)
+
+
+def _save(made: Figure, path: Path, **options: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        made.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
+        made.savefig(temporary, **options)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -18,8 +18,9 @@ import numpy as np
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.replay import Event, place, program
 from alpenglow.parallel.schedule import Action
+from alpenglow.parallel.seats import Seats
 from alpenglow_analysis.planted import DataHiccups, Jitter, SlowRank
-from alpenglow_analysis.synthetic_work import Fault, Seats, Times, Work
+from alpenglow_analysis.synthetic_work import Fault, Times, Work
 
 _BLOCK = 1 << 20
 """Passes of one kind in a block of steps: about 8 MB an array."""

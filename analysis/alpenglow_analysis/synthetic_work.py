@@ -12,39 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.schedule import Action
+from alpenglow.parallel.seats import Seats
 
 Times = npt.NDArray[np.int64]
 Lengths = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Seats:
-    """Which rank, and which node, is where in the layout."""
-
-    rank: Times
-    """[stages, tensor, data]"""
-    node: Times
-    """[stages, tensor, data]"""
-
-    @classmethod
-    def of(cls, layout: Layout, ranks_per_node: int) -> Seats:
-        """Find every rank of a layout; nodes are filled one after the other."""
-        shape = (layout.pipeline, layout.tensor, layout.data)
-        rank = np.empty(shape, np.int64)
-        for number in range(layout.world):
-            stage, data, tensor = layout.coordinates(number)
-            rank[stage, tensor, data] = number
-        return cls(rank, rank // ranks_per_node)
-
-    def near(self) -> npt.NDArray[np.bool_]:
-        """[stages - 1, data]: whether a stage and the next share a node, all tensor ranks."""
-        return np.asarray((self.node[:-1] == self.node[1:]).all(axis=1))
-
-    def on(self, node: int) -> npt.NDArray[np.bool_]:
-        """[stages, tensor, data]: who sits on a node."""
-        return np.asarray(self.node == node)
 
 
 @dataclass

@@ -19,6 +19,8 @@ from alpenglow_lsf.script import Script, ScriptError
 SEPARATORS = (";", "&", "&&", "||", "|", ";;")
 PREFIXES = ("exec", "time", "nohup", "command", "then", "do", "else", "if", "while", "!", "{", "(")
 PARENT = "alpenglow_lsf.run"
+PARENTS = (PARENT, "alpenglow.jobs.scaling")
+"""Programs that start the jsrun line behind their `--`, and do nothing else on a launch node."""
 
 _DEFAULT = re.compile(r"\$\{\w+:-([^${}]*)\}")
 _VARIABLE = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
@@ -45,12 +47,13 @@ class Command:
 
     @property
     def parent(self) -> tuple[list[str], list[str]] | None:
-        """For `python -m alpenglow_lsf.run`: its own words, and the command after `--`."""
+        """For `python -m alpenglow_lsf.run` and its like: own words, and the command after `--`."""
         words = list(self.words)
-        if not self.program.startswith("python") or PARENT not in words:
+        name = next((word for word in words if word in PARENTS), None)
+        if not self.program.startswith("python") or name is None:
             return None
         cut = words.index("--") if "--" in words else len(words)
-        return words[words.index(PARENT) + 1 : cut], words[cut + 1 :]
+        return words[words.index(name) + 1 : cut], words[cut + 1 :]
 
     def values(self, option: str) -> list[str]:
         """Values of an option of the parent (`--run DIR` or `--run=DIR`)."""

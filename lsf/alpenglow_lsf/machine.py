@@ -124,6 +124,25 @@ class Links:
     switched: bool = False
     """Whether a switch joins the node's GPUs, so that any pair has all of `nvlink`, one at a time;
     else it is the link of a pair, and a GPU uses those to several peers at once."""
+    library: Literal["nccl", "gloo"] = "nccl"
+    """Whose collectives run here; alpenglow.parallel.collectives knows their algorithms."""
+    start_seconds: float | None = None
+    """Latency of any collective, beside its steps; absent means NCCL's own figure, as below."""
+    message_seconds: float | None = None
+    """The same of a message from rank to rank; absent means as a collective's."""
+    nvlink_seconds: float | None = None
+    """Latency of one step of a ring over an NVLink."""
+    socket_seconds: float | None = None
+    """Of one between sockets."""
+    network_seconds: float | None = None
+    """Of one between nodes."""
+
+    def __post_init__(self) -> None:
+        for kind in ("start", "message", "nvlink", "socket", "network"):
+            name = f"{kind}_seconds"
+            seconds = getattr(self, name)
+            if seconds is not None and not seconds > 0:
+                raise ValueError(f"{name} = {seconds} should be above 0")
 
 
 @dataclass(frozen=True)

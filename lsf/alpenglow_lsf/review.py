@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from alpenglow_lsf.body import Command, commands, literal
+from alpenglow_lsf.body import PARENT, Command, commands, literal
 from alpenglow_lsf.geometry import GeometryError
 from alpenglow_lsf.job import JobSpec
 from alpenglow_lsf.machine import Machine
@@ -368,7 +368,7 @@ def _parent(job: _Job) -> Iterator[Finding]:
             text = "the parent has no command after `--`"
             yield Finding("launch_node", job.at(command.line), text, "end it with `-- jsrun ...`")
         for option in ("--run", "--activity"):
-            if not command.has(option) and "--help" not in own:
+            if PARENT in command.words and not command.has(option) and "--help" not in own:
                 text = f"the parent of the step needs {option}"
                 yield Finding("option", job.at(command.line), text, "see lsf/README.md")
 

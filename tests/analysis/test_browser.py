@@ -9,6 +9,7 @@ import browser
 import pytest
 
 from alpenglow.parallel.layout import Layout
+from alpenglow_analysis.plan_command import main as plan
 from alpenglow_analysis.report import main
 from alpenglow_analysis.synthetic import Segment, Synthetic
 from alpenglow_analysis.writing import build
@@ -49,7 +50,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "--now", "2023-11-20", "--output", str(folder / "quarter"),
     ]  # fmt: skip
     assert main([*words, *(str(folder / name) for name in RUNS)]) == 0
-    return found | {"quarter": folder / "quarter" / "index.html"}
+    planned = [
+        "proposal", "--model", "7b", "--tokens", "200B", "--machine", "summit",
+        "--campaigns", "100", "--output", str(folder / "proposal"),
+    ]  # fmt: skip
+    assert plan(planned) == 0
+    return found | {name: folder / name / "index.html" for name in ("quarter", "proposal")}
 
 
 @pytest.mark.parametrize(
@@ -63,6 +69,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("wide", 1280, "light"),
         ("quarter", 1280, "dark"),
         ("quarter", 400, "light"),
+        ("proposal", 1280, "dark"),
+        ("proposal", 400, "light"),
     ],
 )
 def test_a_page_is_legible(

@@ -226,6 +226,109 @@ def _planned(**hazards: float) -> Campaign:
     )
 
 
+OF_MODEL = [
+    "campaign", "--machine", "summit", "--nodes", "512", "--tokens", "100B", "--model", "7b",
+    "--campaigns", "200",
+]  # fmt: skip
+
+
+def test_a_model_gives_steps_and_tokens_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan_command.main([*OF_MODEL, "--output", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    found = json.loads((tmp_path / "campaign.json").read_text())
+    sources = {row["input"]: (row["value"], row["source"]) for row in found["inputs"]}
+    given = campaign_command.parser().parse_args(OF_MODEL[1:])
+    chosen = campaign_command.chosen_of(given, SUMMIT)
+    assert chosen is not None
+    assert sources["seconds of a step"][0] == f"{chosen.cost.seconds:.4g}"
+    assert sources["seconds of a step"][1].startswith("predicted: pipeline 12 x tensor 2")
+    assert sources["tokens a step"] == ("4,194,304", "model INCITE 7B")
+    assert sources["90 % interval of it"] == ("± 10 %", "assumed: as machine files alone")
+    assert "ideal scaling" not in said
+    got = {each["choice"]: each for each in found["choices"]}
+    # Replicas of 4 nodes must fill the nodes and the batch divide: 922 are 1,024, 91 are 64.
+    nodes = [c for c in got if re.match(r"[\d,]+ nodes, steps of", c)]
+    assert [c.partition(" ")[0] for c in nodes] == ["64", "256", "1,024"]
+    assert all("predicted" in got[c]["assumed"] for c in nodes)
+    # Twice the nodes give less than half the step.
+    wide = chosen.on(1024)
+    assert 0.5 < wide.cost.seconds / chosen.cost.seconds < 1
+    assert (
+        got["schedule 1f1b"]["node_hours"]
+        > 0
+        > got["gradients in 1/87.7 of the bytes"]["node_hours"]
+    )
+    assert "CocktailSGD" in got["gradients in 1/87.7 of the bytes"]["assumed"]
+
+
+def test_a_layout_comes_from_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "layout.json"
+    best = {"pipeline": 12, "tensor": 2, "micro_batch_size": 2, "schedule": "1f1b",
+            "recompute": "full", "order": "pipe-major", "split": "even", "mfu": 0.2}  # fmt: skip
+    path.write_text(json.dumps({"layouts": [best, {"pipeline": 1, "tensor": 1}]}))
+    given = campaign_command.parser().parse_args([*OF_MODEL[1:], "--layout", str(path)])
+    chosen = campaign_command.chosen_of(given, SUMMIT)
+    assert chosen is not None and chosen.layout.order == "pipe-major"
+    assert (chosen.work.micro_batches, chosen.work.recompute) == (8, "full")
+    assert str(path) in chosen.source
+    for text, says in (("[]", "pipeline or tensor or micro_batch_size"), ("{", "not a readable")):
+        path.write_text(text)
+        assert plan_command.main([*OF_MODEL, "--layout", str(path)]) == 1
+        assert says in capsys.readouterr().err
+
+
+def test_what_is_given_goes_before_what_a_model_predicts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [*OF_MODEL, "--step-seconds", "2.5", "--step-error", "3", "--no-choices"]
+    choice = ("--choice", "published: --layout published")
+    assert plan_command.main([*words, *choice]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"seconds of a step +2.5 +given", said)
+    assert re.search(r"90 % interval of it +± 3 % +given", said)
+    # A choice of another layout predicts unless its seconds are given too.
+    assert plan_command.main([*OF_MODEL, "--no-choices", *choice]) == 0
+    assert re.search(r"^published .* \+", capsys.readouterr().out, re.M)
+
+
+def test_a_step_that_was_measured_scales_as_its_prediction() -> None:
+    given = campaign_command.parser().parse_args([*OF_MODEL[1:], "--step-seconds", "2.5"])
+    base, _ = campaign_command.campaign_of(given, SUMMIT)
+    chosen = campaign_command.chosen_of(given, SUMMIT)
+    assert chosen is not None
+    found, _ = choices(base, SUMMIT, chosen)
+    got = {each.label: each.campaign for each in found}
+    slower = chosen.scheduled("1f1b").cost.seconds / chosen.cost.seconds
+    assert got["schedule 1f1b"].work.step_s == pytest.approx(2.5 * slower)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--model 8b", "--model 8b: 7b, 3b"),
+        ("--model 7b --layout fast", "is not in [layouts]"),
+        ("--model 7b --nodes 500", "the nearest number of nodes that fits is 512"),
+        ("--model 7b --nodes 514 --spare 1", "the nearest number of nodes that fits is 512"),
+        ("--model 7b --layout pipeline=3,tensor=1", "needs at least"),
+        ("--model 7b --layout pipeline=12,tensor=2,recompute=some", "choose from none, selective"),
+        ("--model 7b --layout pipeline=2,tensor=1", "no number of nodes fits 2 GPUs a replica"),
+        ("--model 7b --layout pipes=2", "no 'pipes'"),
+        ("--model 7b --layout /no/such.json", "not a readable list of layouts"),
+        ("--batch-tokens 4M", "--step-seconds missing: give them, or a --model"),
+        ("--step-seconds 2", "--batch-tokens missing"),
+    ],
+)
+def test_a_model_that_cannot_be_is_one_sentence(
+    options: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["campaign", "--machine", "summit", "--nodes", "512", "--tokens", "100B"]
+    assert plan_command.main([*words, *options.split()]) == 1
+    streams = capsys.readouterr()
+    assert says in streams.err and streams.err.count("\n") == 1 and not streams.out
+
+
 def test_choices_go_the_way_they_must() -> None:
     base = simulate(_planned(), 500)
     found, impossible = choices(base.campaign, SUMMIT)

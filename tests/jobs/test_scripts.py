@@ -27,6 +27,14 @@ def schema(name: str) -> type[Any]:
         from alpenglow.train.recipe import PretrainRecipe
 
         return PretrainRecipe
+    if name == "scaling_study":
+        from alpenglow.jobs.scaling import ScalingRecipe
+
+        return ScalingRecipe
+    if name == "calibrate":
+        from alpenglow_profiling.curves_recipe import CurvesRecipe
+
+        return CurvesRecipe
     if name == "report":
         from alpenglow_analysis.report import ReportRecipe
 
@@ -44,7 +52,10 @@ def recipe(name: str, on: str, *overrides: str) -> Any:
 
 def test_the_shipped_jobs_are_these() -> None:
     stems = [path.stem for path in SCRIPTS]
-    assert stems == ["convert", "prepare_data", "pretrain_3b", "pretrain_7b", "report", "smoke"]
+    assert stems == [
+        "calibrate", "convert", "prepare_data", "pretrain_3b", "pretrain_7b", "report",
+        "scaling_study", "smoke",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -59,9 +70,11 @@ def test_script_has_the_agreed_form(script: Path) -> None:
     text = script.read_text()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert lines[0] == 'source "${ALPENGLOW_ENVIRONMENT:-env/summit.sh}" || exit'
-    assert lines[1].startswith("exec python -m alpenglow_lsf.run --run ")
+    # A study starts the parent of each of its runs itself.
+    starts = "alpenglow.jobs.scaling " if script.stem == "scaling_study" else "alpenglow_lsf.run --"
+    assert lines[1].startswith(f"exec python -m {starts}")
     assert "jsrun -" in text
-    assert f"jobs/{script.stem}.toml" in lines[-1]
+    assert f"jobs/{script.stem}.toml" in " ".join(lines[1:])
     for follower in re.findall(r"--then (\S+)", text):
         assert (ROOT / follower).is_file()
     assert "-P" not in dict(Script.parse(text).spec.options())
@@ -114,6 +127,20 @@ def test_the_laptop_keeps_the_shape() -> None:
         assert parallel.pipeline == 2
         assert ranks % (parallel.pipeline * parallel.tensor) == 0
         assert ranks // (parallel.pipeline * parallel.tensor) >= 2
+
+
+@pytest.mark.parametrize("on", machine.names())
+def test_the_curves_own_reader_agrees(on: str) -> None:
+    """The profiling root reads the recipe by itself: it knows no other root."""
+    from alpenglow_profiling.curves_recipe import CurvesRecipe
+
+    loaded = CurvesRecipe.read(JOBS / "calibrate.toml", on)
+    assert loaded == recipe("calibrate", on)
+    # Its budgets and its own limit end within the walltime.
+    tables = (loaded.products, loaded.copies, loaded.attention, loaded.network)
+    walltime = Script.read(JOBS / "calibrate.lsf").spec.walltime
+    assert walltime is not None
+    assert sum(table.budget_s for table in tables) < loaded.limit_s < 60 * (walltime - 5)
 
 
 @pytest.mark.parametrize(("on", "ranks"), [("summit", 12), ("laptop", 8)])

@@ -19,6 +19,7 @@ of at most 128 and are slow for that, not for their size.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 from alpenglow.parallel.hardware import Gpu
@@ -53,6 +54,7 @@ def gemm_seconds(
     size: int = 2,
     out: float = 0.0,
     transposed: bool = False,
+    aligned: bool = True,
 ) -> float:
     """Time one product, or `batch` of one shape in one kernel.
 
@@ -65,12 +67,16 @@ def gemm_seconds(
         size: bytes of an element.
         out: bytes moved for an element of C; 0 means that it is written once.
         transposed: A lies along K (the forward pass of a linear layer).
+        aligned: rows of all three matrices begin at multiples of 16 bytes (`aligned_rows`); else
+            the product does not run on tensor cores.
     """
     moved = out or size
     nbytes = batch * ((rows + columns) * depth * size + rows * columns * moved)
     stream = gpu.bandwidth
     if transposed and min(rows, columns) <= 128:
         stream *= gpu.transposed_stream
+    if not aligned:
+        gpu = replace(gpu, rate=gpu.scalar_rate or gpu.rate / 8)
     best = min(
         _tiled(gpu, rows, columns, depth, batch, size, moved, tile, split, stream)
         for tile in TILES
@@ -80,6 +86,17 @@ def gemm_seconds(
     if transposed:
         best /= gpu.transposed
     return gpu.kernel_s + max(best, nbytes / stream)
+
+
+def aligned_rows(size: int, *lengths: int) -> bool:
+    """Whether rows of so many elements of `size` bytes begin at multiples of 16 bytes.
+
+    cuBLAS before version 11 asks this of half-precision products on tensor cores (NVIDIA, "Matrix
+    Multiplication Background User's Guide", section 2). It is taken to hold for attention's batched
+    products still: heads of 108, 145 and 150 elements ran that slowly in BLOOM's trials. Products
+    of linear layers with such sides did not.
+    """
+    return size >= 4 or all(length * size % 16 == 0 for length in lengths)
 
 
 def _tiled(

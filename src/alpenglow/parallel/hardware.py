@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from alpenglow.parallel.collectives import NCCL, Library
 from alpenglow.parallel.links import Site
 from alpenglow_lsf.machine import GpuRates, Machine, MachineError
 
@@ -46,12 +47,15 @@ class Gpu:
     """What the host needs to start an operation."""
     fused_attention: float = 0.3
     """Share of `rate` that fused attention reaches, masked-out blocks not counted."""
+    scalar_rate: float = 0.0
+    """FLOP/s of a product outside the tensor cores; 0: an eighth of `rate`."""
 
     def at(self, share: float, fused_attention: float = 0.0) -> Gpu:
         """The GPU under libraries that reach a share of its rate and bandwidth."""
         return replace(
             self,
             rate=share * self.rate,
+            scalar_rate=share * self.scalar_rate,
             bandwidth=share * self.bandwidth,
             fused_attention=fused_attention or self.fused_attention,
         )
@@ -71,6 +75,7 @@ class Hardware:
     """Every GPU reaches any other of its node, one at a time, at the full NVLink rate; else GPUs
     are linked pair by pair, and a ring a peer can run beside another."""
     warnings: tuple[str, ...] = ()
+    library: Library = NCCL
 
     @classmethod
     def of(cls, machine: Machine, world: int, dtype: str = "fp16") -> Hardware:
@@ -95,7 +100,7 @@ class Hardware:
         if found is None:
             found = DEFAULTS
             missing.append(
-                f"machine {target.name} has no [gpu] table: products and kernels are timed with "
+                f"Machine {target.name} has no [gpu] table: products and kernels are timed with "
                 "the constants of a V100, scaled to its peak and bandwidth"
             )
         peak, memory = target.peak_flops[dtype], target.node.gpu_memory_bandwidth
@@ -110,6 +115,7 @@ class Hardware:
             transposed_stream=found.transposed_stream,
             host_s=found.host_seconds,
             fused_attention=found.fused_attention,
+            scalar_rate=min(peak, target.peak_flops.get("fp32", peak / 8)) * found.sustained,
         )
         return cls(
             gpu,
@@ -118,4 +124,5 @@ class Hardware:
             target.node.gpu_memory_bytes,
             target.links.switched,
             tuple(missing),
+            Library.of(target.links),
         )

@@ -83,11 +83,14 @@ def softmax(scores: float, size: int, *, fused: bool, dropout: bool) -> tuple[Ke
     return forward, backward
 
 
-def cross_entropy(logits: float, size: int) -> tuple[Kernels, Kernels]:
+def cross_entropy(logits: float, size: int, *, fused: bool = False) -> tuple[Kernels, Kernels]:
     """Loss over logits in fp32: forward; backward. Of vocabulary-parallel logits as of whole ones.
 
     Cast, row maximum, difference, exponential and its sum, quotient; the gradient and its cast.
+    Fused: one kernel reads the logits as they are, one more writes their gradient over them.
     """
+    if fused:
+        return Kernels().add(size * logits), Kernels().add(2 * size * logits)
     forward = Kernels().add((size + 4) * logits, 4 * logits, 8 * logits, 12 * logits, 8 * logits)
     return forward, Kernels().add(8 * logits, (size + 4) * logits)
 

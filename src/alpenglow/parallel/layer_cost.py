@@ -21,13 +21,17 @@ from functools import lru_cache
 from alpenglow.parallel import kernels
 from alpenglow.parallel.collectives import Span, all_gather, all_reduce, reduce_scatter
 from alpenglow.parallel.framework import Framework
-from alpenglow.parallel.gemm import gemm_seconds
+from alpenglow.parallel.gemm import aligned_rows, gemm_seconds
 from alpenglow.parallel.hardware import Gpu
 from alpenglow.parallel.kernels import Kernels
 from alpenglow.parallel.work import Sizes, Work
 
 CHANNELS = 24
 """Multiprocessors that NCCL's kernel holds while it runs: its channels on an NVSwitch node."""
+
+
+BLOCK = 128
+"""Tokens of a block of fused attention."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,8 @@ class _Linear:
     kept: int
     fused: bool
 
+    autocast: bool = False
+
     def forward(self) -> float:
         return gemm_seconds(
             self.gpu, self.tokens, self.wide, self.deep, size=self.size, transposed=True
@@ -116,10 +122,16 @@ class _Linear:
         moved = 2.0 * self.kept if self.fused else 0.0
         return gemm_seconds(self.gpu, self.wide, self.deep, self.tokens, size=self.size, out=moved)
 
+    def casts(self) -> Kernels:
+        return Kernels().add((4 + self.size) * self.wide * self.deep if self.autocast else 0.0)
+
     def sums(self) -> Kernels:
         if self.fused:
             return Kernels()
-        return Kernels().add(kernels.accumulation(self.wide * self.deep, self.size, self.kept))
+        count = self.wide * self.deep
+        if self.autocast:
+            return Kernels().add((4 + self.size) * count, kernels.accumulation(count, 4, 4))
+        return Kernels().add(kernels.accumulation(count, self.size, self.kept))
 
 
 def _pass(gpu: Gpu, products: float, count: int, own: Kernels, tensor: float = 0.0) -> Pass:
@@ -128,7 +140,7 @@ def _pass(gpu: Gpu, products: float, count: int, own: Kernels, tensor: float = 0
     return Pass(products, streamed, max(0.0, host - products - streamed), tensor)
 
 
-def _beside(gpu: Gpu, products: float, moved: float) -> float:
+def beside(gpu: Gpu, products: float, moved: float) -> float:
     """Seconds that collectives add to products which run beside them."""
     share = max(0.5, 1 - CHANNELS / gpu.multiprocessors)
     return moved - share * min(moved, products / share)
@@ -151,7 +163,7 @@ def layer_passes(model: Sizes, work: Work, gpu: Gpu, span: Span, how: Framework)
     own = numel / (t if work.sequence_parallel else 1)
 
     def linear(wide: int, deep: int) -> _Linear:
-        return _Linear(gpu, tokens, wide, deep, size, kept, how.fused_accumulation)
+        return _Linear(gpu, tokens, wide, deep, size, kept, how.fused_accumulation, how.autocast)
 
     ffn = model.intermediate_size // t
     linears = [linear(3 * h // t, h), linear(h, h // t), linear(ffn, h), linear(h, ffn)]
@@ -166,6 +178,7 @@ def layer_passes(model: Sizes, work: Work, gpu: Gpu, span: Span, how: Framework)
     ]
     forth, back = (kernels.total(pair[i] for pair in around) for i in (0, 1))
     forth.add(2 * 3 * numel / t * size)  # the bias of query, key, value
+    forth = kernels.total([forth, *(each.casts() for each in linears)])
     back.add(3 * numel / t * size)
     out, gathered, scattered = _collectives(numel * size, work, span)
     count = 1 if model.use_parallel_residual else 2
@@ -184,9 +197,9 @@ def layer_passes(model: Sizes, work: Work, gpu: Gpu, span: Span, how: Framework)
         wide = linears[0], linears[2]
         hidden = scattered if work.sequence_parallel else out
         alone = 2 * gathered if work.sequence_parallel else 0.0
-        moved = alone + _beside(gpu, sum(each.weights() for each in wide), 2 * hidden)
+        moved = alone + beside(gpu, sum(each.weights() for each in wide), 2 * hidden)
         if work.sequence_parallel:
-            moved += _beside(gpu, sum(each.inputs() for each in wide), 2 * gathered)
+            moved += beside(gpu, sum(each.inputs() for each in wide), 2 * gathered)
     inputs = _pass(gpu, sum(each.inputs() for each in linears), 4, back, moved)
     again = Pass()
     if work.recompute == "full":
@@ -212,8 +225,11 @@ def _core(model: Sizes, work: Work, gpu: Gpu, t: int, how: Framework) -> Passes:
     forth = Kernels().add(4 * shared if how.rotary else 0.0)
     back = Kernels().add(4 * shared if how.rotary else 0.0, 6 * shared)
     if work.attention != "plain":
-        # Half of the blocks are masked and skipped; backward has five products for two.
-        once = 2 * 2.0 * heads * s * s * each * (1.0 if work.masked else 0.5)
+        # Masked blocks are skipped, those on the diagonal are not; backward has five products for
+        # two.
+        blocks = -(-s // BLOCK)
+        seen = 1.0 if work.masked else (blocks + 1) / (2 * blocks)
+        once = 2 * 2.0 * heads * s * s * each * seen
         reached = gpu.rate * gpu.fused_attention
         forward = gpu.kernel_s + once / reached
         return Passes(
@@ -224,9 +240,10 @@ def _core(model: Sizes, work: Work, gpu: Gpu, t: int, how: Framework) -> Passes:
     inner = kernels.softmax(scores, size, fused=how.fused, dropout=how.dropout)
     forth = kernels.total([forth, inner[0]]).add(2 * shared)
     back = kernels.total([back, inner[1]])
+    aligned = aligned_rows(size, s, each)
     times = [
-        gemm_seconds(gpu, s, s, each, batch=heads, size=size, transposed=True),
-        gemm_seconds(gpu, s, each, s, batch=heads, size=size),
+        gemm_seconds(gpu, s, s, each, batch=heads, size=size, transposed=True, aligned=aligned),
+        gemm_seconds(gpu, s, each, s, batch=heads, size=size, aligned=aligned),
     ]
     # Gradients: of the scores' two factors, and of the context's.
     gradients = [2 * times[1], times[0], times[1]]
@@ -276,10 +293,13 @@ def head_passes(model: Sizes, work: Work, gpu: Gpu, span: Span, how: Framework) 
         size,
         work.gradient_size,
         how.fused_accumulation,
+        how.autocast,
     )
     norm = kernels.norm(own, size)
-    loss = kernels.cross_entropy(float(work.tokens) * (model.vocab_size // t), size)
+    logits = float(work.tokens) * (model.vocab_size // t)
+    loss = kernels.cross_entropy(logits, size, fused=how.fused_loss)
     forth, back = (kernels.total([norm[i], loss[i]]) for i in (0, 1))
+    forth = kernels.total([forth, each.casts()])
     # Row maximum, the label's logit and the sum of exponentials meet, in fp32.
     small = 3 * all_reduce(4.0 * work.tokens, span)
     _, gathered, scattered = _collectives(numel * size, work, span)

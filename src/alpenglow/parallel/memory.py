@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.schedule import Action, chunks, find, in_flight
@@ -147,17 +148,32 @@ def _most(stages: int, stage: int, work: Work, whole: float, stash: float) -> fl
         whole: bytes of a micro-batch from its forward pass to its backward pass.
         stash: from there to its weight pass, where the schedule has one.
     """
-    most = now = 0.0
+    peaks = _peaks(work.schedule, stages, work.micro_batches, stage)
+    return max(held * whole + stashed * stash for held, stashed in peaks)
+
+
+@lru_cache(maxsize=4096)
+def _peaks(
+    schedule: str, stages: int, micro_batches: int, stage: int
+) -> tuple[tuple[int, int], ...]:
+    """(whole, stashed) micro-batches at the moments of a schedule that no other one exceeds."""
     change = {
-        Action.forward: whole,
-        Action.backward: -whole,
-        Action.backward_input: stash - whole,
-        Action.backward_weight: -stash,
+        Action.forward: (1, 0),
+        Action.backward: (-1, 0),
+        Action.backward_input: (-1, 1),
+        Action.backward_weight: (0, -1),
     }
-    for instruction in find(work.schedule)(stages, work.micro_batches, stage):
-        now += change.get(instruction.action, 0.0)
-        most = max(most, now)
-    return most
+    held = stashed = 0
+    seen = {(0, 0)}
+    for instruction in find(schedule)(stages, micro_batches, stage):
+        more, later = change.get(instruction.action, (0, 0))
+        held, stashed = held + more, stashed + later
+        seen.add((held, stashed))
+    kept: list[tuple[int, int]] = []
+    for pair in sorted(seen, reverse=True):  # by `held`, so that only `stashed` is left to compare
+        if not kept or pair[1] > kept[-1][1]:
+            kept.append(pair)
+    return tuple(kept)
 
 
 def stage_memory(model: Sizes, layout: Layout, stage: int, work: Work) -> StageMemory:

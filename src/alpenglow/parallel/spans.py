@@ -58,11 +58,11 @@ def tensor_span(hardware: Hardware, tensor: int, offset: int) -> Span:
         starts = range(offset % tensor, each - tensor + 1, tensor)
         crossing = sum(len(set(sockets[i : i + tensor])) > 1 for i in starts)
         link, rate = inside(hardware, own, crossing)
-        return Span(tensor, 1, rate, link)
+        return Span(tensor, 1, rate, link, hardware.library)
     nodes = math.ceil((offset + tensor) / each)
     link, rate = inside(hardware, sockets[: min(each, tensor)], 1)
     share = NETWORK_SHARE * hardware.site.network
-    return Span(tensor, nodes, min(rate, share), link)
+    return Span(tensor, nodes, min(rate, share), link, hardware.library)
 
 
 def data_span(hardware: Hardware, layout: Layout) -> Span:
@@ -82,7 +82,7 @@ def strided(hardware: Hardware, ranks: int, stride: int, world: int) -> Span:
     rate = rate if here > 1 else math.inf
     if nodes > 1:
         rate = min(rate, NETWORK_SHARE * min(site.network / groups, site.port * here))
-    return Span(ranks, nodes, rate, link)
+    return Span(ranks, nodes, rate, link, hardware.library)
 
 
 def ends_span(hardware: Hardware, layout: Layout) -> Span:
@@ -92,11 +92,11 @@ def ends_span(hardware: Hardware, layout: Layout) -> Span:
 
 
 def patterns(hardware: Hardware, layout: Layout) -> list[Pattern]:
-    """Every way in which replicas lie on nodes."""
+    """How the first replicas lie on nodes; after them it repeats."""
     each, p = len(hardware.site.sockets), layout.pipeline
     apart = _stride(layout)
     kinds = each // math.gcd(each, apart)
-    found: dict[Pattern, None] = {}
+    found: list[Pattern] = []
     spans: dict[int, Span] = {}
     for data in range(min(layout.data, kinds)):
         firsts = [layout.rank(stage, data, 0) for stage in range(p)]
@@ -109,8 +109,8 @@ def patterns(hardware: Hardware, layout: Layout) -> list[Pattern]:
         hops = tuple(
             _link(hardware, firsts[stage], firsts[(stage + 1) % p], each) for stage in range(p)
         )
-        found[Pattern(tuple(tensor), hops)] = None
-    return list(found)
+        found.append(Pattern(tuple(tensor), hops))
+    return found
 
 
 def _link(hardware: Hardware, one: int, other: int, each: int) -> Link:
@@ -123,12 +123,15 @@ def _link(hardware: Hardware, one: int, other: int, each: int) -> Link:
 def hop_seconds(hardware: Hardware, layout: Layout, link: Link, nbytes: float) -> float:
     """Seconds of what every rank of a stage sends to the next stage at the same moment."""
     site, each = hardware.site, len(hardware.site.sockets)
+    library = hardware.library
     if link == "nvlink":
-        return send(nbytes, link, NVLINK_SHARE * site.nvlink)
+        return send(nbytes, link, NVLINK_SHARE * site.nvlink, library)
     together = min(each, layout.tensor * (layout.data if layout.order == "pipe-major" else 1))
     if link == "bus":
-        return send(nbytes, link, NVLINK_SHARE * (site.bus or site.nvlink) / layout.tensor)
-    return send(nbytes, link, NETWORK_SHARE * min(site.network / together, site.port))
+        rate = NVLINK_SHARE * (site.bus or site.nvlink) / layout.tensor
+        return send(nbytes, link, rate, library)
+    rate = NETWORK_SHARE * min(site.network / together, site.port)
+    return send(nbytes, link, rate, library)
 
 
 def _stride(layout: Layout) -> int:

@@ -5,13 +5,14 @@ follow one another from alpenglow.parallel.pipeline_time (the schedules themselv
 must hold from alpenglow.parallel.memory. This module adds what a step has once: the reduction
 of gradients, the optimizer, the embedding that first and last stage share. One replica stands for
 all that lie alike on their nodes; where they do not (Summit's third pair of GPUs straddles the
-sockets), the slowest kind counts, since the reduction waits for it.
+sockets), of each stage the slowest kind counts, since its reduction waits for all.
 
     cost = step_cost(model, layout, work, machine.load("summit"))
     cost.seconds, cost.model_flops, cost.parts()
 
 The step ends when the slowest stage has reduced its gradients, all know the gradients' norm and the
-largest optimizer has run. Jitter, slow ranks, and reading of data are not in it.
+largest optimizer has run. Jitter and slow ranks are in alpenglow.parallel.simulation, reading of
+data is in neither.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from alpenglow.parallel.collectives import Span, all_gather, all_reduce, reduce_
 from alpenglow.parallel.framework import DEEPSPEED, Framework
 from alpenglow.parallel.hardware import Gpu, Hardware
 from alpenglow.parallel.kernels import Kernels
-from alpenglow.parallel.layer_cost import Passes, embedding_passes, head_passes, layer_passes
+from alpenglow.parallel.layer_cost import (
+    Passes,
+    beside,
+    embedding_passes,
+    head_passes,
+    layer_passes,
+)
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.memory import StageMemory, stage_parameters, stages_memory
 from alpenglow.parallel.pipeline_time import StageSeconds, finish
@@ -36,6 +43,31 @@ from alpenglow_lsf.machine import Machine
 
 EXCHANGE_OPERATIONS = 4
 """Operations that the host starts for a message once its queue has run empty."""
+
+
+@dataclass(frozen=True)
+class Replica:
+    """How the replicas of one kind compute."""
+
+    stages: tuple[Passes, ...]
+    """One micro-batch on each stage."""
+    hops: tuple[float, ...]
+    """Seconds of a message from each stage to the next, and from the last to the first."""
+
+
+@dataclass(frozen=True)
+class StageEnd:
+    """What a step has once, for one stage; seconds."""
+
+    reduce: float
+    """Reduction of its gradients, from its begin to its end."""
+    behind: float
+    """What of it comes behind the last pass, however long that takes; all of it where the two do
+    not overlap."""
+    update: float
+    """Norm, and the update of a rank's share."""
+    gather: float
+    """Gathering of the weights, under ZeRO-1."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +89,13 @@ class StepCost:
     """Gradients' reduction, and the tied embedding's, as far as nothing hides it."""
     optimizer: float
     """Norm, update and, under ZeRO-1, the gathering of weights."""
+    how: Framework
+    replicas: tuple[Replica, ...]
+    """Of the first replicas, after which kinds repeat: replica d is as number d % len."""
+    ends: tuple[StageEnd, ...]
+    """Of each stage."""
+    tied: float
+    """Sum of a tied embedding's gradients."""
 
     @property
     def tokens(self) -> int:
@@ -145,8 +184,8 @@ class StepCost:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the machine file lacked, and what was taken instead."""
-        return self.hardware.warnings
+        """What the machine file lacked, and what was taken instead; the framework's note."""
+        return (*self.hardware.warnings, *((self.how.note,) if self.how.note else ()))
 
 
 def step_cost(
@@ -178,42 +217,54 @@ def step_cost(
     if how.efficiency != 1 or how.fused_attention:
         gpu = hardware.gpu.at(how.efficiency, how.fused_attention)
         hardware = replace(hardware, gpu=gpu)
-    slowest = max(
-        (
-            _replica(model, layout, work, hardware, how, pattern.tensor, pattern.hops)
-            for pattern in patterns(hardware, layout)
-        ),
-        key=lambda run: max(run.ends),
-    )
-    parameters = [stage_parameters(model, layout, s) for s in range(layout.pipeline)]
-    span = data_span(hardware, layout)
+    laid = patterns(hardware, layout)
+    runs = {
+        pattern: _replica(model, layout, work, hardware, how, pattern.tensor, pattern.hops)
+        for pattern in dict.fromkeys(laid)
+    }
+    slowest = max(runs.values(), key=lambda run: max(run.ends))
     last = max(slowest.ends)
+    span = data_span(hardware, layout)
+    parameters = [stage_parameters(model, layout, s) for s in range(layout.pipeline)]
+    updates = [_update(work, how, n, span, hardware, layout.world) for n in parameters]
+    gathered = how.zero and not how.sharded
+    gathers = [all_gather(float(n * work.size), span) if gathered else 0.0 for n in parameters]
+    reductions = [_reduction(work, how, n, span) for n in parameters]
     reduced = max(
-        end + _reduction(work, how, count, span, passes, layout)
-        for end, count, passes in zip(slowest.ends, parameters, slowest.stages, strict=True)
+        run.ends[stage] + max(whole - _window(work, run.of.stages[stage]), behind)
+        for stage, (whole, behind) in enumerate(reductions)
+        for run in runs.values()
     )
-    reduced = max(reduced, last) + _tied(model, layout, work, hardware)
-    update = max(_update(work, how, count, span, hardware, layout.world) for count in parameters)
-    base = work.micro_batches * max(map(_seconds, slowest.stages))
+    tied = _tied(model, layout, work, hardware)
+    reduced = max(reduced, last) + tied
+    update = max(own + gather for own, gather in zip(updates, gathers, strict=True))
+    base = work.micro_batches * max(map(_seconds, slowest.of.stages))
     return StepCost(
         model=model,
         layout=layout,
         work=work,
         hardware=hardware,
         seconds=reduced + update,
-        stages=slowest.stages,
+        stages=slowest.of.stages,
         p2p=last - slowest.free,
         bubble=slowest.free - base,
         reduction=reduced - last,
         optimizer=update,
+        how=how,
+        replicas=tuple(runs[pattern].of for pattern in laid),
+        ends=tuple(
+            StageEnd(*reduction, own, gather)
+            for reduction, own, gather in zip(reductions, updates, gathers, strict=True)
+        ),
+        tied=tied,
     )
 
 
 @dataclass(frozen=True)
 class _Run:
-    """One replica's passes."""
+    """One replica's passes, played."""
 
-    stages: tuple[Passes, ...]
+    of: Replica
     ends: tuple[float, ...]
     free: float
     """Its end if messages took no time."""
@@ -237,6 +288,9 @@ def _replica(
             whole += embedding_passes(model, work, gpu, span, how)
         if stage == p - 1:
             whole += head_passes(model, work, gpu, span, how)
+        if how.sharded and layout.data > 1:
+            count = stage_parameters(model, layout, stage)
+            whole = _sharded(whole, work, count, layers[stage], hardware, layout)
         stages.append(whole)
     border = float(work.tokens * model.hidden_size * work.size)
     # Sequence parallelism has the tokens shared already; else slices are gathered behind the hop.
@@ -261,22 +315,55 @@ def _replica(
     m = work.micro_batches
     ends = finish(work.schedule, seconds_of, tuple(hops), m, how.p2p)
     free = finish(work.schedule, seconds_of, (0.0,) * p, m, how.p2p)
-    return _Run(tuple(stages), ends, max(free))
+    return _Run(Replica(tuple(stages), tuple(hops)), ends, max(free))
 
 
-def _reduction(
-    work: Work, how: Framework, parameters: int, span: Span, passes: Passes, layout: Layout
-) -> float:
-    """Seconds that the reduction of a stage's gradients adds behind its last pass."""
+def _sharded(
+    passes: Passes, work: Work, parameters: int, layers: int, hardware: Hardware, layout: Layout
+) -> Passes:
+    """A micro-batch of a stage whose weights, gradients and optimizer are sharded (ZeRO-3).
+
+    Each layer's weights are gathered while the layer before is computed, forward and again
+    backward, and its gradients are scattered beside the next one's backward pass (Rajbhandari et
+    al. 2020, arXiv 1910.02054, section 7.2; Zhao et al. 2023, arXiv 2304.11277, section 3.3). What
+    moves takes multiprocessors from what is computed; of the first layer's weights and the last
+    gradients nothing is hidden.
+    """
+    span = data_span(hardware, layout)
+    gathered = all_gather(float(parameters * work.size), span)
+    scattered = reduce_scatter(float(parameters * (work.travels or work.gradient_size)), span)
+    ends = 1 / (layers + 1)
+    shown = []
+    for seconds, moved in (
+        (passes.forward.seconds, gathered),
+        (passes.backward.seconds, gathered + scattered),
+    ):
+        hidden = beside(hardware.gpu, seconds, (1 - ends) * moved)
+        shown.append(hidden + ends * moved)
+    return replace(
+        passes,
+        forward=replace(passes.forward, tensor=passes.forward.tensor + shown[0]),
+        inputs=replace(passes.inputs, tensor=passes.inputs.tensor + shown[1]),
+    )
+
+
+def _reduction(work: Work, how: Framework, parameters: int, span: Span) -> tuple[float, float]:
+    """Seconds of the reduction of a stage's gradients; those behind its last pass at least."""
+    if how.sharded:
+        return 0.0, 0.0
     nbytes = float(parameters * (work.travels or work.gradient_size))
-    whole = reduce_scatter(nbytes, span) if how.zero else all_reduce(nbytes, span)
     if not (work.overlapped and (how.early_bf16 or work.reduces_early)):
-        return all_reduce(nbytes, span)
+        whole = all_reduce(nbytes, span)
+        return whole, whole
+    whole = reduce_scatter(nbytes, span) if how.zero else all_reduce(nbytes, span)
     # Beside the last backward pass, but for the last bucket.
+    return whole, min(1 / 8, work.bucket / max(1, parameters)) * whole
+
+
+def _window(work: Work, passes: Passes) -> float:
+    """Seconds of a stage's last pass, beside which its reduction may run."""
     chunk = passes * (1 / chunks(work.schedule))
-    window = chunk.weights.seconds if work.schedule == "zb-h1" else chunk.backward.seconds
-    bucket = min(1 / 8, work.bucket / max(1, parameters))
-    return max(whole - window, bucket * whole)
+    return chunk.weights.seconds if work.schedule == "zb-h1" else chunk.backward.seconds
 
 
 def _tied(model: Sizes, layout: Layout, work: Work, hardware: Hardware) -> float:
@@ -291,14 +378,11 @@ def _update(
     work: Work, how: Framework, parameters: int, span: Span, hardware: Hardware, world: int
 ) -> float:
     gpu: Gpu = hardware.gpu
-    shard = parameters / (span.ranks if how.zero else 1)
+    shard = parameters / (span.ranks if how.zero or how.sharded else 1)
     sizes = kernels.optimizer_bytes(parameters, shard, work.size, work.gradient_size)
     each = len(hardware.site.sockets)
-    everyone = Span(world, max(1, world // each), 1e9)
-    seconds = Kernels().add(*sizes).seconds(gpu) + 2 * all_reduce(8.0, everyone)
-    if how.zero:
-        seconds += all_gather(float(parameters * work.size), span)
-    return seconds
+    everyone = Span(world, max(1, world // each), 1e9, library=hardware.library)
+    return Kernels().add(*sizes).seconds(gpu) + 2 * all_reduce(8.0, everyone)
 
 
 def _check(model: Sizes, layout: Layout, work: Work) -> None:

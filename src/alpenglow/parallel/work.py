@@ -87,7 +87,7 @@ class Work:
     slice_transfers: bool = True
     overlapped: bool = True
     bucket: int = 25_000_000
-    travels: int = 0
+    travels: float = 0
     sequence_parallel: bool = False
 
     def __post_init__(self) -> None:

@@ -169,10 +169,10 @@ class TrainRecipe:
     """Length of the run in steps; give either this or `tokens`."""
     tokens: int | None = None
     """Length of the run in tokens, rounded up to whole steps."""
-    checkpoint_every: int | Literal["auto"] = "auto"
+    checkpoint_every: int | Literal["auto", "never"] = "auto"
     """Steps between checkpoints, or `auto`: the time that loses least at the machine's rate of
     failures (see `alpenglow.train.save_interval`). One more is written at the end and before the
-    walltime."""
+    walltime; `never`: none at all, for runs that only measure."""
     keep_last: int = 2
     """Newest checkpoints that stay on disk."""
     keep_every: int = 0
@@ -215,8 +215,8 @@ class TrainRecipe:
 
     @property
     def save_steps(self) -> int | None:
-        """Steps between checkpoints; None: by time."""
-        return None if self.checkpoint_every == "auto" else self.checkpoint_every
+        """Steps between checkpoints; None: by time, or never."""
+        return self.checkpoint_every if isinstance(self.checkpoint_every, int) else None
 
 
 @dataclass(frozen=True)

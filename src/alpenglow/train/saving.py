@@ -67,6 +67,7 @@ class Saving:
         self._console = console
         self._device = next(engine.inner.module.parameters()).device
         self._saved = position.step
+        self._never = recipe.train.checkpoint_every == "never"
         self.interval = SaveInterval(
             recipe.train.save_steps, recipe.train.keep_every, segment.mean_time_s
         )
@@ -85,6 +86,9 @@ class Saving:
 
     def prepare(self) -> None:
         """Take host memory, and say when saves will be due; collective, before the first step."""
+        if self._never:
+            self._console.say("checkpoints: none (train.checkpoint_every = never)")
+            return
         self.saver.prepare(self._fragments())
         self.interval.measured(self._stop.save_s, self._stop.drain_s)
         self._console.say(self.interval.explain(self._stop.save_s, self._stop.drain_s))
@@ -98,7 +102,7 @@ class Saving:
         Returns:
             Why all ranks stop now (None: they do not), and whether a save is due.
         """
-        due = not first and self.interval.due(self._position.step)
+        due = not (first or self._never) and self.interval.due(self._position.step)
         self._stop.drains_ahead = int(due or self.saver.draining)
         votes = [*self.saver.votes(), int(due and self._group.rank == 0)]
         reason, votes = self._stop.agreed(self._device, votes)
@@ -119,7 +123,7 @@ class Saving:
         Raises:
             CheckpointError: on every rank alike: it does not.
         """
-        if self._position.step > self._saved:
+        if self._position.step > self._saved and not self._never:
             self._save()
         outcome = self.saver.finish()
         self._heard(outcome)

@@ -163,7 +163,9 @@ class Trainer:
         self._report(force=True)
         self._close()
         if self.complete:
-            self.console.say(f"complete: {self.total} steps; jobs/convert.lsf releases the model")
+            kept = self.recipe.train.checkpoint_every != "never"
+            after = "; jobs/convert.lsf releases the model" if kept else ", none of them kept"
+            self.console.say(f"complete: {self.total} steps{after}")
             return 0
         how = "remove it to go on" if reason == STOP else "submit again"
         self.console.say(f"stopped at step {self.position.step}/{self.total} ({reason}): {how}")
