@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 LETTER, NUMBER, OTHER, SPACE, WHITE, END, RUN = 1, 2, 3, 4, 5, 6, 7
-"""Classes. `OTHER` is what is neither letter, number nor white space; `SPACE` is U+0020 alone, `WHITE`
-all other white space; `END` ends a text; `RUN` is a space within a token made of spaces."""
+"""Classes. `OTHER` is what is neither letter, number nor white space; `SPACE` is U+0020 alone,
+`WHITE` all other white space; `END` ends a text; `RUN` is a space of a token made of spaces."""
 CLASS = 7
 """The bits of a table's entry that hold the class."""
 COMPOSES = 8
@@ -41,11 +41,7 @@ def table() -> NDArray[np.uint8]:
     from tokenizers import Regex, pre_tokenizers
 
     entries = np.full(sys.maxunicode + 1, UNKNOWN | OTHER, np.uint8)
-    known = [
-        code
-        for code in range(0xF0000)
-        if unicodedata.category(character := chr(code)) not in ("Cn", "Cs")
-    ]
+    known = [code for code in range(0xF0000) if unicodedata.category(chr(code)) not in ("Cn", "Cs")]
     entries[known] = OTHER
     text = "".join(map(chr, known))
     places = np.array(known)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import itertools
 import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alpenglow.data.alphabet import COMPOSES, UNKNOWN
+from alpenglow.data.alphabet import UNKNOWN
 from alpenglow.data.piece_table import PieceTable
 from alpenglow.data.pieces import MARK, Block, cut
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 
-BLOCK = 1 << 18
+BLOCK = 1 << 17
 """Bytes of text that are split at once: what numpy works on stays in the cache."""
 
 
@@ -126,32 +126,53 @@ class FastTokenizer:
         Raises:
             UnicodeEncodeError: a text has half a surrogate pair.
         """
-        whole: dict[int, Tokens] = {}
-        parts: list[tuple[int, bytes, bool]] = []
+        found: list[list[Tokens]] = [[] for _ in texts]
+        for block in _blocks(self._parts(texts)):
+            for part, tokens in zip(block, self._block(block), strict=True):
+                # The end behind a part is no end of the text.
+                kept = tokens if part.last else tokens[:-1]
+                found[part.text].append(kept.astype(dtype))
+        return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in found]
+
+    def check(self, text: str, tokens: Tokens, size: int = 1 << 13) -> str | None:
+        """Compare tokens of a text with the library's, as far as about `size` bytes of it.
+
+        Returns:
+            What differs first, and where; None if nothing does.
+        """
+        if self._is_other(text):
+            return None  # the library's already
+        head = text[: 2 * size].encode()
+        part = next(cut(head, size)) if len(text) > size else head
+        if len(part) == len(head) and len(text) > 2 * size:
+            return None  # no place to cut this text: its first part alone may have other tokens
+        start = part.decode()
+        whole = len(start) == len(text)
+        wanted = self._by_library(start)
+        wanted, given = (wanted, tokens) if whole else (wanted[:-1], tokens[: wanted.size - 1])
+        if np.array_equal(wanted, given):
+            return None
+        shared = min(wanted.size, given.size)
+        place = int(np.argmax(np.append(wanted[:shared] != given[:shared], True)))
+        offsets = self._backend.encode(start, add_special_tokens=False).offsets
+        character = offsets[place][0] if place < len(offsets) else len(start)
+        ids = ["none" if place >= row.size else str(row[place]) for row in (given, wanted)]
+        return f"token {place} (character {character}) is {ids[0]}, and {ids[1]} by tokenizers"
+
+    def _parts(self, texts: Sequence[str]) -> Iterator[_Part]:
         for number, text in enumerate(texts):
             if self._is_other(text):
-                whole[number] = self._by_library(text)
+                self.left_to_library += len(text.encode())
+                yield _Part(number, b"", True, True, self._by_library(text))
                 continue
-            data, ascii_only = text.encode(), text.isascii()
+            data, plain = text.encode(), text.isascii()
             if len(data) <= 2 * BLOCK:
-                parts.append((number, data, ascii_only))
-            else:
-                parts += [(number, part, ascii_only) for part in cut(data, BLOCK)]
-        found: dict[int, list[Tokens]] = {}
-        for block in _blocks(parts):
-            encoded = self._block([data for _, data, _ in block], all(plain for *_, plain in block))
-            for (number, _, _), tokens in zip(block, encoded, strict=True):
-                found.setdefault(number, []).append(tokens.astype(dtype))
-        results = []
-        for number in range(len(texts)):
-            if number in whole:
-                results.append(whole[number].astype(dtype))
+                yield _Part(number, data, plain, True)
                 continue
-            pieces = found[number]
-            # Every part has an end behind it, but only the last one's is the text's.
-            pieces[:-1] = [tokens[:-1] for tokens in pieces[:-1]]
-            results.append(pieces[0] if len(pieces) == 1 else np.concatenate(pieces))
-        return results
+            left = len(data)
+            for part in cut(data, BLOCK):
+                left -= len(part)
+                yield _Part(number, part, plain, left == 0)
 
     def _is_other(self, text: str) -> bool:
         if not self.plan.others:
@@ -159,28 +180,27 @@ class FastTokenizer:
         if any(other in text for other in self.plan.others):
             return True
         # One may come into being when the text is normalised, or hide behind an unknown character.
-        return self.plan.nfc and not text.isascii() and self._block_marks(text) != 0
+        if not self.plan.nfc or text.isascii():
+            return False
+        return any(Block.of([part], False).marked for part in cut(text.encode(), BLOCK))
 
-    @staticmethod
-    def _block_marks(text: str) -> int:
-        return Block.of([text.encode()], False).marked.get(0, 0)
-
-    def _block(self, texts: list[bytes], ascii_only: bool) -> list[NDArray[np.uint32]]:
-        block = Block.of(texts, ascii_only)
-        by_library: dict[int, Tokens] = {}
-        if block.marked:
-            changed = False
-            for number, marks in block.marked.items():
-                text = texts[number].decode()
-                if marks & UNKNOWN:
-                    by_library[number] = self._by_library(text)
-                    texts[number], changed = b"", True
-                elif self.plan.nfc and marks & COMPOSES:
-                    composed = self._backend.normalizer.normalize_str(text)
-                    if composed != text:
-                        texts[number], changed = composed.encode(), True
-            if changed:
-                block = Block.of(texts, ascii_only)
+    def _block(self, parts: list[_Part]) -> list[Tokens]:
+        texts, plain = [part.data for part in parts], all(part.plain for part in parts)
+        by_library = {n: part.tokens for n, part in enumerate(parts) if part.tokens is not None}
+        block = Block.of(texts, plain)
+        changed = False
+        for number, marks in block.marked.items():
+            text = texts[number].decode()
+            if marks & UNKNOWN:
+                self.left_to_library += len(texts[number])
+                by_library[number] = self._by_library(text)
+                texts[number], changed = b"", True
+            elif self.plan.nfc:
+                composed = self._backend.normalizer.normalize_str(text)
+                if composed != text:
+                    texts[number], changed = composed.encode(), True
+        if changed:
+            block = Block.of(texts, plain)
         starts = block.starts(self._longest)
         tokens, first = self._table.tokens(block.row, starts)
         ends = first[np.frombuffer(block.row, np.uint8)[starts] == MARK] + 1
@@ -191,7 +211,6 @@ class FastTokenizer:
         ]
 
     def _by_library(self, text: str) -> Tokens:
-        self.left_to_library += len(text.encode())
         (encoding,) = self._backend.encode_batch_fast([text], add_special_tokens=False)
         return np.array([*encoding.ids, self._end], np.uint32)
 
@@ -199,17 +218,32 @@ class FastTokenizer:
         return [token.id for token in self._tokenize(piece.decode("latin-1").translate(self._byte))]
 
 
-def _blocks(parts: list[tuple[int, bytes, bool]]) -> list[list[tuple[int, bytes, bool]]]:
+@dataclass(frozen=True)
+class _Part:
+    """A text, or a part of a long one."""
+
+    text: int
+    """Place of the text."""
+    data: bytes
+    plain: bool
+    """ASCII alone."""
+    last: bool
+    tokens: Tokens | None = None
+    """Where the library encoded it."""
+
+
+def _blocks(parts: Iterator[_Part]) -> Iterator[list[_Part]]:
     """Put parts of about `BLOCK` bytes together."""
-    blocks: list[list[tuple[int, bytes, bool]]] = []
-    size = BLOCK
+    block: list[_Part] = []
+    size = 0
     for part in parts:
+        block.append(part)
+        size += len(part.data)
         if size >= BLOCK:
-            blocks.append([])
-            size = 0
-        blocks[-1].append(part)
-        size += len(part[1])
-    return blocks
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _byte_characters() -> dict[int, str]:

@@ -37,7 +37,9 @@ class PieceTable:
         limit: forget all pieces but those when there are more, before the next block.
     """
 
-    def __init__(self, ask: Callable[[bytes], list[int]], given: Mapping[bytes, int], limit: int = 1 << 19) -> None:
+    def __init__(
+        self, ask: Callable[[bytes], list[int]], given: Mapping[bytes, int], limit: int = 1 << 19
+    ) -> None:
         self._ask = ask
         self._given = given
         self._limit = limit
@@ -129,7 +131,7 @@ class PieceTable:
     def _find(self, low: NDArray[np.uint64], high: NDArray[np.uint64]) -> Places:
         """Return the entry of each key, 0 where there is none."""
         slot = self._slot(low, high)
-        found: Any = self._slots[slot].astype(np.int64)
+        found: Places = self._slots[slot].astype(np.int64)
         wrong = (self._low[found] != low) | (self._high[found] != high)
         left = np.flatnonzero(wrong & (found != 0))
         found[wrong] = 0
@@ -145,11 +147,12 @@ class PieceTable:
         return found
 
     def _slot(self, low: NDArray[np.uint64], high: NDArray[np.uint64]) -> Places:
-        mixed = ((low * _MULTIPLIER) ^ high) * _MULTIPLIER
+        mixed: Any = ((low * _MULTIPLIER) ^ high) * _MULTIPLIER
         mixed ^= mixed >> np.uint64(32)
-        return ((mixed * _MULTIPLIER) >> np.uint64(65 - self._slots.size.bit_length())).astype(
-            np.int64
-        )
+        mixed *= _MULTIPLIER
+        mixed >>= np.uint64(65 - self._slots.size.bit_length())
+        slots: Places = mixed.astype(np.int64)
+        return slots
 
     def _add(self, pieces: list[bytes], tokens: NDArray[np.uint32], counts: Places) -> None:
         base, number = self._used, len(pieces)

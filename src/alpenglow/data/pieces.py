@@ -1,8 +1,8 @@
-"""The split of byte-level BPE tokenizers, over a whole block of texts at once with numpy.
+r"""The split of byte-level BPE tokenizers, over a whole block of texts at once with numpy.
 
 GPT-2's expression, which the `ByteLevel` pre-tokenizer of `tokenizers` uses, is
 
-    's|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+
+    's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 
 Where a piece begins follows from the classes of a character and of its two neighbours:
 
@@ -18,6 +18,7 @@ spaces gives up pieces of K from its left, then the rest, if that is more than o
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ _CUT = re.compile(
 )
 
 
-def cut(data: bytes, size: int) -> list[bytes]:
+def cut(data: bytes, size: int) -> Iterator[bytes]:
     """Cut a text into parts of about `size` bytes whose tokens, in order, are the text's tokens.
 
     A cut goes between a letter or digit and an ASCII character that is neither (or a CJK ideograph
@@ -54,16 +55,14 @@ def cut(data: bytes, size: int) -> list[bytes]:
     characters goes across, no contraction, and NFC composes nothing with such a character. A text
     without such a place stays whole.
     """
-    parts: list[bytes] = []
     begin = 0
     while len(data) - begin > size:
         found = _CUT.search(data, begin + size)
         if found is None:
             break
-        parts.append(data[begin : found.end()])
+        yield data[begin : found.end()]
         begin = found.end()
-    parts.append(data[begin:])
-    return parts
+    yield data[begin:]
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Block:
         return np.flatnonzero(start) + 1
 
     def _runs(self, longest: int) -> list[int]:
-        """Give spaces of runs their class; returns where (less one) a run's further pieces begin."""
+        """Class the spaces of runs; returns where, less one, further pieces of long runs begin."""
         classes = self.classes
         space = classes == SPACE
         run = space[1:-1] & (space[:-2] | space[2:])
@@ -200,4 +199,3 @@ def _classify(
                 for text in np.unique(number[(bits_of & mark) != 0]).tolist():
                     marked[text] = marked.get(text, 0) | mark
     return (np.concatenate(wide) if wide else np.empty(0, np.int64)), marked
-

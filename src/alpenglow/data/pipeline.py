@@ -190,13 +190,18 @@ class Job:
         staging = self.directory / "staging" / recipe.hash
         staging.mkdir(parents=True, exist_ok=True)
         tokenizer = self._tokenizer(client, units, staging)
-        vocab_size = tokenizer.encoder().vocab_size
+        encoder = tokenizer.encoder(recipe.tokenizer.engine)
+        if encoder.reason:
+            self.progress.say(
+                f"tokens come from tokenizers, without the fast path: {encoder.reason}"
+            )
         task = Task(
             staging.absolute(),
             (staging / TOKENIZER).absolute(),
             tokenizer.hash,
             recipe.hash,
             recipe.filters,
+            recipe.tokenizer.engine,
         )
         staged = self._prepare(client, units, task)
         kept = assembly.first_of_each(staged)
@@ -215,7 +220,7 @@ class Job:
             shards,
             tokenizer=TOKENIZER,
             tokenizer_hash=tokenizer.hash,
-            vocab_size=vocab_size,
+            vocab_size=encoder.vocab_size,
             recipe_hash=recipe.hash,
         )
         dataclasses.replace(catalogue, folder=building).write()

@@ -63,6 +63,9 @@ class TokenizerRecipe:
     """With origin `train`: tokens of the vocabulary, `<|endoftext|>` among them."""
     sample_bytes: int = 5_000_000
     """With origin `train`: text to train on, spread evenly over all units."""
+    engine: Literal["auto", "exact"] = "auto"
+    """`auto`: the fast path where it knows the tokenizer, compared by sample with `tokenizers`;
+    `exact`: `tokenizers` alone. The tokens are the same."""
 
     def __post_init__(self) -> None:
         if self.origin == "file" and self.file is None:
@@ -159,6 +162,7 @@ class PrepareRecipe:
         tables = to_tables(self)
         for name in ("output", "run", "cluster"):
             tables.pop(name)
+        tables["tokenizer"].pop("engine")  # how fast, not which tokens
         file = self.tokenizer.file
         if self.tokenizer.origin == "file" and file is not None and file.is_file():
             tables["tokenizer"] = xxhash.xxh3_64_hexdigest(file.read_bytes())

@@ -25,7 +25,7 @@ from alpenglow.data.filters import Filter
 from alpenglow.data.recipe import FilterRecipe
 from alpenglow.data.shards import ShardInfo, ShardWriter
 from alpenglow.data.slices import of_name
-from alpenglow.data.tokenizer import Encoder, Tokenizer
+from alpenglow.data.tokenizer import Encoder, Engine, Tokenizer
 
 BATCH_CHARACTERS = 1_000_000
 """Text that is tokenised at once: bounds memory, and long enough to be quick."""
@@ -40,6 +40,7 @@ class Task:
     tokenizer_hash: str
     recipe_hash: str
     filters: FilterRecipe
+    engine: Engine = "auto"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def prepare(unit: Unit, task: Task) -> Staged:
 
 def write_shard(path: Path, slice_name: str, pieces: Sequence[Piece], task: Task) -> ShardInfo:
     """Write one shard from staged documents, in the order given."""
-    dtype = _encoder(task.tokenizer, task.tokenizer_hash).dtype
+    dtype = _encoder(task).dtype
     with ShardWriter(
         path,
         slice=slice_name,
@@ -124,7 +125,7 @@ def write_shard(path: Path, slice_name: str, pieces: Sequence[Piece], task: Task
 
 
 def _read(unit: Unit, key: str, task: Task) -> dict[str, NDArray[Any]]:
-    encoder = _encoder(task.tokenizer, task.tokenizer_hash)
+    encoder = _encoder(task)
     keep = Filter(task.filters)
     read, dropped = [0, 0], dict[str, list[int]]()
     documents: list[Document] = []
@@ -146,7 +147,10 @@ def _read(unit: Unit, key: str, task: Task) -> dict[str, NDArray[Any]]:
                 count = dropped.setdefault(reason, [0, 0])
                 count[0] += 1
                 count[1] += size
-        tokens += encoder.encode([document.text for document in documents])
+        tokens += encoder.encode(
+            [document.text for document in documents],
+            [f"{document.slice}, {document.source}" for document in documents],
+        )
     licences = sorted({fact[3] for fact in facts})
     about = {
         "key": key,
@@ -219,9 +223,13 @@ def _staged(path: Path, key: str) -> Staged | None:
         return None  # a mark that cannot be read is no mark: the unit is done again
 
 
+def _encoder(task: Task) -> Encoder:
+    return _loaded(task.tokenizer, task.tokenizer_hash, task.engine)
+
+
 @functools.lru_cache(maxsize=1)
-def _encoder(path: Path, tokenizer_hash: str) -> Encoder:
+def _loaded(path: Path, tokenizer_hash: str, engine: Engine) -> Encoder:
     tokenizer = Tokenizer.load(path)
     if tokenizer.hash != tokenizer_hash:
         raise DataError(f"{path}: the tokenizer changed while the job ran; start again")
-    return tokenizer.encoder()
+    return tokenizer.encoder(engine)
