@@ -195,7 +195,9 @@ class FastTokenizer:
                 self.left_to_library += len(texts[number])
                 by_library[number] = self._by_library(text)
                 texts[number], changed = b"", True
-            elif self.plan.nfc:
+            elif self.plan.nfc and not unicodedata.is_normalized("NFC", text):
+                # Python's version of Unicode agrees on a text without unknown characters; which
+                # characters come out is the library's to say.
                 composed = self._backend.normalizer.normalize_str(text)
                 if composed != text:
                     texts[number], changed = composed.encode(), True
