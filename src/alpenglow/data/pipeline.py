@@ -198,7 +198,11 @@ class Job:
         staging = self.directory / "staging" / recipe.hash
         staging.mkdir(parents=True, exist_ok=True)
         tokenizer = self._tokenizer(client, units, staging)
-        vocab_size = tokenizer.encoder().vocab_size
+        encoder = tokenizer.encoder(recipe.tokenizer.engine)
+        if encoder.reason:
+            self.progress.say(
+                f"tokens come from tokenizers, without the fast path: {encoder.reason}"
+            )
         tasks = {
             name: Task(
                 self._collecting(name),
@@ -208,6 +212,7 @@ class Job:
                 recipe.hash,
                 recipe.filters,
                 recipe.filtering(tokenizer.hash),
+                recipe.tokenizer.engine,
             )
             for name in recipe.slices
         }
@@ -231,7 +236,7 @@ class Job:
             shards,
             tokenizer=TOKENIZER,
             tokenizer_hash=tokenizer.hash,
-            vocab_size=vocab_size,
+            vocab_size=encoder.vocab_size,
             recipe_hash=recipe.hash,
         )
         dataclasses.replace(catalogue, folder=building).write()

@@ -67,6 +67,9 @@ class TokenizerRecipe:
     """With origin `train`: tokens of the vocabulary, `<|endoftext|>` among them."""
     sample_bytes: int = 5_000_000
     """With origin `train`: text to train on, spread evenly over all units."""
+    engine: Literal["auto", "exact"] = "auto"
+    """`auto`: the fast path where it knows the tokenizer, compared by sample with `tokenizers`;
+    `exact`: `tokenizers` alone. The tokens are the same."""
 
     def __post_init__(self) -> None:
         if self.origin == "file" and self.file is None:
@@ -182,6 +185,7 @@ class PrepareRecipe:
         tables = to_tables(self)
         for name in ("output", "run", "cluster", "documents", "retries"):
             tables.pop(name, None)
+        tables["tokenizer"].pop("engine")  # how fast, not which tokens
         file = self.tokenizer.file
         if self.tokenizer.origin == "file" and file is not None and file.is_file():
             tables["tokenizer"] = xxhash.xxh3_64_hexdigest(file.read_bytes())

@@ -25,7 +25,7 @@ from alpenglow.data.document_store import Store
 from alpenglow.data.filters import Filter
 from alpenglow.data.recipe import FilterRecipe
 from alpenglow.data.shards import ShardInfo, ShardWriter
-from alpenglow.data.tokenizer import Encoder, Tokenizer
+from alpenglow.data.tokenizer import Encoder, Engine, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Task:
     filters: FilterRecipe
     filtering: str
     """`PrepareRecipe.filtering`: what decides the tokens of a store."""
+    engine: Engine = "auto"
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def prepare(unit: Unit, task: Task) -> Staged:
 
 def write_shard(path: Path, slice_name: str, pieces: Sequence[Piece], task: Task) -> ShardInfo:
     """Write one shard from staged documents, in the order given."""
-    dtype = _encoder(task.tokenizer, task.tokenizer_hash).dtype
+    dtype = _encoder(task).dtype
     with ShardWriter(
         path,
         slice=slice_name,
@@ -157,7 +158,7 @@ def _runs(rows: NDArray[np.int64], offset: NDArray[np.int64]) -> Iterator[NDArra
 
 
 def _tokenise(store: Store, path: Path, key: str, task: Task) -> None:
-    encoder = _encoder(task.tokenizer, task.tokenizer_hash)
+    encoder = _encoder(task)
     keep = Filter(task.filters)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     dropped: dict[str, list[int]] = {}
@@ -174,10 +175,12 @@ def _tokenise(store: Store, path: Path, key: str, task: Task) -> None:
             at = 0
             for batch in store.documents(BATCH_BYTES):
                 texts: list[str] = []
+                named: list[str] = []
                 for document in batch:
                     reason = keep(document)
                     if reason is None:
                         texts.append(document.text)
+                        named.append(f"{document.slice}, {document.source}")
                         rows.append(at)
                         licence.append(licences.setdefault(document.licence, len(licences)))
                     else:
@@ -185,7 +188,7 @@ def _tokenise(store: Store, path: Path, key: str, task: Task) -> None:
                         count[0] += 1
                         count[1] += int(sizes[at])
                     at += 1
-                encoded = encoder.encode(texts)
+                encoded = encoder.encode(texts, named)
                 lengths += [item.size for item in encoded]
                 if encoded:
                     before = tokens.shape[0]
@@ -237,9 +240,13 @@ def _staged(unit: Unit, store: Store, path: Path, key: str) -> Staged | None:
         return None  # a mark that cannot be read is no mark: the unit is done again
 
 
+def _encoder(task: Task) -> Encoder:
+    return _loaded(task.tokenizer, task.tokenizer_hash, task.engine)
+
+
 @functools.lru_cache(maxsize=1)
-def _encoder(path: Path, tokenizer_hash: str) -> Encoder:
+def _loaded(path: Path, tokenizer_hash: str, engine: Engine) -> Encoder:
     tokenizer = Tokenizer.load(path)
     if tokenizer.hash != tokenizer_hash:
         raise DataError(f"{path}: the tokenizer changed while the job ran; start again")
-    return tokenizer.encoder()
+    return tokenizer.encoder(engine)

@@ -115,9 +115,7 @@ def _message(ranks: list[list[Task]], parts: StepParts, event: Event, data: int)
             ranks[rank].append(task)
 
 
-def _pass(
-    ranks: list[list[Task]], parts: StepParts, event: Event, data: int, last: bool
-) -> None:
+def _pass(ranks: list[list[Task]], parts: StepParts, event: Event, data: int, last: bool) -> None:
     layout, stage = parts.layout, event.stage
     of = parts.stages[stage]
     kind, own = {

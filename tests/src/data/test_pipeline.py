@@ -167,6 +167,23 @@ def test_three_workers_write_the_same_bytes_as_one(raw: Path, tmp_path: Path, cl
     assert digests(tmp_path / "one") == digests(tmp_path / "three")
 
 
+def test_both_engines_write_the_same_bytes(
+    raw: Path, tmp_path: Path, client: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        text = f"  Groesse, Gro\u0308\u00dfe:\t it's {number}.\n" * 99
+        (raw / "books" / f"x{number}.txt").write_text(text)
+    auto = recipe(raw, tmp_path / "auto")
+    assert job(auto, tmp_path / "run-auto").run(client) == 0
+    assert "without the fast path" not in capsys.readouterr().out
+    tokenizer = {"vocab_size": 400, "sample_bytes": 20_000, "engine": "exact"}
+    exact = recipe(raw, tmp_path / "exact", tokenizer=tokenizer)
+    assert exact.hash == auto.hash
+    assert job(exact, tmp_path / "run-exact").run(client) == 0
+    assert "without the fast path: tokenizer.engine = 'exact'" in capsys.readouterr().out
+    assert digests(tmp_path / "auto") == digests(tmp_path / "exact")
+
+
 def test_near_its_end_the_job_stops_and_goes_on_later(
     raw: Path, tmp_path: Path, client: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
