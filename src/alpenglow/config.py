@@ -149,7 +149,8 @@ def _build(schema: Any, tables: Any, where: str, prefix: str) -> Any:
     for key in tables:
         if key not in fields:
             near = difflib.get_close_matches(key, fields, n=1, cutoff=0.4)
-            cure = f"did you mean {prefix}{near[0]}?" if near else f"known: {', '.join(fields)}"
+            known = ", ".join(fields) or "none"
+            cure = f"did you mean {prefix}{near[0]}?" if near else f"known: {known}"
             raise ConfigError(f"{where}: unknown key {prefix}{key}; {cure}")
     values: dict[str, Any] = {}
     for name, field in fields.items():

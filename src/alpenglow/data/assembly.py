@@ -71,7 +71,7 @@ def plan_shards(
                 total = tokens + np.cumsum(unit.tokens[rows])
                 count = int(np.searchsorted(total, shard_tokens)) + 1
                 taken, rows = rows[:count], rows[count:]
-                open_pieces.append(Piece(unit.path, taken))
+                open_pieces.append(Piece(unit.store, unit.path, taken))
                 tokens = int(total[taken.size - 1])
                 if tokens >= shard_tokens:
                     plans.append(Plan(f"{name}-{number:05d}.h5", name, tuple(open_pieces)))
@@ -95,6 +95,8 @@ def account(
         book.read.add(*unit.read)
         for reason, count in unit.dropped.items():
             book.drop(reason, *count)
+        for rule, count in unit.trimmed.items():
+            book.trim(rule, *count)
         twice = ~keep
         if twice.any():
             book.drop(

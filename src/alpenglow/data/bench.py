@@ -3,6 +3,7 @@
     python -m alpenglow.data.bench windows     HDF5 memory map against numpy.memmap, same tokens
     python -m alpenglow.data.bench order       start-up and cost a step of the order at 1.2 T tokens
 
+`alpenglow.data.bench_tokenizer` does the same for tokenizers.
 Variants are interleaved; medians and ratios are printed with the hardware.
 """
 

@@ -32,10 +32,16 @@ class Document:
     """Where the text came from: a stable name, not a path of this machine."""
     licence: str
     metadata: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    url: str = ""
+    """Address on the web or path in a repository, where the input states one."""
+    timestamp: str = ""
+    """When the text was published or fetched, ISO 8601, where the input states it."""
     fault: str = ""
     """Why the reader could make no text of it; such a document is counted as dropped."""
     size: int | None = None
     """Bytes read from the raw input where there is no text."""
+    trimmed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Rule -> bytes that it took out of the text (a licence header, lines of a menu)."""
 
     @property
     def id(self) -> bytes:
@@ -59,6 +65,11 @@ class Document:
             return self.size
         return len(self.text.encode("utf-8", "surrogatepass"))
 
+    @property
+    def read_bytes(self) -> int:
+        """Return bytes of the text as it was read: with what rules took out of it."""
+        return self.bytes + sum(self.trimmed.values())
+
 
 @dataclass(frozen=True)
 class Input:
@@ -70,6 +81,8 @@ class Input:
     licence: str
     size: int
     """Bytes; counts for caps, for the size of a unit and for noticing that the input changed."""
+    changed: int = 0
+    """When the file was last written, ns; 0 where its name already says what it holds."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +104,13 @@ class Unit:
 
     @property
     def key(self) -> str:
-        """Return 32 hex digits that change when the input that the unit names changes."""
-        hasher = xxhash.xxh3_128(repr((self.slice, self.name, self.limit)).encode())
+        """Return 32 hex digits that change when the input that the unit names changes.
+
+        The unit's own name is not in it: an input more in front of it moves the name, not the text.
+        """
+        hasher = xxhash.xxh3_128(repr((self.slice, self.limit)).encode())
         for item in self.inputs:
-            hasher.update(repr((item.source, item.licence, item.size)).encode())
+            hasher.update(repr((item.source, item.licence, item.size, item.changed)).encode())
         return hasher.hexdigest()
 
 

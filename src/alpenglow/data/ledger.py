@@ -1,6 +1,7 @@
 """The ledger: what was read, kept and dropped, by slice and reason; `shards/ledger.json`.
 
 For every slice, kept + dropped = read, in documents and in bytes, exactly; `check` proves it.
+What a rule takes out of a text (a licence header) is counted as trimmed, in bytes, beside them.
 Tokens are counted where a document was tokenised: those kept, and duplicates found afterwards.
 """
 
@@ -41,12 +42,18 @@ class SliceLedger:
     read: Count = field(default_factory=Count)
     kept: Count = field(default_factory=Count)
     dropped: dict[str, Count] = field(default_factory=dict)
+    trimmed: dict[str, Count] = field(default_factory=dict)
+    """Rule -> documents that it shortened and bytes that it took out of their text."""
     licences: dict[str, Count] = field(default_factory=dict)
     """Of what was kept."""
 
     def drop(self, reason: str, documents: int, size: int, tokens: int = 0) -> None:
         """Count what was dropped for one reason."""
         self.dropped.setdefault(reason, Count()).add(documents, size, tokens)
+
+    def trim(self, rule: str, documents: int, size: int) -> None:
+        """Count what a rule took out of documents."""
+        self.trimmed.setdefault(rule, Count()).add(documents, size)
 
     def licence(self, name: str) -> Count:
         """Return the count of a licence, opened on first use."""
@@ -76,10 +83,13 @@ class Ledger:
                 read = getattr(account.read, what)
                 kept = getattr(account.kept, what)
                 dropped = sum(getattr(count, what) for count in account.dropped.values())
-                if kept + dropped != read:
+                trimmed = sum(count.bytes for count in account.trimmed.values())
+                trimmed = trimmed if what == "bytes" else 0  # a shortened document is still one
+                if kept + dropped + trimmed != read:
                     raise DataError(
-                        f"ledger of {name}: kept {kept} + dropped {dropped} {what} is not the "
-                        f"{read} read; the shards were not put in place, please report this"
+                        f"ledger of {name}: kept {kept} + dropped {dropped} + trimmed {trimmed} "
+                        f"{what} is not the {read} read; the shards were not put in place, please "
+                        "report this"
                     )
 
     def tables(self, **facts: Any) -> dict[str, Any]:
@@ -92,6 +102,7 @@ class Ledger:
                     "read": account.read.tables(),
                     "kept": account.kept.tables(),
                     "dropped": _sorted(account.dropped),
+                    "trimmed": _sorted(account.trimmed),
                     "licences": _sorted(account.licences),
                 }
                 for name, account in self.slices.items()

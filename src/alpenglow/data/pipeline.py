@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,13 @@ from alpenglow.data import assembly, slices
 from alpenglow.data.assembly import LEDGER
 from alpenglow.data.catalogue import Catalogue, CatalogueError
 from alpenglow.data.cluster import WorkersAbsent, connect
+from alpenglow.data.collect import Collecting
 from alpenglow.data.document import DataError, InputAbsent, Unit
 from alpenglow.data.progress import Progress
 from alpenglow.data.recipe import SLICES, PrepareRecipe
 from alpenglow.data.shards import ShardError, ShardInfo
 from alpenglow.data.slices.source import Source
-from alpenglow.data.staging import Staged, Task, prepare, sample, write_shard
+from alpenglow.data.staging import Staged, Task, prepare, read_once, sample, write_shard
 from alpenglow.data.tokenizer import NAME as TOKENIZER
 from alpenglow.data.tokenizer import Tokenizer
 from alpenglow_lsf.files import write_json, write_text
@@ -57,6 +58,8 @@ SAMPLED_UNITS = 512
 VERIFY_TOKENS = 1_000_000_000
 """Up to here a second run reads all shards again, beyond it looks at names and sizes."""
 MEGABYTE = 1_000_000
+LISTED = 5
+"""Failed units that are named with their reasons."""
 
 _FAILURES = (CatalogueError, ConfigError, DataError, MachineError, OSError, RanksError, ShardError)
 
@@ -99,7 +102,10 @@ def read_recipe(
     """Read a recipe with the overlay of this machine."""
     name = None if machine is None else machine.name
     known = {*names(), *([] if name is None else [name])}
-    return load(path, PrepareRecipe, machine=name, machines=known, overrides=overrides)
+    recipe = load(path, PrepareRecipe, machine=name, machines=known, overrides=overrides)
+    for each, part in recipe.slices.items():
+        slices.check(each, part)
+    return recipe
 
 
 class Job:
@@ -123,6 +129,7 @@ class Job:
         run.mkdir(parents=True, exist_ok=True)
         self.progress = Progress(run, "prepare", "MB", bar=ranks.world_size == 1)
         self.skipped: dict[str, str] = {}
+        self.units: list[Unit] = []
 
     def run(self, client: Client) -> int:
         """Do the job; returns its exit code.
@@ -145,6 +152,7 @@ class Job:
             shutil.rmtree(building, ignore_errors=True)
         self._describe(catalogue)
         shutil.rmtree(self.directory / "staging", ignore_errors=True)
+        self._forget_old_stores()
         parts = ", ".join(f"{name} {tokens:,}" for name, tokens in catalogue.slices.items())
         self.progress.say(
             f"{self.recipe.output}: {catalogue.tokens:,} tokens in {len(catalogue.shards)} shards "
@@ -181,7 +189,7 @@ class Job:
 
     def _build(self, client: Client, building: Path) -> Catalogue:
         recipe = self.recipe
-        units = self._units()
+        units = self.units = self._units()
         size = sum(unit.size for unit in units)
         self.progress.say(
             f"collected {size / MEGABYTE:.1f} MB in {len(units)} units of "
@@ -190,22 +198,35 @@ class Job:
         staging = self.directory / "staging" / recipe.hash
         staging.mkdir(parents=True, exist_ok=True)
         tokenizer = self._tokenizer(client, units, staging)
-        vocab_size = tokenizer.encoder().vocab_size
-        task = Task(
-            staging.absolute(),
-            (staging / TOKENIZER).absolute(),
-            tokenizer.hash,
-            recipe.hash,
-            recipe.filters,
-        )
-        staged = self._prepare(client, units, task)
+        encoder = tokenizer.encoder(recipe.tokenizer.engine)
+        if encoder.reason:
+            self.progress.say(
+                f"tokens come from tokenizers, without the fast path: {encoder.reason}"
+            )
+        tasks = {
+            name: Task(
+                self._collecting(name),
+                staging.absolute(),
+                (staging / TOKENIZER).absolute(),
+                tokenizer.hash,
+                recipe.hash,
+                recipe.filters,
+                recipe.filtering(tokenizer.hash),
+                recipe.tokenizer.engine,
+            )
+            for name in recipe.slices
+        }
+        staged = self._prepare(client, units, tasks)
         kept = assembly.first_of_each(staged)
         ledger = assembly.account(staged, kept, self.skipped)
         plans = assembly.plan_shards(staged, kept, recipe.shard_tokens)
         if not plans:
             raise DataError("the filters left no document: see [filters] of the recipe")
         calls = [
-            (write_shard, ((building / plan.file).absolute(), plan.slice, plan.pieces, task))
+            (
+                write_shard,
+                ((building / plan.file).absolute(), plan.slice, plan.pieces, tasks[plan.slice]),
+            )
             for plan in plans
         ]
         shards: list[ShardInfo] = [info for _, info in self._gather(client, calls)]
@@ -215,7 +236,7 @@ class Job:
             shards,
             tokenizer=TOKENIZER,
             tokenizer_hash=tokenizer.hash,
-            vocab_size=vocab_size,
+            vocab_size=encoder.vocab_size,
             recipe_hash=recipe.hash,
         )
         dataclasses.replace(catalogue, folder=building).write()
@@ -246,6 +267,16 @@ class Job:
             raise DataError("no slice has raw input; see the sentences above for what they need")
         return units
 
+    def _forget_old_stores(self) -> None:
+        """Remove stores in the run directory that this recipe's units no longer name."""
+        if self.recipe.documents is not None:
+            return  # a folder of the user's own may serve several recipes
+        folder = self.directory / "documents"
+        used = {self._collecting(unit.slice).path(unit).name for unit in self.units}
+        for path in folder.glob("*.h5"):
+            if path.name not in used:
+                path.unlink(missing_ok=True)
+
     def _tokenizer(self, client: Client, units: list[Unit], staging: Path) -> Tokenizer:
         """Load the tokenizer that is given, or that an earlier start trained, or train one."""
         config = self.recipe.tokenizer
@@ -256,11 +287,21 @@ class Job:
             return Tokenizer.load(path)
         else:
             began = time.time()
+            reading = [(read_once, (unit, self._collecting(unit.slice))) for unit in units]
+            self._over(client, units, reading, "reading")
             step = -(-len(units) // SAMPLED_UNITS)
             chosen = units[::step]
             share = config.sample_bytes / max(1, sum(unit.size for unit in chosen))
             calls = [
-                (sample, (unit, self.recipe.filters, max(1, int(unit.size * share))))
+                (
+                    sample,
+                    (
+                        unit,
+                        self._collecting(unit.slice),
+                        self.recipe.filters,
+                        max(1, int(unit.size * share)),
+                    ),
+                )
                 for unit in chosen
             ]
             found = dict(self._gather(client, calls))
@@ -276,24 +317,60 @@ class Job:
         write_text(path, tokenizer.json)
         return tokenizer
 
-    def _prepare(self, client: Client, units: list[Unit], task: Task) -> list[Staged]:
+    def _collecting(self, name: str) -> Collecting:
+        recipe = self.recipe
+        folder = recipe.documents or self.directory / "documents"
+        folder.mkdir(parents=True, exist_ok=True)
+        return Collecting(folder.absolute(), recipe.slices[name], recipe.collecting(name))
+
+    def _prepare(
+        self, client: Client, units: list[Unit], tasks: Mapping[str, Task]
+    ) -> list[Staged]:
+        calls = [(prepare, (unit, tasks[unit.slice])) for unit in units]
+        return self._over(client, units, calls, "tokenising")
+
+    def _over(
+        self,
+        client: Client,
+        units: list[Unit],
+        calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]],
+        words: str,
+    ) -> list[Any]:
+        """Run a call for each unit; returns the results in the order of the units.
+
+        Raises:
+            DataError: units failed, each again and again; the others are done.
+        """
         total = sum(unit.size for unit in units) / MEGABYTE
         done = 0.0
-        results: dict[int, Staged] = {}
-        self.progress.show(done, total, "tokenising")
+        results: dict[int, Any] = {}
+        failed: dict[int, Exception] = {}
+        self.progress.show(done, total, words)
         # The longest go first, so that none of them is what the others wait for at the end.
         order = sorted(range(len(units)), key=lambda index: -units[index].size)
-        calls = [(prepare, (units[index], task)) for index in order]
-        for place, staged in self._gather(client, calls):
-            results[order[place]] = staged
+        for place, result in self._gather(client, [calls[index] for index in order], failed):
+            results[order[place]] = result
             done += units[order[place]].size / MEGABYTE
-            self.progress.show(done, total, "tokenising")
+            self.progress.show(done, total, words)
+        if failed:
+            raise _listed(
+                {units[order[place]].name: error for place, error in failed.items()}, len(units)
+            )
         return [results[index] for index in range(len(units))]
 
     def _gather(
-        self, client: Client, calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]
+        self,
+        client: Client,
+        calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]],
+        failed: dict[int, Exception] | None = None,
     ) -> Iterable[tuple[int, Any]]:
         """Run calls on the workers, a few at a time; yields (place, result) as they end.
+
+        Args:
+            client: of the cluster.
+            calls: functions and their arguments.
+            failed: takes place -> error of calls that fail `retries` times more, and the others go
+                on; None ends with the first.
 
         Raises:
             TimeOver: the deadline is near.
@@ -310,7 +387,8 @@ class Job:
         try:
             while True:
                 for place, (function, arguments) in waiting:
-                    future = client.submit(function, *arguments, pure=False)
+                    tries = 0 if failed is None else self.recipe.retries
+                    future = client.submit(function, *arguments, pure=False, retries=tries)
                     running[future] = place
                     if len(running) >= IN_FLIGHT * workers:
                         break
@@ -323,11 +401,19 @@ class Job:
                     continue
                 heard = time.monotonic()
                 for future in ended:
-                    yield running.pop(future), future.result()
-        except KilledWorker as error:
-            raise DataError(
-                f"workers died on a task, perhaps out of memory ({error}): make unit_bytes smaller"
-            ) from None
+                    place = running.pop(future)
+                    try:
+                        result = future.result()
+                    except KilledWorker as error:
+                        if failed is None:
+                            raise DataError(f"workers died on a task {_MEMORY} ({error})") from None
+                        failed[place] = DataError(f"workers died on it {_MEMORY}")
+                    except (*_FAILURES, MemoryError) as error:
+                        if failed is None:
+                            raise
+                        failed[place] = error
+                    else:
+                        yield place, result
         finally:
             client.cancel(list(running))
 
@@ -368,6 +454,21 @@ class Job:
                 "tokenizer": str(catalogue.tokenizer_path),
             }
         write_text(self.directory / "run.toml", tomli_w.dumps(tables))
+
+
+_MEMORY = "again and again, perhaps out of memory: make unit_bytes smaller"
+
+
+def _listed(failed: Mapping[str, Exception], units: int) -> DataError:
+    """One error for all units that failed."""
+    first = "; ".join(f"{name}: {error}" for name, error in sorted(failed.items())[:LISTED])
+    more = f"; and {len(failed) - LISTED} more" if len(failed) > LISTED else ""
+    if len(failed) == units == 1:
+        return DataError(first)
+    return DataError(
+        f"{len(failed)} of {units} units failed, the others are done and will not be done again: "
+        f"{first}{more}"
+    )
 
 
 if __name__ == "__main__":

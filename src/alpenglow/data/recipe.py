@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import xxhash
 
@@ -20,7 +20,7 @@ from alpenglow.config import to_tables
 SLICES = ("commoncrawl", "c4", "github", "books", "arxiv", "wikipedia", "stackexchange")
 """RedPajama's seven, in the order of its table."""
 
-FORMAT = 1
+FORMAT = 2
 """Raised when this code makes other shards from the same recipe."""
 
 
@@ -42,6 +42,10 @@ class SliceRecipe:
     """Take about this much; absent takes all."""
     optional: bool = False
     """Go on, with a sentence, where the raw input is absent."""
+    mode: Literal["fixed", "faithful"] = "fixed"
+    """`faithful`: as RedPajama v1 was published, defects included; `fixed`: without them."""
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    """The slice's own settings; its module says which, and refuses others."""
 
     def __post_init__(self) -> None:
         if self.origin == "wheel" and not (self.wheel and self.member):
@@ -63,6 +67,9 @@ class TokenizerRecipe:
     """With origin `train`: tokens of the vocabulary, `<|endoftext|>` among them."""
     sample_bytes: int = 5_000_000
     """With origin `train`: text to train on, spread evenly over all units."""
+    engine: Literal["auto", "exact"] = "auto"
+    """`auto`: the fast path where it knows the tokenizer, compared by sample with `tokenizers`;
+    `exact`: `tokenizers` alone. The tokens are the same."""
 
     def __post_init__(self) -> None:
         if self.origin == "file" and self.file is None:
@@ -134,8 +141,13 @@ class PrepareRecipe:
     """Run directory, where no launch node names one."""
     shard_tokens: int = 100_000_000
     """A shard is closed by the document that reaches this many tokens."""
-    unit_bytes: int = 64_000_000
+    documents: Path | None = None
+    """Folder of the stores of documents; the run directory's if absent. They stay, so that other
+    filters or another tokenizer need no raw text."""
+    unit_bytes: int = 256_000_000
     """Raw input of one task."""
+    retries: int = 2
+    """Times that a unit is tried again before it is listed as failed."""
     sequence_length: int = 2048
     """Window that the training will read; here only for the ledger's count of shard tails."""
     tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
@@ -152,13 +164,28 @@ class PrepareRecipe:
                 raise ValueError(f"unknown slice {name}; {cure}")
         if min(self.shard_tokens, self.unit_bytes, self.sequence_length) < 1:
             raise ValueError("shard_tokens, unit_bytes and sequence_length must be at least 1")
+        if self.retries < 0:
+            raise ValueError(f"retries = {self.retries} should be 0 or more")
+
+    def collecting(self, name: str) -> str:
+        """Return 16 hex digits of what decides the documents of a slice, filters left out."""
+        tables = to_tables(self.slices[name])
+        for key in ("input", "optional", "max_bytes"):
+            tables.pop(key, None)  # they choose units, and a unit's key names its input
+        return xxhash.xxh3_64_hexdigest(json.dumps([FORMAT, name, tables], sort_keys=True).encode())
+
+    def filtering(self, tokenizer_hash: str) -> str:
+        """Return 16 hex digits of what decides the tokens of a store's documents."""
+        tables = [FORMAT, to_tables(self.filters), tokenizer_hash]
+        return xxhash.xxh3_64_hexdigest(json.dumps(tables, sort_keys=True).encode())
 
     @property
     def hash(self) -> str:
         """Return 16 hex digits of what decides the content of the shards."""
         tables = to_tables(self)
-        for name in ("output", "run", "cluster"):
-            tables.pop(name)
+        for name in ("output", "run", "cluster", "documents", "retries"):
+            tables.pop(name, None)
+        tables["tokenizer"].pop("engine")  # how fast, not which tokens
         file = self.tokenizer.file
         if self.tokenizer.origin == "file" and file is not None and file.is_file():
             tables["tokenizer"] = xxhash.xxh3_64_hexdigest(file.read_bytes())

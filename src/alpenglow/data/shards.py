@@ -4,7 +4,8 @@
     documents/offset   uint64 [documents + 1], token index at which each document begins; the last
                        entry is the number of tokens
     documents/id       16 opaque bytes each, the document's identity
-    documents/source   UTF-8 string each: where it came from
+    documents/source   UTF-8 string each: where it came from; likewise `url`, `licence` and
+                       `timestamp`, each left out where no document of the shard has one
     checksums          uint64, xxh3-64 of each MiB of the tokens' bytes
     attributes         format_version, slice, tokens, documents, tokenizer_hash, recipe_hash,
                        created_by
@@ -16,13 +17,14 @@ and h5py's own slicing five times slower than the memory map. Imported, never st
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -35,6 +37,8 @@ FORMAT_VERSION = 1
 BLOCK_BYTES = 1 << 20
 """A checksum covers this many bytes of tokens."""
 PAGE = 4096
+FACTS = ("source", "url", "licence", "timestamp")
+"""What is known of each document, beside its id."""
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 
@@ -62,8 +66,8 @@ class ShardInfo:
 class ShardWriter:
     """Writes one shard; it appears under its name only when `close` has written all of it.
 
-    The tokens are held in memory until then (HDF5 wants the length of a contiguous dataset
-    beforehand), so a shard should be a fraction of a worker's memory.
+    HDF5 wants the length of a contiguous dataset beforehand, so tokens go to a file beside the
+    shard first and are copied at the end: memory is that of a document, whatever the shard's size.
 
     Args:
         path: the file to make.
@@ -81,30 +85,47 @@ class ShardWriter:
         self.slice = slice
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._attributes = {"tokenizer_hash": tokenizer_hash, "recipe_hash": recipe_hash}
-        self._parts: list[Tokens] = []
         self._offsets = [0]
         self._ids: list[bytes] = []
-        self._sources: list[str] = []
+        self._facts: dict[str, list[str]] = {name: [] for name in FACTS}
+        self._beside = path.with_name(f".{path.name}.tokens")
+        self._file: IO[bytes] | None = None
 
     @property
     def tokens(self) -> int:
         """Tokens added so far."""
         return self._offsets[-1]
 
-    def add(self, tokens: NDArray[Any], identity: bytes, source: str) -> None:
+    def add(
+        self,
+        tokens: NDArray[Any],
+        identity: bytes,
+        source: str,
+        *,
+        url: str = "",
+        licence: str = "",
+        timestamp: str = "",
+    ) -> None:
         """Append one document.
 
         Raises:
-            ShardError: a token does not fit the dtype, or the identity is not 16 bytes long.
+            ShardError: a token does not fit the dtype, the identity is not 16 bytes long, or the
+                file system refuses.
         """
         if len(identity) != 16:
             raise ShardError(f"{self.path}: a document's id has 16 bytes, not {len(identity)}")
         if tokens.size and int(tokens.max()) > np.iinfo(self._dtype).max:
             raise ShardError(f"{self.path}: token {int(tokens.max())} does not fit {self._dtype}")
-        self._parts.append(tokens.astype(self._dtype))
+        try:
+            if self._file is None:
+                self._file = self._beside.open("w+b", buffering=BLOCK_BYTES)
+            self._file.write(np.ascontiguousarray(tokens, self._dtype).tobytes())
+        except OSError as error:
+            raise self._refused(error) from None
         self._offsets.append(self._offsets[-1] + int(tokens.size))
         self._ids.append(identity)
-        self._sources.append(source)
+        for name, value in zip(FACTS, (source, url, licence, timestamp), strict=True):
+            self._facts[name].append(value)
 
     def close(self) -> ShardInfo:
         """Write, fsync and rename.
@@ -112,47 +133,75 @@ class ShardWriter:
         Raises:
             ShardError: the file system refuses (full, not writable); nothing is left behind.
         """
-        tokens = np.concatenate(self._parts) if self._parts else np.empty(0, self._dtype)
-        checksums = checksum(tokens)
         temporary = self.path.with_name(f"{self.path.name}.tmp")
         try:
-            self._write(temporary, tokens, checksums)
+            checksums = self._write(temporary)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(self.path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise ShardError(f"{self.path}: cannot be written: {error}") from None
+            raise self._refused(error) from None
+        self._forget()
         return ShardInfo(
             file=self.path.name,
             slice=self.slice,
-            tokens=int(tokens.size),
+            tokens=self.tokens,
             documents=len(self._ids),
             dtype=self._dtype.name,
             bytes=self.path.stat().st_size,
             content=content_hash(checksums),
         )
 
-    def _write(self, path: Path, tokens: Tokens, checksums: NDArray[np.uint64]) -> None:
+    def _write(self, path: Path) -> NDArray[np.uint64]:
         # Alignment puts the tokens on a page border, so that a mapping starts with them.
         with h5py.File(
             path, "w", libver="latest", alignment_threshold=PAGE, alignment_interval=PAGE
         ) as file:
-            file.create_dataset("tokens", data=tokens)
+            dataset = file.create_dataset("tokens", (self.tokens,), self._dtype)
+            checksums = self._copy(dataset)
             file.create_dataset("checksums", data=checksums)
             documents = file.create_group("documents")
             documents.create_dataset("offset", data=np.asarray(self._offsets, np.uint64))
             # Opaque, because a fixed string would lose trailing zero bytes.
             ids = np.frombuffer(b"".join(self._ids), dtype="V16")
             documents.create_dataset("id", data=ids, dtype="V16")
-            documents.create_dataset("source", data=self._sources, dtype=h5py.string_dtype())
+            for name in FACTS:
+                values = self._facts[name]
+                if name == "source" or any(values):
+                    documents.create_dataset(name, data=values, dtype=h5py.string_dtype())
             file.attrs["format_version"] = FORMAT_VERSION
             file.attrs["slice"] = self.slice
-            file.attrs["tokens"] = int(tokens.size)
+            file.attrs["tokens"] = self.tokens
             file.attrs["documents"] = len(self._ids)
             file.attrs["created_by"] = f"alpenglow {alpenglow.__version__}"
             for name, value in self._attributes.items():
                 file.attrs[name] = value
+        return checksums
+
+    def _copy(self, dataset: h5py.Dataset) -> NDArray[np.uint64]:
+        """Copy the tokens into the shard, a block at a time; returns their checksums."""
+        checksums: list[int] = []
+        if self._file is not None:
+            self._file.seek(0)
+            at = 0
+            while block := self._file.read(BLOCK_BYTES):
+                checksums.append(xxhash.xxh3_64_intdigest(block))
+                part = np.frombuffer(block, self._dtype)
+                dataset[at : at + part.size] = part
+                at += part.size
+        return np.array(checksums, np.uint64)
+
+    def _refused(self, error: OSError) -> ShardError:
+        self._forget()
+        return ShardError(f"{self.path}: cannot be written: {error}")
+
+    def _forget(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a full disk refuses the last flush too
+                self._file.close()
+            self._file = None
+            self._beside.unlink(missing_ok=True)
 
     def __enter__(self) -> ShardWriter:
         """Return itself; leaving without `close` writes nothing."""
@@ -165,7 +214,7 @@ class ShardWriter:
         traceback: TracebackType | None,
     ) -> None:
         """Forget what was added."""
-        self._parts.clear()
+        self._forget()
 
 
 class Shard:
@@ -266,8 +315,15 @@ class Shard:
 
     def sources(self) -> list[str]:
         """Where the documents came from."""
+        return self.facts("source")
+
+    def facts(self, name: str) -> list[str]:
+        """One of `FACTS` of each document; empty strings where the shard has none."""
         with h5py.File(self.path, "r") as file:
-            return [str(source) for source in file["documents/source"].asstr()[:]]
+            documents = file["documents"]
+            if name not in documents:
+                return [""] * int(self.attributes["documents"])
+            return [str(value) for value in documents[name].asstr()[:]]
 
     def verify(self) -> str:
         """Read every token and compare the checksums; returns the content hash.

@@ -10,19 +10,22 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from alpenglow.data.document import DataError
+from alpenglow.data.fast_tokenizer import FastTokenizer, Tokens, Unsupported
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 END = "<|endoftext|>"
 NAME = "tokenizer.json"
+CHECK_EVERY = 1000
+"""Documents from one comparison with `tokenizers` to the next, beside the first of each call."""
+Engine = Literal["auto", "exact"]
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,9 @@ class Tokenizer:
         """Return 32 hex digits over the JSON text (xxh3-128)."""
         return xxhash.xxh3_128_hexdigest(self.json.encode())
 
-    def encoder(self) -> Encoder:
+    def encoder(self, engine: Engine = "auto") -> Encoder:
         """Return what turns texts into tokens."""
-        return Encoder(self)
+        return Encoder(self, engine)
 
 
 class Encoder:
@@ -101,25 +104,82 @@ class Encoder:
 
     Args:
         tokenizer: what to load.
+        engine: `auto` takes the fast path (`fast_tokenizer.py`) where it knows the tokenizer, and
+            compares the first document of each call and every thousandth with `tokenizers`;
+            `exact` leaves all to `tokenizers`. The tokens are the same.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, engine: Engine = "auto") -> None:
         # One thread a process: the workers are the parallelism, and jsrun binds their cores.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._backend = tokenizer.backend()
         self.end = int(self._backend.token_to_id(END) or 0)
         self.vocab_size = int(self._backend.get_vocab_size())
+        self._fast: FastTokenizer | None = None
+        self._seen = 0
+        self.reason = "tokenizer.engine = 'exact'"
+        """Why the fast path is not taken; empty where it is."""
+        if engine == "auto":
+            try:
+                self._fast = FastTokenizer(self._backend, self.end)
+                self.reason = ""
+            except Unsupported as error:
+                self.reason = str(error)
 
     @property
     def dtype(self) -> str:
         """Return the narrowest type that holds every id: uint16 or uint32."""
         return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
 
-    def encode(self, texts: Sequence[str]) -> list[NDArray[np.unsignedinteger[Any]]]:
-        """Return the tokens of each text, `<|endoftext|>` last."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array([*item.ids, self.end], dtype=self.dtype) for item in encodings]
+    @property
+    def left_to_library(self) -> int:
+        """Return bytes of text so far that the fast path left to `tokenizers`."""
+        return 0 if self._fast is None else self._fast.left_to_library
+
+    def encode(self, texts: Sequence[str], names: Sequence[str] = ()) -> list[Tokens]:
+        """Return the tokens of each text, `<|endoftext|>` last.
+
+        Args:
+            texts: what to encode.
+            names: of the texts, for messages; their places where absent.
+
+        Raises:
+            DataError: a text has half a surrogate pair, or the fast path is wrong on one.
+        """
+        try:
+            if self._fast is None:
+                found = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+                return [np.array([*item.ids, self.end], dtype=self.dtype) for item in found]
+            tokens = self._fast.encode(texts, self.dtype)
+        except (TypeError, UnicodeEncodeError):
+            _refuse_surrogates(texts, names)
+            raise
+        for place in range(len(texts)):
+            if place == 0 or (self._seen + place) % CHECK_EVERY == 0:
+                fault = self._fast.check(texts[place], tokens[place])
+                if fault is not None:
+                    raise DataError(
+                        f"{_name(place, names)}: {fault}: the fast path is wrong for this "
+                        "tokenizer; set tokenizer.engine = 'exact' and report it"
+                    )
+        self._seen += len(texts)
+        return tokens
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, `<|endoftext|>` left out."""
         return str(self._backend.decode(list(tokens), skip_special_tokens=True))
+
+
+def _name(place: int, names: Sequence[str]) -> str:
+    return names[place] if names else f"text {place}"
+
+
+def _refuse_surrogates(texts: Sequence[str], names: Sequence[str]) -> None:
+    for place, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{_name(place, names)}: character {error.start} is half of a surrogate pair, "
+                "which is not text; drop the document or replace the character"
+            ) from None

@@ -17,6 +17,7 @@ from alpenglow.config import ConfigError, parse
 from alpenglow.data import assembly
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.cluster import connect
+from alpenglow.data.collect import Collecting
 from alpenglow.data.document import DataError, Input, InputAbsent, Unit
 from alpenglow.data.order import Order, natural
 from alpenglow.data.pipeline import Job, main
@@ -166,6 +167,23 @@ def test_three_workers_write_the_same_bytes_as_one(raw: Path, tmp_path: Path, cl
     assert digests(tmp_path / "one") == digests(tmp_path / "three")
 
 
+def test_both_engines_write_the_same_bytes(
+    raw: Path, tmp_path: Path, client: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        text = f"  Groesse, Gro\u0308\u00dfe:\t it's {number}.\n" * 99
+        (raw / "books" / f"x{number}.txt").write_text(text)
+    auto = recipe(raw, tmp_path / "auto")
+    assert job(auto, tmp_path / "run-auto").run(client) == 0
+    assert "without the fast path" not in capsys.readouterr().out
+    tokenizer = {"vocab_size": 400, "sample_bytes": 20_000, "engine": "exact"}
+    exact = recipe(raw, tmp_path / "exact", tokenizer=tokenizer)
+    assert exact.hash == auto.hash
+    assert job(exact, tmp_path / "run-exact").run(client) == 0
+    assert "without the fast path: tokenizer.engine = 'exact'" in capsys.readouterr().out
+    assert digests(tmp_path / "auto") == digests(tmp_path / "exact")
+
+
 def test_near_its_end_the_job_stops_and_goes_on_later(
     raw: Path, tmp_path: Path, client: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,7 +200,8 @@ def task(folder: Path) -> Task:
     tokenizer = Tokenizer.train([book(0)], 300)
     path = folder / "tokenizer.json"
     path.write_text(tokenizer.json)
-    return Task(folder, path, tokenizer.hash, "recipe", FilterRecipe())
+    collecting = Collecting(folder, SliceRecipe(), "slice")
+    return Task(collecting, folder, path, tokenizer.hash, "recipe", FilterRecipe(), "filters")
 
 
 def test_a_unit_that_is_done_is_not_read_again(tmp_path: Path) -> None:
@@ -197,13 +216,22 @@ def test_a_unit_that_is_done_is_not_read_again(tmp_path: Path) -> None:
     assert (again.tokens == first.tokens).all()
     # Another recipe, or other input of that name, is no longer that unit.
     for changed in (
-        (unit, dataclasses.replace(about, recipe_hash="other")),
+        (
+            unit,
+            dataclasses.replace(about, collecting=dataclasses.replace(about.collecting, key="b")),
+        ),
         (dataclasses.replace(unit, inputs=(dataclasses.replace(item, size=1),)), about),
     ):
         with pytest.raises(FileNotFoundError):
             prepare(*changed)
-    # A mark that was cut counts as none.
+    # Other filters read the store, and no raw text.
+    stricter = dataclasses.replace(about, filters=FilterRecipe(min_characters=10**6), filtering="b")
+    assert prepare(unit, stricter).dropped == {"too short": (1, item.size)}
+    # Tokens that were cut are made again, a store that was cut counts as none.
+    first = prepare(unit, about)
     first.path.write_bytes(first.path.read_bytes()[:-100])
+    assert (prepare(unit, about).tokens == again.tokens).all()
+    first.store.write_bytes(first.store.read_bytes()[:-100])
     with pytest.raises(FileNotFoundError):
         prepare(unit, about)
 
@@ -211,9 +239,10 @@ def test_a_unit_that_is_done_is_not_read_again(tmp_path: Path) -> None:
 def staged(unit: str, slice_name: str, texts: list[int], tokens: list[int]) -> Staged:
     count = len(texts)
     return Staged(
-        unit, slice_name, Path(unit), np.array([[t, t] for t in texts], np.uint64).reshape(-1, 2),
+        unit, slice_name, Path(unit), Path(unit),
+        np.array([[t, t] for t in texts], np.uint64).reshape(-1, 2),
         np.full(count, 10), np.array(tokens, np.int64), np.zeros(count, np.int32), ("MIT",),
-        (count, 10 * count), {},
+        (count, 10 * count), {}, {},
     )  # fmt: skip
 
 
@@ -287,6 +316,37 @@ def test_damaged_input_keeps_the_former_shards(raw: Path, tmp_path: Path, client
     assert digests(output) == before
 
 
+def test_failed_units_are_listed_and_the_others_done_once(
+    raw: Path, tmp_path: Path, client: Any
+) -> None:
+    output, run = tmp_path / "shards", tmp_path / "run"
+    good = (raw / "c4" / "a.jsonl").read_text()
+    (raw / "c4" / "a.jsonl").write_text("{")
+    (raw / "c4" / "b.jsonl").write_text("[")
+    made = recipe(raw, output)
+    with pytest.raises(DataError, match=r"2 of \d+ units failed, .* c4-00000: .*a\.jsonl, line 1"):
+        job(made, run).run(client)
+    assert not output.exists()
+    before = {path.name: path.stat().st_mtime_ns for path in (run / "documents").glob("books-*")}
+    assert len(before) > 1
+    (raw / "c4" / "a.jsonl").write_text(good)
+    (raw / "c4" / "b.jsonl").unlink()
+    assert job(made, run).run(client) == 0
+    after = {path.name: path.stat().st_mtime_ns for path in (run / "documents").iterdir()}
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 1
+
+
+def test_a_store_that_nothing_names_is_removed(raw: Path, tmp_path: Path, client: Any) -> None:
+    run = tmp_path / "run"
+    assert job(recipe(raw, tmp_path / "shards"), run).run(client) == 0
+    before = {path.name for path in (run / "documents").iterdir()}
+    (raw / "books" / "00.txt").write_text(book(100))
+    assert job(recipe(raw, tmp_path / "shards", shard_tokens=1999), run).run(client) == 0
+    after = {path.name for path in (run / "documents").iterdir()}
+    assert len(before) == len(after) == len(before & after) + 1
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -307,7 +367,7 @@ def test_recipe_that_is_refused(changes: dict[str, Any], sentence: str, tmp_path
 
 def test_hash_covers_what_decides_the_content(raw: Path, tmp_path: Path) -> None:
     made = recipe(raw, tmp_path / "a")
-    assert recipe(raw, tmp_path / "b", run="elsewhere").hash == made.hash
+    assert recipe(raw, tmp_path / "b", run="elsewhere", documents="d", retries=9).hash == made.hash
     assert recipe(raw, tmp_path / "a", filters={"min_characters": 99}).hash != made.hash
     file = tmp_path / "tokenizer.json"
     given = {"origin": "file", "file": str(file)}
@@ -324,12 +384,16 @@ def test_main_says_one_sentence(
     monkeypatch.delenv("ALPENGLOW_RUN", raising=False)
     path = tmp_path / "prepare.toml"
     path.write_text('outputs = "x"\n[slices.books]\n')
+    rules = tmp_path / "rules.toml"
+    rules.write_text("[slices.books.rules]\nlength = 3\n")
     assert main([str(path)]) == 1
     assert main([str(tmp_path / "absent.toml")]) == 1
+    assert main([str(rules)]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert errors == [
         f"prepare: {path}: unknown key outputs; did you mean output?",
         f"prepare: {tmp_path / 'absent.toml'}: no such recipe",
+        "prepare: slices.books.rules: unknown key length; known: none",
     ]
 
 

@@ -29,7 +29,7 @@ def source(name: str, root: Path, **changes: object) -> Source:
 def read(name: str, root: Path, **changes: object) -> list[Document]:
     module = slices.of_name(name)
     units = module.units(source(name, root, **changes))
-    return [document for unit in units for document in module.read(unit)]
+    return [document for unit in units for document in module.read(unit, SliceRecipe())]
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_documentation_pages(tmp_path: Path) -> None:
     inputs = tuple(
         Input(str(p), f"pkg-1/{p.name}#documentation", "MIT", 1) for p in (module, empty, broken)
     )
-    pages = list(commoncrawl.read(Unit("commoncrawl", "commoncrawl-00000", inputs)))
+    pages = list(commoncrawl.read(Unit("commoncrawl", "commoncrawl-00000", inputs), SliceRecipe()))
     assert pages[0].text == "pkg\n\nAbout.\n\n\npkg.f(a, b=1)\n\nAdd.\n\nMore."
     assert [page.fault for page in pages] == ["", "no docstring", "not Python"]
 
@@ -278,7 +278,7 @@ def test_sample_dump_reads_like_prose() -> None:
         "wikipedia-00000",
         (Input(f"{wheels[0]}!{member}", "gensim/dump", "CC BY-SA 3.0", 1),),
     )
-    found = list(wikipedia.read(unit))
+    found = list(wikipedia.read(unit, SliceRecipe()))
     assert len(found) == 106
     text = "".join(document.text for document in found)
     assert text.count("{{") + text.count("[[") < 20

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alpenglow.data.document import DataError, Document, Unit, cap, pack
+from alpenglow.data.recipe import SliceRecipe
 from alpenglow.data.slices.source import Source, decode, up_to
 
 NAME = "arxiv"
@@ -33,7 +34,7 @@ def units(config: Source) -> list[Unit]:
     return pack(NAME, inputs, config.unit_bytes)
 
 
-def read(unit: Unit) -> Iterator[Document]:
+def read(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:
     """Yield each .tex file without its comments.
 
     Raises:

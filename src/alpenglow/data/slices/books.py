@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from alpenglow.data.document import Document, Unit, cap, pack
+from alpenglow.data.recipe import SliceRecipe
 from alpenglow.data.slices.source import Source, whole_files
 
 NAME = "books"
@@ -21,6 +22,6 @@ def units(config: Source) -> list[Unit]:
     return pack(NAME, inputs, config.unit_bytes)
 
 
-def read(unit: Unit) -> Iterator[Document]:
+def read(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:
     """Yield each book."""
     return whole_files(unit)

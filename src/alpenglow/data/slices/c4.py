@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from alpenglow.data.document import DataError, Document, Unit, one_each
+from alpenglow.data.recipe import SliceRecipe
 from alpenglow.data.slices.source import Source, up_to
 
 NAME = "c4"
@@ -25,7 +26,7 @@ def units(config: Source) -> list[Unit]:
     return one_each(NAME, config.files(ENDINGS, NEEDS), config.recipe.max_bytes)
 
 
-def read(unit: Unit) -> Iterator[Document]:
+def read(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:
     """Yield each line's text.
 
     Raises:

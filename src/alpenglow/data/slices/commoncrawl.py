@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alpenglow.data.document import Document, Input, InputAbsent, Unit, cap, pack
+from alpenglow.data.recipe import SliceRecipe
 from alpenglow.data.slices import installed
 from alpenglow.data.slices.source import Source, decode, whole_files
 
@@ -49,7 +50,7 @@ def units(config: Source) -> list[Unit]:
     return pack(NAME, inputs, config.unit_bytes)
 
 
-def read(unit: Unit) -> Iterator[Document]:
+def read(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:
     """Yield the pages of each input."""
     for item in unit.inputs:
         path = Path(item.path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from alpenglow.data.document import Document, Input, InputAbsent, Unit, cap, pack
+from alpenglow.data.recipe import SliceRecipe
 from alpenglow.data.slices import installed
 from alpenglow.data.slices.source import Source, whole_files
 
@@ -41,6 +42,6 @@ def _installed() -> Iterator[Input]:
             yield found
 
 
-def read(unit: Unit) -> Iterator[Document]:
+def read(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:
     """Yield each file."""
     return whole_files(unit)

@@ -49,10 +49,7 @@ class Source:
             raise InputAbsent(
                 f"{self.name}: {self.root} holds no file with ending {', '.join(endings)}; {needs}"
             )
-        return [
-            Input(str(path), path.relative_to(base).as_posix(), self.licence, path.stat().st_size)
-            for path in found
-        ]
+        return [_input(path, path.relative_to(base).as_posix(), self.licence) for path in found]
 
     def expect_folder(self, needs: str) -> None:
         """Refuse an origin that the slice does not know.
@@ -69,6 +66,11 @@ class Source:
     def licence(self) -> str:
         """Return what is noted where a document states nothing itself."""
         return self.recipe.licence
+
+
+def _input(path: Path, source: str, licence: str) -> Input:
+    status = path.stat()
+    return Input(str(path), source, licence, status.st_size, status.st_mtime_ns)
 
 
 def _walk(root: Path) -> Iterator[Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from alpenglow.data.document import DataError, Document, Unit, one_each
+from alpenglow.data.recipe import SliceRecipe
 from alpenglow.data.slices.html_text import plain
 from alpenglow.data.slices.source import Source, up_to
 
@@ -40,7 +41,7 @@ def units(config: Source) -> list[Unit]:
     return one_each(NAME, config.files(ENDINGS, NEEDS), config.recipe.max_bytes)
 
 
-def read(unit: Unit) -> Iterator[Document]:
+def read(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:
     """Yield each question with its answers.
 
     Raises:

@@ -18,6 +18,7 @@ from typing import IO, cast
 from xml.etree import ElementTree
 
 from alpenglow.data.document import DataError, Document, Input, InputAbsent, Unit, one_each
+from alpenglow.data.recipe import SliceRecipe
 from alpenglow.data.slices import wikitext
 from alpenglow.data.slices.source import Source, up_to
 
@@ -44,7 +45,7 @@ def units(config: Source) -> list[Unit]:
     return one_each(NAME, inputs, config.recipe.max_bytes)
 
 
-def read(unit: Unit) -> Iterator[Document]:
+def read(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:
     """Yield each article.
 
     Raises:
