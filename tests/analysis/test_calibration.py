@@ -47,8 +47,8 @@ def observed(
         Observed(key, seconds, 0.01, seconds / total) for key, seconds in sorted(times.items())
     )
     return ObservedRun(
-        f"run-{layout.pipeline}", "summit", MODEL, layout, work, -(-layout.world // 6), guess.step_s,
-        0.01, 30, parts, (),
+        f"run-{layout.pipeline}", "summit", MODEL, layout, work, -(-layout.world // 6),
+        guess.step_s, 0.01, 30, parts, (),
     )  # fmt: skip
 
 
