@@ -145,8 +145,8 @@ def test_bad_input_is_one_sentence(
 
 def test_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan_command.main(["campaign"]) == 2
-    assert plan_command.main(["campain"]) == 2 == plan_command.main([])
-    assert "no command campain" in capsys.readouterr().err
+    assert plan_command.main(["journey"]) == 2 == plan_command.main([])
+    assert "no command journey" in capsys.readouterr().err
     assert plan_command.main(["--help"]) == 0
     assert "campaign" in capsys.readouterr().out
 

@@ -189,7 +189,7 @@ def test_the_shipped_study_broken_off_and_gone_on_with(tmp_path: Path) -> None:
         return done.stdout
 
     def submit() -> str:
-        return re.findall(r"<(\d+)>", call("bsub", "jobs/scaling_study.lsf"))[0]
+        return str(re.findall(r"<(\d+)>", call("bsub", "jobs/scaling_study.lsf"))[0])
 
     def state(job: str) -> str:
         return call("bjobs", "-noheader", "-o", "stat", job).strip()
