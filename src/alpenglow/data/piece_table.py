@@ -22,7 +22,6 @@ KEPT = 256
 """Bytes of the longest piece that is remembered from block to block."""
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio (Knuth, volume 3, 6.4)
-_LENGTHS = np.arange(SHORT + 1)
 _LOW = np.array([(1 << 8 * min(n, 8)) - 1 for n in range(SHORT + 1)], np.uint64)
 _HIGH = np.array([(1 << 8 * max(n - 8, 0)) - 1 for n in range(SHORT + 1)], np.uint64)
 _LENGTH = np.array([n << 56 for n in range(SHORT + 1)], np.uint64)
@@ -96,10 +95,11 @@ class PieceTable:
         np.subtract(starts[1:], starts[:-1], out=lengths[:-1])
         lengths[-1] = 1
         capped = np.minimum(lengths, SHORT)
-        # A view whose element i is the 8 bytes from i on; numpy reads them unaligned.
-        eight: NDArray[np.uint64] = np.ndarray((len(row) - 7,), "<u8", row, strides=(1,))
-        low = eight[starts] & _LOW[capped]
-        high = (eight[starts + 8] & _HIGH[capped]) | _LENGTH[capped]
+        # Element i is the 8 bytes from i on.
+        overlapping: NDArray[np.uint64] = np.ndarray((len(row) - 7,), "<u8", row, strides=(1,))
+        eight = np.ascontiguousarray(overlapping)
+        low = eight.take(starts) & _LOW.take(capped)
+        high = (eight.take(starts + 8) & _HIGH.take(capped)) | _LENGTH.take(capped)
         entries = self._find(low, high)
         long = np.flatnonzero(lengths > SHORT)
         if long.size:
