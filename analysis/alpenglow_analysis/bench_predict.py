@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -41,11 +42,17 @@ def machine_file(where: Path) -> Path:
         DemoError: the ranks did not measure.
     """
     run, file = where / "curves", where / "here.toml"
+    most = max(p * t * d for p, t, d in PREDICTED)
     recipe = folder().parents[1] / "jobs" / "calibrate.toml"
     words = ["-m", "alpenglow_profiling.curves", str(recipe), "--run", str(run)]
     launched(2, words, "the curves")
     if curve_fit.main([str(run), "--write", str(file), "--least"]):
         raise SystemExit(1)
+    # Ranks of every layout share this one computer: it is one node that holds them all.
+    text, many = re.subn(r"^gpus = 2\b", f"gpus = {most}", file.read_text(), flags=re.M)
+    if many != 1:
+        raise ValueError(f"{file}: does not say gpus = 2, the ranks that were measured")
+    file.write_text(text)
     return file
 
 
