@@ -30,7 +30,7 @@ from alpenglow_analysis.page import Table
 from alpenglow_analysis.planned_run import PlanError, model_of
 from alpenglow_analysis.segment import RunError
 from alpenglow_analysis.units import percent, seconds
-from alpenglow_lsf.machine import Machine, MachineError, load
+from alpenglow_lsf.machine import Machine, MachineError, load, names
 
 SHOWN = 0.01
 """Parts below this share of their run's time are not printed."""
@@ -54,7 +54,8 @@ def machine_of(runs: Sequence[ObservedRun], named: str | None) -> Machine:
     """The machine file of the runs.
 
     Raises:
-        CalibrationError: runs of several machines, or of a stand-in.
+        CalibrationError: runs of several machines, of another one than the file, or of a stand-in
+            whose own ranks no file describes.
         MachineError: no such file.
     """
     known = sorted({run.machine for run in runs})
@@ -62,13 +63,18 @@ def machine_of(runs: Sequence[ObservedRun], named: str | None) -> Machine:
         raise CalibrationError(
             f"the runs are of {' and '.join(known)}: calibrate one machine at a time"
         )
-    machine = load(named or known[0])
-    if machine.stand_in is not None:
+    ran = known[0]
+    machine = load(named or ran)
+    stood_in = ran in names() and load(ran).stand_in is not None
+    if machine.stand_in is not None or (stood_in and Setting(machine).cores is None):
+        here = machine if machine.stand_in is not None else load(ran)
         raise CalibrationError(
-            f"{machine.name} stands in for {machine.target.name} and has no rates of its own: "
-            "measure it (bsub jobs/calibrate.lsf), write its file (python -m "
+            f"the runs are of {here.name}, which stands in for {here.target.name} and has no rates "
+            "of its own: measure it (bsub jobs/calibrate.lsf), write its file (python -m "
             "alpenglow.parallel.curve_fit RUN --write FILE.toml), and give --machine FILE.toml"
         )
+    if not stood_in and machine.target.name != ran:
+        raise CalibrationError(f"the runs were measured on {ran}, not on {machine.target.name}")
     return machine
 
 

@@ -30,6 +30,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from alpenglow.model.config import ModelConfig
 from alpenglow_analysis.calibration import FACTORS, MEANINGS, Calibration
 from alpenglow_analysis.calibration_model import Setting
 from alpenglow_analysis.calibration_run import CalibrationError, Key, ObservedRun
@@ -108,10 +109,17 @@ def fit(runs: Sequence[ObservedRun], setting: Setting, source: str) -> Fitted:
         source: what the calibration says it was made from.
 
     Raises:
-        CalibrationError: no runs.
+        CalibrationError: no runs, or of models of several shapes.
     """
     if not runs:
         raise CalibrationError("no runs to calibrate with")
+    first = runs[0]
+    for run in runs[1:]:
+        if _shape(run) != _shape(first):
+            raise CalibrationError(
+                f"{first.name} and {run.name} trained models of several shapes or precisions: only "
+                "the number of layers may differ between runs that are fitted together"
+            )
     problem = _Problem(runs, setting)
     found, deviations, kept = problem.solved(Calibration(setting.machine.target.name, source))
     left_out: list[PartError] = []
@@ -130,6 +138,10 @@ def fit(runs: Sequence[ObservedRun], setting: Setting, source: str) -> Fitted:
     )
     error = half_width(fitted, min(run.steps for run in runs))
     return replace(fitted, calibration=replace(fitted.calibration, error=error))
+
+
+def _shape(run: ObservedRun) -> tuple[ModelConfig, str]:
+    return replace(run.model, num_layers=1), run.work.dtype
 
 
 def half_width(fitted: Fitted, steps: int) -> float:
@@ -214,8 +226,11 @@ class _Problem:
             vague = [n for n in names if deviations[n] > VAGUE * PRIOR]
             if not vague:
                 return x, deviations, kept
-            names = [n for n in names if n not in vague]
-            kept |= {n: _reason(n, self.runs) for n in vague if n in MEANINGS}
+            # One at a time: of two that are told together, the other may then be told.
+            worst = max(vague, key=deviations.__getitem__)
+            names = [n for n in names if n != worst]
+            if worst in MEANINGS:
+                kept[worst] = _reason(worst, self.runs)
 
     def without(self, x: Calibration, names: Sequence[str], gone: Mask) -> Calibration:
         """The calibration that would have come of the other parts, to first order."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alpenglow.parallel import kernels
-from alpenglow.parallel.collectives import Span, all_gather, all_reduce, reduce_scatter
 from alpenglow.parallel.framework import Framework
 from alpenglow.parallel.hardware import Hardware
 from alpenglow.parallel.kernels import Kernels
@@ -18,12 +17,9 @@ from alpenglow.parallel.layer_cost import Pass, Passes, head_passes
 from alpenglow.parallel.layout import Layout
 from alpenglow.parallel.memory import stage_parameters
 from alpenglow.parallel.schedule import chunks
-from alpenglow.parallel.spans import data_span, hop_seconds, patterns
-from alpenglow.parallel.step_cost import EXCHANGE_OPERATIONS, StepCost, step_cost
+from alpenglow.parallel.spans import patterns
+from alpenglow.parallel.step_cost import StepCost, step_cost
 from alpenglow.parallel.work import Sizes, Work
-
-BUCKETS = 8
-"""A stage's gradients are reduced in so many buckets at least (alpenglow.train.reduction)."""
 
 
 @dataclass(frozen=True)
@@ -69,42 +65,29 @@ def step_parts(
 ) -> StepParts:
     """Take a step apart; arguments and errors as of `alpenglow.parallel.step_cost.step_cost`."""
     cost = step_cost(model, layout, work, hardware, how)
-    gpu, p = cost.hardware.gpu, layout.pipeline
-    pattern = patterns(hardware, layout)[0]
-    stages = list(cost.stages)
+    stages = list(cost.replicas[0].stages)
     if work.loss == "fused":
-        head = head_passes(model, work, gpu, pattern.tensor[-1], how)
+        span = patterns(hardware, layout)[0].tensor[-1]
+        head = head_passes(model, work, cost.hardware.gpu, span, how)
         made = Passes(head.inputs + head.weights, Pass(), head.inputs * -1.0, head.weights * -1.0)
         stages[-1] += made
-    border = float(work.tokens * model.hidden_size * work.size)
-    sent = border / layout.tensor if work.slice_transfers else border
-    hops = []
-    for stage, link in enumerate(pattern.hops):
-        seconds = hop_seconds(hardware, layout, link, sent)
-        if work.slice_transfers:
-            seconds += all_gather(border, pattern.tensor[(stage + 1) % p])
-        hops.append(seconds + EXCHANGE_OPERATIONS * gpu.host_s)
-    span = data_span(hardware, layout)
-    whole, exposed, gather = [], [], []
-    everyone = Span(layout.world, max(1, layout.world // len(hardware.site.sockets)), 1e9)
-    for stage, passes in enumerate(stages):
-        parameters = stage_parameters(model, layout, stage)
-        nbytes = float(parameters * (work.travels or work.gradient_size))
-        reduced = reduce_scatter(nbytes, span) if how.zero else all_reduce(nbytes, span)
-        left = reduced
-        if work.overlapped and (how.early_bf16 or work.reduces_early):
-            share = passes * (1 / chunks(work.schedule))
-            last = share.weights if work.schedule == "zb-h1" else share.backward
-            bucket = min(1 / BUCKETS, work.bucket / max(1, parameters))
-            left = max(reduced - last.seconds, bucket * reduced)
-        whole.append(reduced)
-        exposed.append(left)
-        moved = all_gather(float(parameters * work.size), span) if how.zero else 0.0
-        gather.append(moved + 2 * all_reduce(8.0, everyone))
+    exposed = []
+    for passes, end in zip(stages, cost.ends, strict=True):
+        share = passes * (1 / chunks(work.schedule))
+        last = share.weights if work.schedule == "zb-h1" else share.backward
+        exposed.append(max(end.reduce - last.seconds, end.behind))
+    update = updates(cost, how)
     return StepParts(
-        model, layout, work, tuple(stages), tuple(hops), tuple(whole), tuple(exposed),
-        tuple(updates(cost, how)), tuple(gather),
-    )  # fmt: skip
+        model,
+        layout,
+        work,
+        tuple(stages),
+        cost.replicas[0].hops,
+        tuple(end.reduce for end in cost.ends),
+        tuple(exposed),
+        tuple(update),
+        tuple(e.update - own + e.gather for e, own in zip(cost.ends, update, strict=True)),
+    )
 
 
 def updates(cost: StepCost, how: Framework) -> list[float]:
