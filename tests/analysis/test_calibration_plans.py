@@ -1,4 +1,4 @@
-"""Calibrations in plans: 3,072 GPUs follow from four nodes, noise is in the interval, files move plans."""
+"""Calibrations in plans: 3,072 GPUs from four nodes, noise in the interval, files that move plans."""
 
 from __future__ import annotations
 
