@@ -1,4 +1,4 @@
-"""Calibrations in plans: 3,072 GPUs from four nodes, noise in the interval, files that move plans."""
+"""Calibrations in plans: many GPUs from four nodes, noise in the interval, files that plans take."""
 
 from __future__ import annotations
 
