@@ -1,4 +1,4 @@
-"""Calibrations in plans: many GPUs from four nodes, noise in the interval, files that plans take."""
+"""Calibrations in plans: GPUs from four nodes, noise in the interval, plans that take files."""
 
 from __future__ import annotations
 
