@@ -18,16 +18,15 @@ import pytest
 from alpenglow.config import load
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.shards import ShardWriter
-from alpenglow.jobs.scaling import (
+from alpenglow.jobs.scaling import main, write_plan
+from alpenglow.jobs.scaling_sizes import (
     ScalingError,
     ScalingRecipe,
     Size,
     counts,
-    main,
     on,
     rounds,
     sizes,
-    write_plan,
 )
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow_analysis.scaling_study import ScalingStudy

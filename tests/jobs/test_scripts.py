@@ -28,7 +28,7 @@ def schema(name: str) -> type[Any]:
 
         return PretrainRecipe
     if name == "scaling_study":
-        from alpenglow.jobs.scaling import ScalingRecipe
+        from alpenglow.jobs.scaling_sizes import ScalingRecipe
 
         return ScalingRecipe
     if name == "calibrate":
