@@ -19,19 +19,20 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
 import alpenglow
-from alpenglow.config import ConfigError, load, to_tables
+from alpenglow.config import load, to_tables
 from alpenglow.data import assembly, slices
 from alpenglow.data.assembly import LEDGER
 from alpenglow.data.catalogue import Catalogue, CatalogueError
 from alpenglow.data.cluster import WorkersAbsent, connect
 from alpenglow.data.collect import Collecting
+from alpenglow.data.crew import FAILURES, MEGABYTE, Crew, TimeOver
 from alpenglow.data.document import DataError, InputAbsent, Unit
 from alpenglow.data.progress import Progress
 from alpenglow.data.recipe import SLICES, PrepareRecipe
@@ -41,31 +42,18 @@ from alpenglow.data.staging import Staged, Task, prepare, read_once, sample, wri
 from alpenglow.data.tokenizer import NAME as TOKENIZER
 from alpenglow.data.tokenizer import Tokenizer
 from alpenglow_lsf.files import write_json, write_text
-from alpenglow_lsf.machine import Machine, MachineError, current, names
-from alpenglow_lsf.ranks import Ranks, RanksError
+from alpenglow_lsf.machine import Machine, current, names
+from alpenglow_lsf.ranks import Ranks
 
 if TYPE_CHECKING:
     from distributed import Client
 
 FAILED = 1
 MORE_TO_DO = 85
-RESERVE_S = 60.0
-"""Time kept back before the deadline to stop in order."""
-IN_FLIGHT = 4
-"""Tasks given out at once, for each worker."""
 SAMPLED_UNITS = 512
 """A tokenizer's sample is taken from at most so many units, evenly spread."""
 VERIFY_TOKENS = 1_000_000_000
 """Up to here a second run reads all shards again, beyond it looks at names and sizes."""
-MEGABYTE = 1_000_000
-LISTED = 5
-"""Failed units that are named with their reasons."""
-
-_FAILURES = (CatalogueError, ConfigError, DataError, MachineError, OSError, RanksError, ShardError)
-
-
-class TimeOver(Exception):
-    """The deadline is near; what is done is marked as done."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rank = 0  # from here on this is the only rank that has something to say
             job = Job(recipe, run, machine, ranks)
             return job.run(client)
-    except _FAILURES as error:
+    except FAILURES as error:
         # What stops every rank is said once; what stops one is said by that one.
         if rank == 0 or isinstance(error, WorkersAbsent | OSError):
             sys.stderr.write(f"prepare: {error}\n")
@@ -229,7 +217,7 @@ class Job:
             )
             for plan in plans
         ]
-        shards: list[ShardInfo] = [info for _, info in self._gather(client, calls)]
+        shards: list[ShardInfo] = [info for _, info in self._crew(client).gather(calls)]
         write_text(building / TOKENIZER, tokenizer.json)
         catalogue = Catalogue.build(
             recipe.output,
@@ -288,7 +276,7 @@ class Job:
         else:
             began = time.time()
             reading = [(read_once, (unit, self._collecting(unit.slice))) for unit in units]
-            self._over(client, units, reading, "reading")
+            self._crew(client).over(units, reading, "reading", self.progress)
             step = -(-len(units) // SAMPLED_UNITS)
             chosen = units[::step]
             share = config.sample_bytes / max(1, sum(unit.size for unit in chosen))
@@ -304,7 +292,7 @@ class Job:
                 )
                 for unit in chosen
             ]
-            found = dict(self._gather(client, calls))
+            found = dict(self._crew(client).gather(calls))
             texts = [text for index in range(len(chosen)) for text in found[index]]
             if not texts:
                 raise DataError("the filters left no text to train a tokenizer on: see [filters]")
@@ -317,6 +305,9 @@ class Job:
         write_text(path, tokenizer.json)
         return tokenizer
 
+    def _crew(self, client: Client) -> Crew:
+        return Crew(client, self.recipe, self.ranks)
+
     def _collecting(self, name: str) -> Collecting:
         recipe = self.recipe
         folder = recipe.documents or self.directory / "documents"
@@ -327,106 +318,7 @@ class Job:
         self, client: Client, units: list[Unit], tasks: Mapping[str, Task]
     ) -> list[Staged]:
         calls = [(prepare, (unit, tasks[unit.slice])) for unit in units]
-        return self._over(client, units, calls, "tokenising")
-
-    def _over(
-        self,
-        client: Client,
-        units: list[Unit],
-        calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]],
-        words: str,
-    ) -> list[Any]:
-        """Run a call for each unit; returns the results in the order of the units.
-
-        Raises:
-            DataError: units failed, each again and again; the others are done.
-        """
-        total = sum(unit.size for unit in units) / MEGABYTE
-        done = 0.0
-        results: dict[int, Any] = {}
-        failed: dict[int, Exception] = {}
-        self.progress.show(done, total, words)
-        # The longest go first, so that none of them is what the others wait for at the end.
-        order = sorted(range(len(units)), key=lambda index: -units[index].size)
-        for place, result in self._gather(client, [calls[index] for index in order], failed):
-            results[order[place]] = result
-            done += units[order[place]].size / MEGABYTE
-            self.progress.show(done, total, words)
-        if failed:
-            raise _listed(
-                {units[order[place]].name: error for place, error in failed.items()}, len(units)
-            )
-        return [results[index] for index in range(len(units))]
-
-    def _gather(
-        self,
-        client: Client,
-        calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]],
-        failed: dict[int, Exception] | None = None,
-    ) -> Iterable[tuple[int, Any]]:
-        """Run calls on the workers, a few at a time; yields (place, result) as they end.
-
-        Args:
-            client: of the cluster.
-            calls: functions and their arguments.
-            failed: takes place -> error of calls that fail `retries` times more, and the others go
-                on; None ends with the first.
-
-        Raises:
-            TimeOver: the deadline is near.
-            DataError: no task ended for too long, or workers died on one.
-        """
-        from distributed import KilledWorker, wait
-
-        workers = max(1, self.ranks.world_size - 2)
-        if self.ranks.world_size == 1:
-            workers = self.recipe.cluster.workers
-        waiting = iter(enumerate(calls))
-        running: dict[Any, int] = {}
-        heard = time.monotonic()
-        try:
-            while True:
-                for place, (function, arguments) in waiting:
-                    tries = 0 if failed is None else self.recipe.retries
-                    future = client.submit(function, *arguments, pure=False, retries=tries)
-                    running[future] = place
-                    if len(running) >= IN_FLIGHT * workers:
-                        break
-                if not running:
-                    return
-                self._check_time(heard)
-                try:
-                    ended = wait(list(running), timeout=5, return_when="FIRST_COMPLETED").done
-                except TimeoutError:
-                    continue
-                heard = time.monotonic()
-                for future in ended:
-                    place = running.pop(future)
-                    try:
-                        result = future.result()
-                    except KilledWorker as error:
-                        if failed is None:
-                            raise DataError(f"workers died on a task {_MEMORY} ({error})") from None
-                        failed[place] = DataError(f"workers died on it {_MEMORY}")
-                    except (*_FAILURES, MemoryError) as error:
-                        if failed is None:
-                            raise
-                        failed[place] = error
-                    else:
-                        yield place, result
-        finally:
-            client.cancel(list(running))
-
-    def _check_time(self, heard: float) -> None:
-        left = self.ranks.time_left()
-        if left is not None and left < RESERVE_S:
-            raise TimeOver
-        idle = self.recipe.cluster.idle_s
-        if time.monotonic() - heard > idle:
-            raise DataError(
-                f"no task ended for {idle:g} s (cluster.idle_s): a worker hangs or is gone; "
-                "submit again to go on with the units that are left"
-            )
+        return self._crew(client).over(units, calls, "tokenising", self.progress)
 
     def _describe(self, catalogue: Catalogue | None) -> None:
         """Write run.toml; the data's fingerprint is known at the end only."""
@@ -454,21 +346,6 @@ class Job:
                 "tokenizer": str(catalogue.tokenizer_path),
             }
         write_text(self.directory / "run.toml", tomli_w.dumps(tables))
-
-
-_MEMORY = "again and again, perhaps out of memory: make unit_bytes smaller"
-
-
-def _listed(failed: Mapping[str, Exception], units: int) -> DataError:
-    """One error for all units that failed."""
-    first = "; ".join(f"{name}: {error}" for name, error in sorted(failed.items())[:LISTED])
-    more = f"; and {len(failed) - LISTED} more" if len(failed) > LISTED else ""
-    if len(failed) == units == 1:
-        return DataError(first)
-    return DataError(
-        f"{len(failed)} of {units} units failed, the others are done and will not be done again: "
-        f"{first}{more}"
-    )
 
 
 if __name__ == "__main__":
