@@ -8,7 +8,8 @@ leaves a run directory like a training run's for each schedule (runs/rehearsal/p
 `alpenglow report` and `python -m alpenglow_analysis.comparison` draw. DeepSpeed's engine, messages,
 reductions and optimizer are real; a pass sleeps what is left of its modelled length
 (alpenglow.train.pacing). The table sets the measured bubble beside that of
-alpenglow.parallel.timeline with blocking messages of the length measured here. Exit code 1 where a
+alpenglow.parallel.timeline with blocking messages of the length measured here; a second table
+predicts every case from one (alpenglow.train.rehearsal_prediction). Exit code 1 where a
 pass is shorter than 50 messages (unless --anyway): then the computer would be measured rather than
 the schedule.
 """
@@ -45,6 +46,7 @@ from alpenglow.train.recipe import (
     TrainRecipe,
 )
 from alpenglow.train.rehearsal_outcome import Outcome, outcome, table
+from alpenglow.train.rehearsal_prediction import prediction_table
 from alpenglow.train.run_directory import code_version, utc_now
 from alpenglow_lsf.files import write_text
 from alpenglow_lsf.ranks import Ranks
@@ -296,6 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"alpenglow.train.rehearsal: {error}\n")
         return 1
     text = table(outcomes, took)
+    if len(outcomes) > 1:
+        text += "\n" + prediction_table(outcomes, took)
     write_text(options.runs / "table.md", text)
     sys.stdout.write(text)
     return 0

@@ -39,7 +39,10 @@ def test_a_rehearsal_is_a_run(tmp_path: Path) -> None:
     text = (tmp_path / "all/table.md").read_text()
     assert text == done.stdout
     took = Durations((0.015, 0.012, 0.018), 0.015, 0.012)
-    for line, name in zip(text.splitlines()[2:], ("1f1b", "zb-h1"), strict=True):
+    lines = text.splitlines()
+    predicted = [line.split("|")[1].strip() for line in lines[-2:]]
+    assert predicted == ["1f1b", "zb-h1 (learnt from)"]
+    for line, name in zip(lines[2:4], ("1f1b", "zb-h1"), strict=True):
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         assert cells[:4] == [name, "3", "4", "15,12,18:15:12"]
         message = float(cells[4]) / 1e3
