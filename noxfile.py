@@ -156,6 +156,17 @@ def rehearsal(session: nox.Session) -> None:
 
 
 @nox.session
+def predict(session: nox.Session) -> None:
+    """The laptop demo on 4 and 8 ranks, predicted from 1 and 2: the table of analysis/README.
+
+    Wants a quiet computer; a few minutes. `nox -s predict -- --repeats 3 --wider` hands options on.
+    """
+    with tempfile.TemporaryDirectory(prefix="predict-") as folder:
+        runs = f"{folder}/runs"
+        session.run("python", "-m", "alpenglow_analysis.bench_predict", runs, *session.posargs)
+
+
+@nox.session
 def proof(session: nox.Session) -> None:
     """Our model against transformers: the table of differences for every shape of ranks."""
     session.run("python", "-m", "alpenglow.model.proof")
