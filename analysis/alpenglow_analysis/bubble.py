@@ -23,15 +23,25 @@ def ideal_bubble(run: Run, micro_batches: int) -> float:
     1F1B has a formula. Others are placed in time with passes as long as this run's are in the mean.
     """
     stages, name = run.facts.layout.pipeline, schedule_name(run)
-    if name in ("1f1b", "gpipe"):
+    took = mean_passes(run)
+    lengths = None
+    if all(took.get(kind) for kind in (Kind.FORWARD, Kind.BACKWARD, Kind.WEIGHT_GRAD)):
+        lengths = Durations(took[Kind.FORWARD], took[Kind.BACKWARD], took[Kind.WEIGHT_GRAD])
+    return schedule_bubble(name, stages, micro_batches, lengths)
+
+
+def schedule_bubble(
+    schedule: str, stages: int, micro_batches: int, lengths: Durations | None = None
+) -> float:
+    """Bubble of a schedule by itself; `lengths` of its passes, where they are not all equal.
+
+    1F1B and GPipe have a formula, (p - 1) / (m + p - 1). Others are placed in time.
+    """
+    if schedule in ("1f1b", "gpipe") or stages == 1:
         return bubble_fraction(stages, micro_batches)
     if micro_batches > MOST_MICRO_BATCHES:
         return 0.0
-    took = mean_passes(run)
-    if not all(took.get(kind) for kind in (Kind.FORWARD, Kind.BACKWARD, Kind.WEIGHT_GRAD)):
-        return bubble(name, stages, micro_batches)
-    lengths = Durations(took[Kind.FORWARD], took[Kind.BACKWARD], took[Kind.WEIGHT_GRAD])
-    return bubble(name, stages, micro_batches, lengths)
+    return bubble(schedule, stages, micro_batches, lengths, rendezvous=False)
 
 
 def mean_passes(run: Run) -> dict[Kind, float]:

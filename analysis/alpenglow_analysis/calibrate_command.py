@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from alpenglow.config import ConfigError
-from alpenglow.parallel.layout import Layout, LayoutError
+from alpenglow.parallel.layout import Layout
 from alpenglow_analysis.calibration import FACTORS, MEANINGS
 from alpenglow_analysis.calibration_fit import Fitted, PartError, fit
 from alpenglow_analysis.calibration_model import Setting
@@ -27,10 +26,10 @@ from alpenglow_analysis.calibration_run import CalibrationError, ObservedRun, ob
 from alpenglow_analysis.columns import laid
 from alpenglow_analysis.layout_command import numbers
 from alpenglow_analysis.page import Table
-from alpenglow_analysis.planned_run import PlanError, model_of
-from alpenglow_analysis.segment import RunError
+from alpenglow_analysis.plan_ending import ended
+from alpenglow_analysis.planned_run import model_of
 from alpenglow_analysis.units import percent, seconds
-from alpenglow_lsf.machine import Machine, MachineError, load, names
+from alpenglow_lsf.machine import Machine, load, names
 
 SHOWN = 0.01
 """Parts below this share of their run's time are not printed."""
@@ -177,16 +176,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; 0, or 1 after one sentence on stderr, 2 for wrong usage."""
-    try:
-        run(sys.argv[1:] if arguments is None else arguments)
-    except SystemExit as end:  # argparse has said why
-        return end.code if isinstance(end.code, int) else 2
-    except (
-        CalibrationError, PlanError, RunError, ConfigError, MachineError, LayoutError, OSError,
-    ) as error:  # fmt: skip
-        sys.stderr.write(f"alpenglow plan calibrate: {error}\n")
-        return 1
-    return 0
+    return ended("calibrate", run, arguments)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,12 @@ from alpenglow_analysis.campaign_page import campaign_json, notes, page, text
 from alpenglow_analysis.campaign_simulation import simulate
 from alpenglow_analysis.campaign_sources import GIVEN, Source
 from alpenglow_analysis.chosen_layout import Chosen, choose
+from alpenglow_analysis.plan_ending import ended
+from alpenglow_analysis.plan_writing import Picture, draw, write
 from alpenglow_analysis.planned_run import PlanError, add_options, planned_run
 from alpenglow_analysis.queue_wait import MEDIAN_S, SIGMA, QueueWait
 from alpenglow_analysis.segment import RunError
-from alpenglow_lsf.files import write_text
-from alpenglow_lsf.machine import Machine, MachineError, current, load
+from alpenglow_lsf.machine import Machine, current, load
 from alpenglow_lsf.segment import read_segments
 
 PREFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
@@ -331,28 +332,23 @@ def _write(
     folder: Path, outcome: Outcome, beside: Sequence[Effect], sources: dict[str, Source],
     told: Sequence[str], seed: int,
 ) -> None:  # fmt: skip
-    from alpenglow_analysis import rendering, style
+    from alpenglow_analysis import style
     from alpenglow_analysis.campaign_figure import campaign_figure, choices_figure
-    from alpenglow_analysis.page import Figure
 
-    drawn = []
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
     with style.settings():
-        for name, picture, alt, caption in (
-            ("campaign", campaign_figure(outcome), "Days and node-hours of simulated campaigns",
-             "Left: share of campaigns that are over by a day. Right: mean share of node-hours."),
-            ("choices", choices_figure(beside), "What each choice changes, as bars",
-             "One thing is changed at a time. A bar that ends in dots is longer than the axis."),
-        ):  # fmt: skip
-            if picture is None:
-                continue
-            style.save_png(picture, folder / "figures" / f"{name}.png")
-            svg = style.save_svg(picture, folder / "figures" / f"{name}.svg")
-            drawn.append(Figure(name, alt, caption, style.themed(svg, name)))
+        pictures = [Picture(
+            "campaign", campaign_figure(outcome), "Days and node-hours of simulated campaigns",
+            "Left: share of campaigns that are over by a day. Right: mean share of node-hours.",
+        )]  # fmt: skip
+        changes = choices_figure(beside)
+        if changes is not None:
+            pictures.append(Picture(
+                "choices", changes, "What each choice changes, as bars",
+                "One thing is changed at a time. A bar that ends in dots is longer than the axis.",
+            ))  # fmt: skip
+        drawn = draw(folder, pictures)
     made = page(outcome, beside, sources, told, drawn, time.time())
-    write_text(folder / "campaign.json", campaign_json(outcome, beside, sources, told, seed))
-    write_text(folder / "campaign.md", rendering.markdown(made))
-    write_text(folder / "index.html", rendering.html(made))
+    write(folder, "campaign", made, campaign_json(outcome, beside, sources, told, seed))
 
 
 def run(words: Sequence[str]) -> None:
@@ -377,20 +373,7 @@ def run(words: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; 0, or 1 after one sentence on stderr, 2 for wrong usage."""
-    try:
-        run(sys.argv[1:] if arguments is None else arguments)
-    except SystemExit as end:  # argparse has said why
-        return end.code if isinstance(end.code, int) else 2
-    except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"alpenglow plan campaign: {error.name} is not installed: "
-            "pip install 'alpenglow[report]'\n"
-        )
-        return 1
-    except (CampaignError, PlanError, ConfigError, RunError, MachineError, OSError) as error:
-        sys.stderr.write(f"alpenglow plan campaign: {error}\n")
-        return 1
-    return 0
+    return ended("campaign", run, arguments)
 
 
 if __name__ == "__main__":

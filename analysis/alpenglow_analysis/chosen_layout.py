@@ -23,11 +23,11 @@ from alpenglow.parallel.layout import Layout, LayoutError, Order
 from alpenglow.parallel.links import Site
 from alpenglow.parallel.memory import excess
 from alpenglow.parallel.placement import place
-from alpenglow.parallel.schedule import bubble_fraction
 from alpenglow.parallel.split import Split
 from alpenglow.parallel.step_cost import StepCost
 from alpenglow.parallel.work import Attention, Loss, Recompute, Work
 from alpenglow.train.recipe import PretrainRecipe
+from alpenglow_analysis.bubble import schedule_bubble
 from alpenglow_analysis.planned_run import PlanError, PlannedRun
 
 MASK_SHARE, TOP_SHARE, BITS, BUCKET = 0.1, 0.2, 4, 128
@@ -87,8 +87,8 @@ class Chosen:
 
     @property
     def bubble(self) -> float:
-        """Share of an evenly staged 1F1B step that its pipeline idles: (p - 1) / (m + p - 1)."""
-        return bubble_fraction(self.layout.pipeline, self.work.micro_batches)
+        """Share of a step that its schedule idles by itself: equal passes, free messages."""
+        return schedule_bubble(self.work.schedule, self.layout.pipeline, self.work.micro_batches)
 
     @property
     def words(self) -> str:

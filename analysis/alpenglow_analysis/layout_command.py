@@ -34,6 +34,8 @@ from alpenglow_analysis.layout_page import (
     recipe_lines,
     sizes_table,
 )
+from alpenglow_analysis.plan_ending import ended
+from alpenglow_analysis.plan_writing import Picture, draw, write
 from alpenglow_analysis.planned_run import (
     PlanError,
     PlannedRun,
@@ -44,7 +46,6 @@ from alpenglow_analysis.planned_run import (
 from alpenglow_analysis.search import Axes, Choice, Search, search
 from alpenglow_analysis.search_reasons import sentences
 from alpenglow_lsf.files import write_text
-from alpenglow_lsf.machine import MachineError
 
 
 def numbers(word: str) -> tuple[int, ...]:
@@ -168,45 +169,24 @@ def _write(
     folder: Path, found: Search, beside: Sequence[tuple[str, Choice]],
     sizes: Sequence[tuple[PlannedRun, Choice | str]], told: Sequence[str], top: int,
 ) -> None:  # fmt: skip
-    from alpenglow_analysis import rendering, style
+    from alpenglow_analysis import style
     from alpenglow_analysis.layout_figure import front_figure, parts_figure
-    from alpenglow_analysis.page import Figure
 
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    drawn = []
     with style.settings():
-        for name, picture, alt, caption in (
-            ("front", front_figure(found, beside), "Seconds of a step against memory",
-             "A point a layout that fits; the dashed line is the memory that may be used."),
-            ("parts", parts_figure(beside), "Parts of a step of each layout",
-             "Along the slowest stage: what it computes, and what it waits for."),
-        ):  # fmt: skip
-            style.save_png(picture, folder / "figures" / f"{name}.png")
-            svg = style.save_svg(picture, folder / "figures" / f"{name}.svg")
-            drawn.append(Figure(name, alt, caption, style.themed(svg, name)))
+        drawn = draw(folder, [
+            Picture("front", front_figure(found, beside), "Seconds of a step against memory",
+                    "A point a layout that fits; the dashed line is the memory that may be used."),
+            Picture("parts", parts_figure(beside), "Parts of a step of each layout",
+                    "Along the slowest stage: what it computes, and what it waits for."),
+        ])  # fmt: skip
     made = page(found, beside, sizes, told, drawn, top, time.time())
     write_text(folder / "best.toml", recipe_lines(found.best, found.run))
-    write_text(folder / "layout.json", layouts_json(found, beside, told, top))
-    write_text(folder / "layout.md", rendering.markdown(made))
-    write_text(folder / "index.html", rendering.html(made))
+    write(folder, "layout", made, layouts_json(found, beside, told, top))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; 0, or 1 after one sentence on stderr, 2 for wrong usage."""
-    try:
-        run(sys.argv[1:] if arguments is None else arguments)
-    except SystemExit as end:  # argparse has said why
-        return end.code if isinstance(end.code, int) else 2
-    except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"alpenglow plan layout: {error.name} is not installed: "
-            "pip install 'alpenglow[report]'\n"
-        )
-        return 1
-    except (PlanError, ConfigError, MachineError, LayoutError, ValueError, OSError) as error:
-        sys.stderr.write(f"alpenglow plan layout: {error}\n")
-        return 1
-    return 0
+    return ended("layout", run, arguments)
 
 
 if __name__ == "__main__":

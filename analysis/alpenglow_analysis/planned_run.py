@@ -200,8 +200,12 @@ def planned_run(given: argparse.Namespace, machine: Machine | None = None) -> Pl
         )
     named = getattr(given, "layout", None)
     name, model, recipe = _model(given.model, target.name, named)
+    for option in ("batch", "sequence"):
+        number = getattr(given, option)
+        if number is not None and number < 1:
+            raise PlanError(f"--{option} {number}: it is at least 1")
     batch = given.batch or (recipe.batch.global_batch_size if recipe else None)
-    if batch is None or batch < 1:
+    if batch is None:
         raise PlanError(f"--batch is missing: sequences of a step; {name} is no recipe that has it")
     sequence = given.sequence or (
         recipe.batch.sequence_length if recipe else model.max_position_embeddings

@@ -15,16 +15,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alpenglow.config import ConfigError
 from alpenglow_analysis.campaign_command import add_run_options, amount
-from alpenglow_analysis.campaign_job import CampaignError
+from alpenglow_analysis.plan_ending import ended
 from alpenglow_analysis.planned_run import PlanError, planned_run, recipe_path
 from alpenglow_analysis.proposal import Proposal, propose
 from alpenglow_analysis.proposal_scaling import measured
-from alpenglow_analysis.scaling_study import ScalingStudy, StudyError
-from alpenglow_analysis.segment import RunError
+from alpenglow_analysis.scaling_study import ScalingStudy
 from alpenglow_lsf.files import write_text
-from alpenglow_lsf.machine import Machine, MachineError, current, load
+from alpenglow_lsf.machine import Machine, current, load
 from alpenglow_lsf.script import Script, ScriptError
 
 
@@ -151,22 +149,7 @@ def _write_bytes(path: Path, value: bytes) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; 0, or 1 after one sentence on stderr, 2 for wrong usage."""
-    try:
-        run(sys.argv[1:] if arguments is None else arguments)
-    except SystemExit as end:  # argparse has said why
-        return end.code if isinstance(end.code, int) else 2
-    except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"alpenglow plan proposal: {error.name} is not installed: "
-            "pip install 'alpenglow[report]'\n"
-        )
-        return 1
-    except (
-        CampaignError, PlanError, StudyError, ConfigError, RunError, MachineError, OSError
-    ) as error:  # fmt: skip
-        sys.stderr.write(f"alpenglow plan proposal: {error}\n")
-        return 1
-    return 0
+    return ended("proposal", run, arguments)
 
 
 if __name__ == "__main__":

@@ -122,8 +122,8 @@ def series_grid(series: Series, title: str) -> Grid:
             line(Value(f"{100 * series.efficiency(each):.1f} %", "P",
                        f"computed: ideal over {what}", series.efficiency(each))),
             of(f"{each.micro_batches}", each.micro_batches),
-            line(Value(f"{100 * each.bubble:.1f} %", "P", "computed: (p - 1) / (m + p - 1)",
-                       each.bubble)),
+            line(Value(f"{100 * each.bubble:.1f} %", "P",
+                       "computed: the schedule alone, equal passes, free messages", each.bubble)),
             Line() if each.communication is None
             else of(f"{100 * each.communication:.1f} %", each.communication),
         ])  # fmt: skip

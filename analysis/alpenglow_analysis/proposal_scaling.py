@@ -31,7 +31,7 @@ class Point:
     """Of a step."""
     micro_batches: int
     bubble: float
-    """(p - 1) / (m + p - 1)."""
+    """What the schedule idles by itself, as a share."""
     communication: float | None = None
     """Share of the step; None where it is not told."""
 

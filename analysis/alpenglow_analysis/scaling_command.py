@@ -15,9 +15,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alpenglow.config import ConfigError
 from alpenglow_analysis.calibration import Calibration
 from alpenglow_analysis.columns import laid
+from alpenglow_analysis.plan_ending import ended
+from alpenglow_analysis.plan_writing import Picture, draw, write
 from alpenglow_analysis.scaling_fit import Fit, fits
 from alpenglow_analysis.scaling_page import (
     TITLES,
@@ -30,9 +31,7 @@ from alpenglow_analysis.scaling_page import (
     scaling_json,
 )
 from alpenglow_analysis.scaling_predicted import Predicted, predicted
-from alpenglow_analysis.scaling_study import ScalingStudy, StudyError
-from alpenglow_lsf.files import write_text
-from alpenglow_lsf.machine import MachineError
+from alpenglow_analysis.scaling_study import ScalingStudy
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,47 +75,26 @@ def _write(
     folder: Path, study: ScalingStudy, ahead: Mapping[str, Predicted], error: float,
     laws: Mapping[str, list[Fit]], told: Sequence[str],
 ) -> None:  # fmt: skip
-    from alpenglow_analysis import rendering, style
-    from alpenglow_analysis.page import Figure
+    from alpenglow_analysis import style
     from alpenglow_analysis.scaling_figure import rates_figure, series_figure
 
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    drawn = []
     with style.settings():
         pictures = [
-            (s.kind, series_figure(s, laws[s.kind], ahead.get(s.kind, {}), error),
-             f"{TITLES[s.kind]}: seconds of a step and efficiency by ranks",
-             "Dashes are single runs.")
+            Picture(s.kind, series_figure(s, laws[s.kind], ahead.get(s.kind, {}), error),
+                    f"{TITLES[s.kind]}: seconds of a step and efficiency by ranks",
+                    "Dashes are single runs.")
             for s in study.series
         ]  # fmt: skip
-        pictures.append(("rates", rates_figure(study), "Tokens a second and communication by ranks",
-                         "Both series."))  # fmt: skip
-        for name, picture, alt, caption in pictures:
-            style.save_png(picture, folder / "figures" / f"{name}.png")
-            svg = style.save_svg(picture, folder / "figures" / f"{name}.svg")
-            drawn.append(Figure(name, alt, caption, style.themed(svg, name)))
+        rates = "Tokens a second and communication by ranks"
+        pictures.append(Picture("rates", rates_figure(study), rates, "Both series."))
+        drawn = draw(folder, pictures)
     made = page(study, ahead, laws, told, drawn, time.time())
-    write_text(folder / "scaling.json", scaling_json(study, ahead, laws, told))
-    write_text(folder / "scaling.md", rendering.markdown(made))
-    write_text(folder / "index.html", rendering.html(made))
+    write(folder, "scaling", made, scaling_json(study, ahead, laws, told))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; 0, or 1 after one sentence on stderr, 2 for wrong usage."""
-    try:
-        run(sys.argv[1:] if arguments is None else arguments)
-    except SystemExit as end:  # argparse has said why
-        return end.code if isinstance(end.code, int) else 2
-    except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"alpenglow plan scaling: {error.name} is not installed: "
-            "pip install 'alpenglow[report]'\n"
-        )
-        return 1
-    except (StudyError, ConfigError, MachineError, OSError) as error:
-        sys.stderr.write(f"alpenglow plan scaling: {error}\n")
-        return 1
-    return 0
+    return ended("scaling", run, arguments)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from alpenglow.config import ConfigError, parse
-from alpenglow.parallel.framework import DEEPSPEED
-from alpenglow.parallel.hardware import Hardware
 from alpenglow.parallel.layout import LayoutError
-from alpenglow.parallel.step_cost import step_cost
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow_analysis.calibration import UNCALIBRATED, Calibration
+from alpenglow_analysis.planned_run import PlannedRun
 from alpenglow_analysis.run import Facts
 from alpenglow_analysis.scaling_study import Point, ScalingStudy, StudyError
 from alpenglow_lsf.machine import Machine, MachineError, load
@@ -62,10 +60,8 @@ def _point(
     facts = Facts.load(study.path / point.repeats[0].run / "run.toml")
     recipe = parse(PretrainRecipe, facts.recipe, f"{point.repeats[0].run}/run.toml")
     layout = recipe.layout(point.ranks, machine)
-    work = recipe.work(layout)
-    hardware, how = Hardware.of(machine, point.ranks, work.dtype), DEEPSPEED
-    if calibration is None:
-        return step_cost(recipe.model, layout, work, hardware, how).seconds
-    hardware, how = calibration.applied(hardware), how.calibrated()
-    cost = step_cost(recipe.model, layout, work, hardware, how)
-    return calibration.finished(cost, how).seconds
+    run = PlannedRun(
+        study.recipe, recipe.model, machine, point.ranks, point.global_batch_size,
+        recipe.work(layout), calibration=calibration,
+    )  # fmt: skip
+    return run.cost(layout, run.work).seconds

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from alpenglow.parallel.schedule import bubble_fraction, chunks
+from alpenglow_analysis.bubble import schedule_bubble
 from alpenglow_analysis.run import Run
 from alpenglow_analysis.segment import RunError
 from alpenglow_profiling.events import Kind
@@ -91,17 +91,8 @@ class Point:
 
     @property
     def bubble(self) -> float:
-        """Share of a step that the schedule idles with equal stages: (p - 1) / (m + p - 1).
-
-        A V-th of the fill under interleaved-V (Narayanan et al. 2021, section 2.2), a third under
-        zb-h1 (Qi et al. 2023).
-        """
-        if self.pipeline == 1:
-            return 0.0
-        whole = bubble_fraction(self.pipeline, self.micro_batches)
-        fill = whole / (1 - whole)
-        fill /= 3 if self.schedule == "zb-h1" else chunks(self.schedule)
-        return fill / (1 + fill)
+        """Share of a step that the schedule idles by itself: equal passes, free messages."""
+        return schedule_bubble(self.schedule, self.pipeline, self.micro_batches)
 
     @property
     def communication(self) -> float | None:

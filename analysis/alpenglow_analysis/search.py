@@ -17,14 +17,14 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, get_args
 
-from alpenglow.parallel.layout import Layout, LayoutError
+from alpenglow.parallel.layout import Layout, LayoutError, Order
 from alpenglow.parallel.memory import StageMemory, excess, stage_memory
 from alpenglow.parallel.schedule import chunks, in_flight
 from alpenglow.parallel.split import split
 from alpenglow.parallel.step_cost import StepCost
-from alpenglow.parallel.work import Work
+from alpenglow.parallel.work import Attention, Recompute, Work
 from alpenglow_analysis.planned_run import PlanError, PlannedRun
 
 RESERVED = 0.06
@@ -48,6 +48,9 @@ class Axes:
         pipeline, tensor, micro_batch: degrees and sequences of a micro-batch.
         schedule, attention, recompute, order: names as in a recipe.
         any_trainer: also what this project's trainer cannot run.
+
+    Raises:
+        PlanError: a name is none of its axis.
     """
 
     pipeline: tuple[int, ...] = ()
@@ -58,6 +61,17 @@ class Axes:
     recompute: tuple[str, ...] = ()
     order: tuple[str, ...] = ()
     any_trainer: bool = False
+
+    def __post_init__(self) -> None:
+        for axis, known in (("attention", Attention), ("recompute", Recompute), ("order", Order)):
+            for each in getattr(self, axis):
+                if each not in get_args(known):
+                    raise PlanError(f"{axis} = {each!r}; choose from {', '.join(get_args(known))}")
+        for each in self.schedule:
+            try:
+                chunks(each)
+            except ValueError as error:
+                raise PlanError(str(error)) from None
 
 
 @dataclass(frozen=True)

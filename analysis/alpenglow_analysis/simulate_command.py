@@ -18,10 +18,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from alpenglow.config import ConfigError
 from alpenglow.parallel.disturbance import (
     Disturbance,
-    DisturbanceError,
     Hiccups,
     Jitter,
     SlowLinks,
@@ -29,15 +27,13 @@ from alpenglow.parallel.disturbance import (
     Spread,
 )
 from alpenglow.parallel.job_lengths import JobLengths
-from alpenglow.parallel.layout import LayoutError
 from alpenglow.parallel.slowdown import Slowdown, slowdown
 from alpenglow.parallel.step_cost import StepCost
 from alpenglow_analysis.layout_options import add_layout_options, predicted
+from alpenglow_analysis.plan_ending import ended
+from alpenglow_analysis.plan_writing import Picture, draw, write
 from alpenglow_analysis.planned_run import PlanError, PlannedRun, add_options, planned_run
-from alpenglow_analysis.segment import RunError
 from alpenglow_analysis.simulate_page import page, simulation_json, text
-from alpenglow_lsf.files import write_text
-from alpenglow_lsf.machine import MachineError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -127,30 +123,19 @@ def _sort(one: Disturbance) -> tuple[str, str]:
 
 
 def _write(folder: Path, run: PlannedRun, cost: StepCost, found: Slowdown, seed: int) -> None:
-    from alpenglow_analysis import rendering, style
-    from alpenglow_analysis.page import Figure
+    from alpenglow_analysis import style
     from alpenglow_analysis.simulate_figure import simulate_figure
 
-    drawn = []
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    if found.costs:
-        with style.settings():
-            picture = simulate_figure(found)
-            style.save_png(picture, folder / "figures" / "simulation.png")
-            svg = style.save_svg(picture, folder / "figures" / "simulation.svg")
-        drawn.append(
-            Figure(
-                "simulation",
-                "Histogram of simulated steps, and GPUs lost by disturbance",
-                "Left: lengths of simulated steps. Right: GPUs that are lost, all together in the "
-                "order of the table, and by each where nothing else disturbs.",
-                style.themed(svg, "simulation"),
-            )
-        )
+    with style.settings():
+        pictures = [Picture(
+            "simulation", simulate_figure(found),
+            "Histogram of simulated steps, and GPUs lost by disturbance",
+            "Left: lengths of simulated steps. Right: GPUs that are lost, all together in the "
+            "order of the table, and by each where nothing else disturbs.",
+        )] if found.costs else []  # fmt: skip
+        drawn = draw(folder, pictures)
     made = page(run, cost, found, drawn, time.time())
-    write_text(folder / "simulation.json", simulation_json(run, cost, found, seed))
-    write_text(folder / "simulation.md", rendering.markdown(made))
-    write_text(folder / "index.html", rendering.html(made))
+    write(folder, "simulation", made, simulation_json(run, cost, found, seed))
 
 
 def run(words: Sequence[str]) -> None:
@@ -178,22 +163,7 @@ def run(words: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; 0, or 1 after one sentence on stderr, 2 for wrong usage."""
-    try:
-        run(sys.argv[1:] if arguments is None else arguments)
-    except SystemExit as end:  # argparse has said why
-        return end.code if isinstance(end.code, int) else 2
-    except ModuleNotFoundError as error:
-        sys.stderr.write(
-            f"alpenglow plan simulate: {error.name} is not installed: "
-            "pip install 'alpenglow[report]'\n"
-        )
-        return 1
-    except (
-        PlanError, ConfigError, MachineError, LayoutError, RunError, DisturbanceError, OSError,
-    ) as error:  # fmt: skip
-        sys.stderr.write(f"alpenglow plan simulate: {error}\n")
-        return 1
-    return 0
+    return ended("simulate", run, arguments)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from alpenglow.parallel.step_cost import StepCost
 from alpenglow_analysis.columns import laid
 from alpenglow_analysis.layout_options import add_layout_options, predicted
 from alpenglow_analysis.page import Table
+from alpenglow_analysis.plan_ending import ended
 from alpenglow_analysis.planned_run import PlanError, PlannedRun, add_options, planned_run
 from alpenglow_analysis.units import count, percent, seconds
 from alpenglow_lsf.machine import MachineError
@@ -224,14 +225,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; 0, or 1 after one sentence on stderr, 2 for wrong usage."""
-    try:
-        run(sys.argv[1:] if arguments is None else arguments)
-    except SystemExit as end:  # argparse has said why
-        return end.code if isinstance(end.code, int) else 2
-    except (PlanError, ConfigError, MachineError, LayoutError, ValueError) as error:
-        sys.stderr.write(f"alpenglow plan step: {error}\n")
-        return 1
-    return 0
+    return ended("step", run, arguments)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,9 @@ def test_one_size_has_no_law_and_one_repeat_no_interval() -> None:
 def test_bubble_by_schedule() -> None:
     whole = replace(point(8, 1.0), pipeline=4)
     assert whole.bubble == pytest.approx(3 / 11)
-    assert replace(whole, schedule="zb-h1").bubble == pytest.approx((1 / 8) / (1 + 1 / 8))
+    # zb-h1 idles (p - 1)(F + B - W) a stage (Qi et al. 2023): with equal passes, p - 1 beside 3 m.
+    assert replace(whole, schedule="zb-h1").bubble == pytest.approx(3 / 27)
+    # Half the fill of 1F1B (Narayanan et al. 2021, section 2.2).
     assert replace(whole, schedule="interleaved-2").bubble == pytest.approx(1.5 / 9.5)
     assert point(8, 1.0).bubble == 0.0
 

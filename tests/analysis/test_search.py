@@ -213,6 +213,11 @@ def test_the_command_writes_all_forms_and_the_recipe_that_it_names(
         ("--model layers=4,hidden=128,heads=4 --machine summit --nodes 1", 1, "--batch is missing"),
         ("--model 7b --machine summit --nodes 512 --also-nodes 5000", 1, "summit has 4,608 nodes"),
         ("--model 7b --machine summit --nodes 512 --pipeline 5", 1, "divides"),
+        ("--model 7b --machine summit --nodes 512 --schedule 2f2b", 1, "choose from 1f1b, gpipe"),
+        ("--model 7b --machine summit --nodes 512 --recompute all", 1, "choose from none, selec"),
+        ("--model 7b --machine summit --nodes 512 --order any", 1, "choose from pipe-major"),
+        ("--model 7b --machine summit --nodes 512 --sequence 0", 1, "--sequence 0: it is at least"),
+        ("--model 7b --machine summit --nodes 512 --batch -1", 1, "--batch -1: it is at least 1"),
     ],
 )  # fmt: skip
 def test_one_sentence_for_what_cannot_be(

@@ -38,6 +38,7 @@ from alpenglow.jobs.scaling_sizes import (
 )
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow_lsf.files import write_json
+from alpenglow_lsf.flight import MORE_TO_DO
 from alpenglow_lsf.geometry import GeometryError
 from alpenglow_lsf.machine import Machine, MachineError, current, names
 from alpenglow_lsf.options import OptionError
@@ -47,7 +48,6 @@ from alpenglow_lsf.step import JobStep
 
 FORMAT = 1
 PLAN = "study.json"
-MORE_TO_DO = 85
 
 
 class Study:
