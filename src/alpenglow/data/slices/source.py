@@ -6,9 +6,18 @@ import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from alpenglow.data.document import Document, Input, InputAbsent, Unit
 from alpenglow.data.recipe import SliceRecipe
+
+
+LARGEST = 50_000_000
+"""Bytes of a document's raw text; a larger one is a fault, so that no worker's memory depends on
+what a crawl holds (a log of 1 GB in one line, an archive that unpacks to a thousand times its size).
+"""
+TOO_LARGE = "larger than 50 MB"
+"""The fault of such a document."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +101,21 @@ def decode(data: bytes) -> str | None:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def read_up_to(file: IO[bytes], limit: int = LARGEST) -> bytes | None:
+    """Read a file or member of an archive; None where it holds more than `limit` bytes."""
+    data = file.read(limit + 1)
+    return None if len(data) > limit else data
+
+
 def whole_files(unit: Unit) -> Iterator[Document]:
     """Read a unit whose every input is one document."""
     for item in unit.inputs:
-        text = decode(Path(item.path).read_bytes())
+        with Path(item.path).open("rb") as file:
+            data = read_up_to(file)
+        text = None if data is None else decode(data)
         if text is None:
-            yield Document(
-                "", unit.slice, item.source, item.licence, fault="binary", size=item.size
-            )
+            fault = TOO_LARGE if data is None else "binary"
+            yield Document("", unit.slice, item.source, item.licence, fault=fault, size=item.size)
         else:
             yield Document(text, unit.slice, item.source, item.licence)
 
