@@ -11,10 +11,9 @@ from typing import IO
 from alpenglow.data.document import Document, Input, InputAbsent, Unit
 from alpenglow.data.recipe import SliceRecipe
 
-
 LARGEST = 50_000_000
 """Bytes of a document's raw text; a larger one is a fault, so that no worker's memory depends on
-what a crawl holds (a log of 1 GB in one line, an archive that unpacks to a thousand times its size).
+what a crawl holds: a log of 1 GB in one line, an archive that unpacks to a thousand times its size.
 """
 TOO_LARGE = "larger than 50 MB"
 """The fault of such a document."""
