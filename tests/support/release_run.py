@@ -84,10 +84,11 @@ def make_run(root: Path) -> Path:
     catalogue.write()
     ledger = Ledger()
     account = ledger.slice("github")
-    account.read.add(3, len(TEXT) + 5)
-    account.drop("too short", 1, 5)
+    stage = account.stage("filters")
+    stage.read.add(3, len(TEXT) + 5)
+    stage.drop("too short", 1, 5)
     for text in (TEXT[:3000], TEXT[3000:]):
-        account.kept.add(1, len(text), 100)
+        stage.kept.add(1, len(text), 100)
         account.licence("Apache-2.0").add(1, len(text), 100)
     ledger.skipped["books"] = "no raw files"
     (shards / "ledger.json").write_text(json.dumps(ledger.tables()))

@@ -92,14 +92,18 @@ def account(
     ledger = Ledger(skipped=dict(skipped))
     for unit, keep in zip(staged, kept, strict=True):
         book = ledger.slice(unit.slice)
-        book.read.add(*unit.read)
+        reading, different = book.stage("read"), book.stage("duplicates")
+        reading.read.add(*unit.read)
         for reason, count in unit.dropped.items():
-            book.drop(reason, *count)
+            reading.drop(reason, *count)
         for rule, count in unit.trimmed.items():
-            book.trim(rule, *count)
+            reading.trim(rule, *count)
+        for stage in (reading.kept, different.read):
+            stage.add(len(keep), int(unit.bytes.sum()), int(unit.tokens.sum()))
+        different.rules = (DUPLICATE,)
         twice = ~keep
         if twice.any():
-            book.drop(
+            different.drop(
                 DUPLICATE,
                 int(twice.sum()),
                 int(unit.bytes[twice].sum()),
@@ -109,7 +113,7 @@ def account(
             rows = keep & (unit.licence == index)
             if rows.any():
                 size, tokens = int(unit.bytes[rows].sum()), int(unit.tokens[rows].sum())
-                book.kept.add(int(rows.sum()), size, tokens)
+                different.kept.add(int(rows.sum()), size, tokens)
                 book.licence(licence).add(int(rows.sum()), size, tokens)
     ledger.check()
     return ledger
