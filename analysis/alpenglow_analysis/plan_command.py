@@ -7,10 +7,10 @@ Never imports torch. Exit codes: 0 done, 1 it cannot be (one sentence says why),
 
 from __future__ import annotations
 
-import importlib
 import sys
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Sequence
+
+from alpenglow import subcommand
 
 COMMANDS = {
     "layout": (
@@ -46,22 +46,11 @@ COMMANDS = {
         "a proposal for an allocation, each number with its source",
     ),
 }
-"""sub-command -> (module with `main(arguments) -> exit code`, one line of help)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns its exit code."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    name = words[0] if words else ""
-    if name in ("", "-h", "--help"):
-        lines = [f"  {key:<10}{line}" for key, (_, line) in COMMANDS.items()]
-        sys.stdout.write("usage: alpenglow plan COMMAND ...\n" + "\n".join(lines) + "\n")
-        return 0 if words else 2
-    if name not in COMMANDS:
-        sys.stderr.write(f"alpenglow plan: no command {name}; choose from {', '.join(COMMANDS)}\n")
-        return 2
-    run = cast(Callable[[Sequence[str]], int], importlib.import_module(COMMANDS[name][0]).main)
-    return run(words[1:])
+    return subcommand.run("plan", COMMANDS, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The one command `alpenglow`; its groups load on demand.
 
-    alpenglow data jobs/prepare_data.toml
+    alpenglow data prepare jobs/prepare_data.toml
     alpenglow train jobs/pretrain_7b.toml train.steps=20
     alpenglow plan campaign --machine summit --nodes 512 ...
     alpenglow report runs/pretrain_7b
@@ -20,7 +20,7 @@ import click
 
 # group -> (module with `main(arguments) -> exit code`, one line of help)
 GROUPS = {
-    "data": ("alpenglow.data.pipeline", "Raw text to HDF5 token shards."),
+    "data": ("alpenglow.data.command", "Raw text to HDF5 token shards; their documents."),
     "train": ("alpenglow.train.__main__", "Pretrain a model from shards."),
     "jobs": ("alpenglow.jobs", "Check, preview and submit batch scripts."),
     "release": ("alpenglow.release.__main__", "A checkpoint to a Hugging Face folder."),

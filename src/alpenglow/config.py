@@ -173,7 +173,7 @@ def _convert(hint: Any, value: Any, where: str, key: str) -> Any:  # noqa: PLR09
     if origin in (typing.Union, types.UnionType):
         kinds = [a for a in arguments if a is not type(None)]
         words = [w for kind in kinds[1:] for w in typing.get_args(kind)]
-        if value in words:
+        if value in words or (str in kinds[1:] and isinstance(value, str)):
             return value
         try:
             return _convert(kinds[0], value, where, key)

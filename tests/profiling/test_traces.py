@@ -391,6 +391,7 @@ with profile(activities=cpu, schedule=steps, record_shapes=True, on_trace_ready=
         dist.all_reduce(weight)
         dist.all_reduce(torch.zeros(1000, dtype=torch.float64))
         p.step()
+dist.barrier()  # a rank that leaves early takes its sockets from under the other
 dist.destroy_process_group()
 """
 

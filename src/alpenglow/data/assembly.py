@@ -21,10 +21,12 @@ from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.document import DataError
 from alpenglow.data.ledger import Ledger
 from alpenglow.data.order import tail_tokens
-from alpenglow.data.staging import Piece, Staged
+from alpenglow.data.selection import Staged
+from alpenglow.data.staging import Piece
 
 DUPLICATE = "exact duplicate"
 LEDGER = "ledger.json"
+REJECTS = "rejects.jsonl"
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def plan_shards(
                 total = tokens + np.cumsum(unit.tokens[rows])
                 count = int(np.searchsorted(total, shard_tokens)) + 1
                 taken, rows = rows[:count], rows[count:]
-                open_pieces.append(Piece(unit.store, unit.path, taken))
+                open_pieces.append(Piece(unit.store, unit.path, unit.rows[taken]))
                 tokens = int(total[taken.size - 1])
                 if tokens >= shard_tokens:
                     plans.append(Plan(f"{name}-{number:05d}.h5", name, tuple(open_pieces)))
@@ -92,14 +94,10 @@ def account(
     ledger = Ledger(skipped=dict(skipped))
     for unit, keep in zip(staged, kept, strict=True):
         book = ledger.slice(unit.slice)
-        reading, different = book.stage("read"), book.stage("duplicates")
-        reading.read.add(*unit.read)
-        for reason, count in unit.dropped.items():
-            reading.drop(reason, *count)
-        for rule, count in unit.trimmed.items():
-            reading.trim(rule, *count)
-        for stage in (reading.kept, different.read):
-            stage.add(len(keep), int(unit.bytes.sum()), int(unit.tokens.sum()))
+        for stage in unit.stages:
+            book.stage(stage.name).include(stage)
+        different = book.stage("duplicates")
+        different.read.add(len(keep), int(unit.bytes.sum()), int(unit.tokens.sum()))
         different.rules = (DUPLICATE,)
         twice = ~keep
         if twice.any():

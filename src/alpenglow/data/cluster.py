@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 LIFETIME = datetime.timedelta(days=2)
 """Of a certificate: longer than any job."""
+DASHBOARD = "127.0.0.1:8787"
+"""Where status pages are shown, if at all: reached through `ssh -L 8787:127.0.0.1:8787 NODE`."""
 CLOCK_SKEW = datetime.timedelta(hours=1)
 NOISY = ("distributed", "tornado.application", "asyncio")
 """Loggers that report every connection that an orderly end closes."""
@@ -90,7 +92,7 @@ def _local(recipe: ClusterRecipe, run: Path) -> Iterator[Client]:
 
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_certificates(run)) if recipe.protocol == "tls" else None
-        stack.enter_context(dask.config.set(_configuration(folder)))
+        stack.enter_context(dask.config.set(_configuration(folder, recipe.dashboard)))
         quiet(logging.ERROR)
         cluster = stack.enter_context(
             LocalCluster(
@@ -100,8 +102,12 @@ def _local(recipe: ClusterRecipe, run: Path) -> Iterator[Client]:
                 protocol=f"{recipe.protocol}://",
                 security=_security(folder),
                 host="127.0.0.1",
-                dashboard_address=None,
-                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                dashboard_address=DASHBOARD if recipe.dashboard else None,
+                scheduler_kwargs={
+                    "dashboard": recipe.dashboard,
+                    "dashboard_address": DASHBOARD if recipe.dashboard else "127.0.0.1:0",
+                },
+                worker_dashboard_address=None,
                 memory_limit=0,
                 local_directory=tempfile.gettempdir(),
             )
@@ -133,7 +139,7 @@ def _jobs(recipe: ClusterRecipe, run: Path) -> Iterator[Client]:
     )
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_certificates(run)) if recipe.protocol == "tls" else None
-        stack.enter_context(dask.config.set(_configuration(folder)))
+        stack.enter_context(dask.config.set(_configuration(folder, recipe.dashboard)))
         quiet(logging.ERROR)
         security = None if folder is None else _security(folder)
         cluster = stack.enter_context(
@@ -171,7 +177,7 @@ def _mpi(recipe: ClusterRecipe, run: Path, ranks: Ranks) -> Iterator[Client]:
             if ranks.rank == 0:
                 folder = stack.enter_context(_certificates(run))
             folder = Path(world.bcast(None if folder is None else str(folder), root=0))
-        dask.config.set(_configuration(folder))
+        dask.config.set(_configuration(folder, recipe.dashboard))
         quiet(logging.ERROR)
         loopback = _loopback() if recipe.protocol == "tcp" else None
         # exit=False: leaving the block closes the scheduler, whether or not this process ends then.
@@ -180,8 +186,8 @@ def _mpi(recipe: ClusterRecipe, run: Path, ranks: Ranks) -> Iterator[Client]:
             protocol=f"{recipe.protocol}://",
             nthreads=1,
             memory_limit=0,
-            dashboard=False,
-            dashboard_address="127.0.0.1:0",
+            dashboard=recipe.dashboard,
+            dashboard_address=DASHBOARD if recipe.dashboard else "127.0.0.1:0",
             local_directory=tempfile.gettempdir(),
             worker_options={"dashboard_address": "127.0.0.1:0"},
             exit=False,
@@ -230,12 +236,11 @@ def _loopback() -> str:
     raise DataError("this machine has no loopback interface: set cluster.protocol = 'tls'")
 
 
-def _configuration(certificates: Path | None) -> Mapping[str, Any]:
-    """Dask's settings: no status pages, and TLS where there are certificates."""
-    settings: dict[str, Any] = {
-        "distributed.scheduler.http.routes": [],
-        "distributed.worker.http.routes": [],
-    }
+def _configuration(certificates: Path | None, dashboard: bool) -> Mapping[str, Any]:
+    """Dask's settings: status pages only if asked for, TLS where there are certificates."""
+    settings: dict[str, Any] = {"distributed.worker.http.routes": []}
+    if not dashboard:
+        settings["distributed.scheduler.http.routes"] = []
     if certificates is not None:
         pair = {"cert": str(certificates / "cert.pem"), "key": str(certificates / "key.pem")}
         settings |= {

@@ -1,13 +1,14 @@
 """Raw text to document stores: what a worker does first with a unit.
 
-`collect(unit, recipe, folder)` reads a unit with its slice's reader, computes the signals and
-writes one store (alpenglow.data.document_store) into `folder`, named by what it was made from: it
+`collect(unit, about)` reads a unit with its slice's reader, masks personal data where the recipe
+asks for it and writes one store (alpenglow.data.document_store), named by what it was made from: it
 is made once, whatever filters, tokenizer, number of workers or restarts come after. A document in
 which something goes wrong is counted and its beginning kept; it never ends the unit.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import xxhash
 
 from alpenglow.data.document import Document, Unit
 from alpenglow.data.document_store import Store, StoreWriter
+from alpenglow.data.personal_data import Masks
 from alpenglow.data.recipe import SliceRecipe
 from alpenglow.data.slices import of_name
 
@@ -56,17 +58,29 @@ def collect(unit: Unit, about: Collecting) -> Store:
     found = Store.find(path, mark)
     if found is None:
         with StoreWriter(path, mark, unit.slice) as writer:
+            masks = Masks(about.recipe.mask)
             for batch in batches(read(unit, about.recipe)):
                 good = []
                 for document in batch:
                     if document.fault:
                         writer.drop(document, document.fault)
                     else:
-                        good.append(document)
-                writer.add(good, {})
+                        good.append(_masked(document, masks, writer))
+                writer.add(good)
             writer.close()
         found = Store(path)
     return found
+
+
+def _masked(document: Document, masks: Masks, writer: StoreWriter) -> Document:
+    text, masked = masks.mask(document.text)
+    if not masked:
+        return document
+    trimmed = dict(document.trimmed)
+    for rule, (occurrences, size) in masked.items():
+        writer.mask(rule, occurrences)
+        trimmed[f"masked {rule}"] = size
+    return dataclasses.replace(document, text=text, trimmed=trimmed, identity=document.id)
 
 
 def read(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:

@@ -5,8 +5,10 @@ Results come as they end; nothing but a few calls a worker is ever in flight, wh
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alpenglow.config import ConfigError
@@ -98,17 +100,19 @@ class Crew:
         workers = max(1, self._ranks.world_size - 2)
         if self._ranks.world_size == 1:
             workers = self._recipe.cluster.workers
-        waiting = iter(enumerate(calls))
+        waiting = iter(range(len(calls)))
+        again: collections.deque[int] = collections.deque()
+        tried: collections.Counter[int] = collections.Counter()
         running: dict[Any, int] = {}
         heard = time.monotonic()
         try:
             while True:
-                for place, (function, arguments) in waiting:
-                    tries = 0 if failed is None else self._recipe.retries
-                    future = self._client.submit(function, *arguments, pure=False, retries=tries)
-                    running[future] = place
-                    if len(running) >= IN_FLIGHT * workers:
+                while len(running) < IN_FLIGHT * workers:
+                    place = again.popleft() if again else next(waiting, None)
+                    if place is None:
                         break
+                    function, arguments = calls[place]
+                    running[self._client.submit(_outcome, function, *arguments, pure=False)] = place
                 if not running:
                     return
                 self._check_time(heard)
@@ -125,12 +129,16 @@ class Crew:
                         if failed is None:
                             raise DataError(f"workers died on a task {_MEMORY} ({error})") from None
                         failed[place] = DataError(f"workers died on it {_MEMORY}")
-                    except (*FAILURES, MemoryError) as error:
-                        if failed is None:
-                            raise
-                        failed[place] = error
-                    else:
+                        continue
+                    if not isinstance(result, _Failure):
                         yield place, result
+                    elif failed is None:
+                        raise result.error
+                    elif tried[place] < self._recipe.retries:
+                        tried[place] += 1
+                        again.append(place)
+                    else:
+                        failed[place] = result.error
         finally:
             self._client.cancel(list(running))
 
@@ -144,6 +152,20 @@ class Crew:
                 f"no task ended for {idle:g} s (cluster.idle_s): a worker hangs or is gone; "
                 "submit again to go on with the units that are left"
             )
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """What a call ended with: returned, since Dask prints a traceback of what is raised."""
+
+    error: Exception
+
+
+def _outcome(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except (*FAILURES, MemoryError) as error:
+        return _Failure(error)
 
 
 def _listed(failed: Mapping[str, Exception], units: int) -> DataError:

@@ -42,10 +42,17 @@ class Document:
     """Bytes read from the raw input where there is no text."""
     trimmed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Rule -> bytes that it took out of the text (a licence header, lines of a menu)."""
+    identity: bytes = b""
+    """The id that it had when it was read, where later steps changed its text."""
 
     @property
     def id(self) -> bytes:
-        """Return 16 bytes that stay the same as long as slice, source and text do (xxh3-128)."""
+        """Return 16 bytes that stay the same as long as slice, source and the text read do.
+
+        xxh3-128; masks and repeated paragraphs, which change the text afterwards, leave it.
+        """
+        if self.identity:
+            return self.identity
         hasher = xxhash.xxh3_128()
         for part in (self.slice, self.source, self.text):
             data = part.encode("utf-8", "surrogatepass")

@@ -1,17 +1,15 @@
-"""The document store: one unit's documents as text, with columns beside them; one HDF5 file.
+"""The document store: one unit's documents as text; one HDF5 file.
 
     text/bytes         uint8, chunked, lzf: UTF-8 of all texts one after another
     text/offset        uint64 [documents + 1]
     id                 16 opaque bytes each
     text_hash          uint64 [documents, 2], xxh3-128 of the text
     facts/bytes,offset UTF-8 JSON of each document: source, url, timestamp, licence, metadata
-    signals/NAME       a number a document
-    lines/offset       uint64 [documents + 1]: where a document's lines begin in the lists of lines
-    lines/NAME         a number a line
-    attributes         format_version, key, slice, read, trimmed, dropped, rejects (JSON)
+    about              JSON: key, slice, read, trimmed, dropped, masked, rejects
 
-Filters read columns and decide; only what is kept is tokenised, so another threshold reads no raw
-text again. A store is written to another name, fsynced and renamed: where it is, it is whole.
+Signals and tokens lie beside it in files of their own (`columns.py`, `token_file.py`), so another
+threshold, model or tokenizer reads no raw text again. A store is written to another name, fsynced
+and renamed: where it is, it is whole.
 Documents whose reader made no text of them are counted in `dropped` and not stored; the first few
 of each reason are kept in `rejects` for people to read.
 """
@@ -33,15 +31,13 @@ from numpy.typing import NDArray
 
 from alpenglow.data.document import DataError, Document
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CHUNK = 1 << 20
 """Bytes of text that are compressed together."""
 REJECTS = 20
 """Rejected documents of each reason that a store keeps for reading."""
 REJECT_CHARACTERS = 500
 """Of each of them, from its beginning."""
-
-Columns = Mapping[str, NDArray[Any]]
 
 
 class StoreWriter:
@@ -61,9 +57,9 @@ class StoreWriter:
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
         self._about: dict[str, Any] = {
             "key": key, "slice": slice_name, "read": [0, 0], "dropped": {}, "trimmed": {},
-            "rejects": {},
+            "masked": {}, "rejects": {},
         }  # fmt: skip
-        self._sizes = {"text": 0, "facts": 0, "lines": 0}
+        self._sizes = {"text": 0, "facts": 0}
         try:
             self._file = h5py.File(self._temporary, "w", libver="latest")
             for name in ("text", "facts"):
@@ -74,15 +70,8 @@ class StoreWriter:
         except OSError as error:
             raise self._refused(error) from None
 
-    def add(
-        self, documents: Sequence[Document], signals: Columns, lines: Columns | None = None
-    ) -> None:
+    def add(self, documents: Sequence[Document]) -> None:
         """Append documents that have a text.
-
-        Args:
-            documents: some.
-            signals: name -> a number for each of them.
-            lines: `offset` [documents + 1], and name -> a number for each line of all of them.
 
         Raises:
             DataError: the file system refuses.
@@ -106,23 +95,12 @@ class StoreWriter:
                 self._grow(f"{name}/offset", ends.astype(np.uint64))
             self._grow("id", np.frombuffer(b"".join(d.id for d in documents), "V16"))
             self._grow("text_hash", np.frombuffer(hashes, ">u8").reshape(-1, 2).astype(np.uint64))
-            for name, column in signals.items():
-                self._grow(f"signals/{name}", np.asarray(column))
-            self._add_lines(lines)
         except OSError as error:
             raise self._refused(error) from None
 
-    def _add_lines(self, lines: Columns | None) -> None:
-        if not lines:
-            return
-        if "lines" not in self._file:
-            self._grow("lines/offset", np.zeros(1, np.uint64))
-        offset = np.asarray(lines["offset"], np.uint64)
-        self._grow("lines/offset", offset[1:] + np.uint64(self._sizes["lines"]))
-        self._sizes["lines"] += int(offset[-1])
-        for name, column in lines.items():
-            if name != "offset":
-                self._grow(f"lines/{name}", np.asarray(column))
+    def mask(self, rule: str, occurrences: int) -> None:
+        """Count what a rule masked; the bytes that went are in `Document.trimmed`."""
+        self._about["masked"][rule] = self._about["masked"].get(rule, 0) + occurrences
 
     def drop(self, document: Document, reason: str) -> None:
         """Count a document that is not stored, and keep the beginning of the first few."""
@@ -225,6 +203,8 @@ class Store:
         """Reason -> documents and bytes that the reader made no text of."""
         self.trimmed: dict[str, tuple[int, int]] = _counts(about["trimmed"])
         """Rule -> documents and bytes that it took out of texts."""
+        self.masked: dict[str, int] = about["masked"]
+        """Rule -> occurrences that it masked."""
         self.rejects: dict[str, list[dict[str, str]]] = about["rejects"]
 
     @classmethod
@@ -255,25 +235,6 @@ class Store:
         """Shape (documents, 2)."""
         return np.asarray(self._file["text_hash"])
 
-    def signals(self, names: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
-        """Columns by name; all of them if None.
-
-        Raises:
-            DataError: a column was never computed.
-        """
-        there = list(self._file["signals"]) if "signals" in self._file else []
-        for name in names or ():
-            if name not in there:
-                raise DataError(f"{self.path}: has no signal {name}; it has {', '.join(there)}")
-        wanted = there if names is None else names
-        return {name: np.asarray(self._file[f"signals/{name}"]) for name in wanted}
-
-    def lines(self) -> dict[str, NDArray[Any]]:
-        """Columns of lines, `offset` among them; empty where none were stored."""
-        if "lines" not in self._file:
-            return {}
-        return {str(name): np.asarray(column) for name, column in self._file["lines"].items()}
-
     def texts(self, first: int, last: int) -> list[str]:
         """Texts of documents `first` to before `last`."""
         parts = self._parts("text", self._offset, first, last)
@@ -301,8 +262,12 @@ class Store:
     def documents(self, size: int) -> Iterator[list[Document]]:
         """Stream all documents in order, in lists of about `size` bytes of text."""
         for first, last in self.batches(size):
-            both = zip(self.texts(first, last), self.facts(first, last), strict=True)
-            yield [Document(text=text, slice=self.slice, **facts) for text, facts in both]
+            rows = zip(self.texts(first, last), self.facts(first, last), self.ids[first:last],
+                       strict=True)  # fmt: skip
+            yield [
+                Document(text=text, slice=self.slice, identity=bytes(identity), **facts)
+                for text, facts, identity in rows
+            ]
 
     def close(self) -> None:
         """Close the file."""

@@ -95,6 +95,16 @@ class Stage:
         """Count what a rule took out of documents."""
         self.trimmed.setdefault(rule, Count()).add(documents, size, tokens)
 
+    def include(self, other: Stage) -> None:
+        """Add the same stage of more documents."""
+        self.rules = self.rules or other.rules
+        for mine, more in ((self.read, other.read), (self.kept, other.kept)):
+            mine.add(more.documents, more.bytes, more.tokens)
+        for name, count in other.dropped.items():
+            self.drop(name, count.documents, count.bytes, count.tokens)
+        for name, count in other.trimmed.items():
+            self.trim(name, count.documents, count.bytes, count.tokens)
+
     @property
     def reasons(self) -> tuple[str, ...]:
         """The rules in order, then other reasons by name (faults that a reader met)."""

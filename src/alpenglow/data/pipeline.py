@@ -19,26 +19,25 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
 import alpenglow
-from alpenglow.config import load, to_tables
-from alpenglow.data import assembly, slices
-from alpenglow.data.assembly import LEDGER
+from alpenglow.config import ConfigError, load, to_tables
+from alpenglow.data import assembly, selection, slices
+from alpenglow.data.assembly import LEDGER, REJECTS
 from alpenglow.data.catalogue import Catalogue, CatalogueError
 from alpenglow.data.cluster import WorkersAbsent, connect
-from alpenglow.data.collect import Collecting
 from alpenglow.data.crew import FAILURES, MEGABYTE, Crew, TimeOver
 from alpenglow.data.document import DataError, InputAbsent, Unit
 from alpenglow.data.progress import Progress
 from alpenglow.data.recipe import SLICES, PrepareRecipe
-from alpenglow.data.shards import ShardError, ShardInfo
+from alpenglow.data.shards import ShardError
 from alpenglow.data.slices.source import Source
-from alpenglow.data.staging import Staged, Task, prepare, read_once, sample, write_shard
+from alpenglow.data.steps import Steps
 from alpenglow.data.tokenizer import NAME as TOKENIZER
 from alpenglow.data.tokenizer import Tokenizer
 from alpenglow_lsf.files import write_json, write_text
@@ -50,8 +49,6 @@ if TYPE_CHECKING:
 
 FAILED = 1
 MORE_TO_DO = 85
-SAMPLED_UNITS = 512
-"""A tokenizer's sample is taken from at most so many units, evenly spread."""
 VERIFY_TOKENS = 1_000_000_000
 """Up to here a second run reads all shards again, beyond it looks at names and sizes."""
 
@@ -93,6 +90,10 @@ def read_recipe(
     recipe = load(path, PrepareRecipe, machine=name, machines=known, overrides=overrides)
     for each, part in recipe.slices.items():
         slices.check(each, part)
+        try:
+            selection.of_slice(recipe, each)
+        except ValueError as error:
+            raise ConfigError(f"{path}: slices.{each}: {error}") from None
     return recipe
 
 
@@ -127,12 +128,14 @@ class Job:
         """
         if self._up_to_date():
             return 0
+        if self.recipe.cluster.dashboard:
+            self.progress.say(f"status pages: {client.dashboard_link} on the scheduler's node")
         if self.recipe.tokenizer.origin == "file" and self.recipe.tokenizer.file is not None:
             Tokenizer.load(self.recipe.tokenizer.file)  # said now, not after the text is collected
         building = assembly.open_building(self.recipe.output)
         try:
             self._describe(None)
-            catalogue = self._build(client, building)
+            catalogue, used = self._build(client, building)
         except TimeOver:
             self.progress.say("the time is over; submit the job again, and it goes on from here")
             return MORE_TO_DO
@@ -140,7 +143,7 @@ class Job:
             shutil.rmtree(building, ignore_errors=True)
         self._describe(catalogue)
         shutil.rmtree(self.directory / "staging", ignore_errors=True)
-        self._forget_old_stores()
+        self._forget_old_files(used)
         parts = ", ".join(f"{name} {tokens:,}" for name, tokens in catalogue.slices.items())
         self.progress.say(
             f"{self.recipe.output}: {catalogue.tokens:,} tokens in {len(catalogue.shards)} shards "
@@ -175,7 +178,7 @@ class Job:
         )
         return True
 
-    def _build(self, client: Client, building: Path) -> Catalogue:
+    def _build(self, client: Client, building: Path) -> tuple[Catalogue, frozenset[str]]:
         recipe = self.recipe
         units = self.units = self._units()
         size = sum(unit.size for unit in units)
@@ -183,41 +186,24 @@ class Job:
             f"collected {size / MEGABYTE:.1f} MB in {len(units)} units of "
             f"{', '.join(dict.fromkeys(unit.slice for unit in units))}"
         )
-        staging = self.directory / "staging" / recipe.hash
-        staging.mkdir(parents=True, exist_ok=True)
-        tokenizer = self._tokenizer(client, units, staging)
+        steps = Steps(
+            recipe, self.directory, units, Crew(client, recipe, self.ranks), self.progress
+        )
+        tokenizer = steps.tokenizer()
         encoder = tokenizer.encoder(recipe.tokenizer.engine)
         if encoder.reason:
             self.progress.say(
                 f"tokens come from tokenizers, without the fast path: {encoder.reason}"
             )
-        tasks = {
-            name: Task(
-                self._collecting(name),
-                staging.absolute(),
-                (staging / TOKENIZER).absolute(),
-                tokenizer.hash,
-                recipe.hash,
-                recipe.filters,
-                recipe.filtering(tokenizer.hash),
-                recipe.tokenizer.engine,
-            )
-            for name in recipe.slices
-        }
-        staged = self._prepare(client, units, tasks)
+        staged = steps.staged()
         kept = assembly.first_of_each(staged)
         ledger = assembly.account(staged, kept, self.skipped)
         plans = assembly.plan_shards(staged, kept, recipe.shard_tokens)
         if not plans:
             raise DataError("the filters left no document: see [filters] of the recipe")
-        calls = [
-            (
-                write_shard,
-                ((building / plan.file).absolute(), plan.slice, plan.pieces, tasks[plan.slice]),
-            )
-            for plan in plans
-        ]
-        shards: list[ShardInfo] = [info for _, info in self._crew(client).gather(calls)]
+        shards = steps.shards(building, plans)
+        rejects = (item for unit in staged for item in unit.rejects)
+        selection.write_rejects(building / REJECTS, rejects, recipe.rejects)
         write_text(building / TOKENIZER, tokenizer.json)
         catalogue = Catalogue.build(
             recipe.output,
@@ -235,7 +221,7 @@ class Job:
         }
         write_json(building / LEDGER, ledger.tables(**facts))
         assembly.swap(building, recipe.output)
-        return catalogue
+        return catalogue, steps.used()
 
     def _units(self) -> list[Unit]:
         units: list[Unit] = []
@@ -255,70 +241,13 @@ class Job:
             raise DataError("no slice has raw input; see the sentences above for what they need")
         return units
 
-    def _forget_old_stores(self) -> None:
-        """Remove stores in the run directory that this recipe's units no longer name."""
+    def _forget_old_files(self, used: frozenset[str]) -> None:
+        """Remove stores, columns and tokens in the run directory that this recipe did not use."""
         if self.recipe.documents is not None:
             return  # a folder of the user's own may serve several recipes
-        folder = self.directory / "documents"
-        used = {self._collecting(unit.slice).path(unit).name for unit in self.units}
-        for path in folder.glob("*.h5"):
+        for path in (self.directory / "documents").iterdir():
             if path.name not in used:
                 path.unlink(missing_ok=True)
-
-    def _tokenizer(self, client: Client, units: list[Unit], staging: Path) -> Tokenizer:
-        """Load the tokenizer that is given, or that an earlier start trained, or train one."""
-        config = self.recipe.tokenizer
-        path = staging / TOKENIZER
-        if config.origin == "file" and config.file is not None:
-            tokenizer = Tokenizer.load(config.file)
-        elif path.is_file():
-            return Tokenizer.load(path)
-        else:
-            began = time.time()
-            reading = [(read_once, (unit, self._collecting(unit.slice))) for unit in units]
-            self._crew(client).over(units, reading, "reading", self.progress)
-            step = -(-len(units) // SAMPLED_UNITS)
-            chosen = units[::step]
-            share = config.sample_bytes / max(1, sum(unit.size for unit in chosen))
-            calls = [
-                (
-                    sample,
-                    (
-                        unit,
-                        self._collecting(unit.slice),
-                        self.recipe.filters,
-                        max(1, int(unit.size * share)),
-                    ),
-                )
-                for unit in chosen
-            ]
-            found = dict(self._crew(client).gather(calls))
-            texts = [text for index in range(len(chosen)) for text in found[index]]
-            if not texts:
-                raise DataError("the filters left no text to train a tokenizer on: see [filters]")
-            tokenizer = Tokenizer.train(texts, config.vocab_size)
-            size = sum(len(text) for text in texts) / MEGABYTE
-            self.progress.say(
-                f"trained a tokenizer of {tokenizer.encoder().vocab_size} tokens on {size:.1f} MB "
-                f"in {time.time() - began:.1f} s"
-            )
-        write_text(path, tokenizer.json)
-        return tokenizer
-
-    def _crew(self, client: Client) -> Crew:
-        return Crew(client, self.recipe, self.ranks)
-
-    def _collecting(self, name: str) -> Collecting:
-        recipe = self.recipe
-        folder = recipe.documents or self.directory / "documents"
-        folder.mkdir(parents=True, exist_ok=True)
-        return Collecting(folder.absolute(), recipe.slices[name], recipe.collecting(name))
-
-    def _prepare(
-        self, client: Client, units: list[Unit], tasks: Mapping[str, Task]
-    ) -> list[Staged]:
-        calls = [(prepare, (unit, tasks[unit.slice])) for unit in units]
-        return self._crew(client).over(units, calls, "tokenising", self.progress)
 
     def _describe(self, catalogue: Catalogue | None) -> None:
         """Write run.toml; the data's fingerprint is known at the end only."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import collections
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 from alpenglow_lsf.progress import ProgressFile
 
 WIDTH = 30
+REMEMBERED = 40
+"""Ended units that the rate is taken over: what was done before this start ends at once, and what
+is slow now should show."""
 
 
 class Progress:
-    """Shows how much is done.
+    """Shows how much is done, how fast it goes and how long the rest will take.
 
     Args:
         run: the run directory, for its progress.json.
@@ -21,6 +27,7 @@ class Progress:
         bar: rewrite one line where the stream is a terminal. False under MPI: mpirun gives its
             ranks a pseudo-terminal, whatever their output goes to in the end.
         stream: where it is shown.
+        clock: seconds, rising.
     """
 
     def __init__(
@@ -31,14 +38,18 @@ class Progress:
         *,
         bar: bool = True,
         stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._file = ProgressFile(run, activity, unit)
         self._unit = unit
         self._stream = stream or sys.stdout
         self._terminal = bar and self._stream.isatty()
+        self._clock = clock
+        self._step = ""
         self._tenth = -1
         self._open = False
         self._last: tuple[float, float] = (0.0, 0.0)
+        self._seen: collections.deque[tuple[float, float]] = collections.deque(maxlen=REMEMBERED)
 
     def say(self, text: str) -> None:
         """Write a sentence on a line of its own, and keep it for `follow`."""
@@ -49,11 +60,17 @@ class Progress:
         self._stream.flush()
         self._file.show(*self._last, text, force=True)
 
-    def show(self, done: float, total: float, text: str) -> None:
-        """Say how far it is: `done` of `total`, with a few words beside."""
+    def show(self, done: float, total: float, step: str) -> None:
+        """Say how far a step of the job is: `done` of `total`."""
+        if step != self._step:
+            self._step, self._tenth = step, -1
+            self._seen.clear()
         self._last = (round(done, 3), round(total, 3))
+        self._seen.append((self._clock(), done))
         share = min(1.0, done / total) if total else 1.0
-        line = f"{text} {done:.1f} of {total:.1f} {self._unit} ({100 * share:.0f} %)"
+        text = step + self._pace(done, total)
+        line = f"{step} {done:.1f} of {total:.1f} {self._unit} ({100 * share:.0f} %)"
+        line += self._pace(done, total)
         if self._terminal:
             bar = "#" * round(WIDTH * share)
             self._stream.write(f"\r[{bar:<{WIDTH}}] {line}\x1b[K")
@@ -64,3 +81,20 @@ class Progress:
             self._stream.write(f"{line}\n")
             self._stream.flush()
         self._file.show(*self._last, text, force=share >= 1.0)
+
+    def _pace(self, done: float, total: float) -> str:
+        """Tell rate and remaining time, from the last units that ended; empty before there are."""
+        began, before = self._seen[0]
+        seconds, more = self._clock() - began, done - before
+        if seconds < 1.0 or more <= 0:
+            return ""
+        rate = more / seconds
+        left = (total - done) / rate
+        rest = "" if left <= 0 else f", {_duration(left)} left"
+        return f", {rate:.1f} {self._unit}/s{rest}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -16,11 +16,15 @@ from typing import Any, Literal
 import xxhash
 
 from alpenglow.config import to_tables
+from alpenglow.data.filters import Bound
+from alpenglow.data.models import ModelSettings
+from alpenglow.data.personal_data import Masks
+from alpenglow.data.signals import SignalSettings
 
 SLICES = ("commoncrawl", "c4", "github", "books", "arxiv", "wikipedia", "stackexchange")
 """RedPajama's seven, in the order of its table."""
 
-FORMAT = 2
+FORMAT = 3
 """Raised when this code makes other shards from the same recipe."""
 
 
@@ -46,6 +50,12 @@ class SliceRecipe:
     """`faithful`: as RedPajama v1 was published, defects included; `fixed`: without them."""
     rules: Mapping[str, Any] = field(default_factory=dict)
     """The slice's own settings; its module says which, and refuses others."""
+    mask: tuple[str, ...] = ()
+    """Personal data to be masked in texts: names of personal_data.py."""
+    presets: tuple[str, ...] = ()
+    """Filters of this slice, instead of those of [filters]."""
+    thresholds: Mapping[str, Bound] = field(default_factory=dict)
+    """As of [filters], for this slice."""
 
     def __post_init__(self) -> None:
         if self.origin == "wheel" and not (self.wheel and self.member):
@@ -54,6 +64,7 @@ class SliceRecipe:
             raise ValueError(f"wheel = {self.wheel!r} is not a name==version")
         if self.max_bytes is not None and self.max_bytes < 1:
             raise ValueError(f"max_bytes = {self.max_bytes} takes nothing")
+        Masks(self.mask)  # refuses a name that it does not know
 
 
 @dataclass(frozen=True)
@@ -82,18 +93,13 @@ class TokenizerRecipe:
 
 @dataclass(frozen=True)
 class FilterRecipe:
-    """Thresholds; a document that breaks one is dropped and counted under the rule's name."""
+    """Which documents are kept: presets of rules over columns; see filters.py and presets.py."""
 
-    min_characters: int = 100
-    max_characters: int = 2_000_000
-    min_alphanumeric: float = 0.25
-    """Share of letters and digits among all characters (0.25: RedPajama, GitHub)."""
-    min_prose_lines: float = 0.2
-    """Text slices: share of non-empty lines with four words or more."""
-    code_max_line: int = 1000
-    """Code: longest line in characters (RedPajama)."""
-    code_mean_line: float = 100.0
-    """Code: characters over lines (RedPajama)."""
+    presets: tuple[str, ...] = ()
+    """For slices that name none of their own; absent: `basic` and `prose`, or `code`."""
+    thresholds: Mapping[str, Bound] = field(default_factory=dict)
+    """Rule -> { least = ..., most = ... }: other numbers than the preset's; "60%" is the value
+    that 60 in 100 documents of the slice lie below."""
     licences: tuple[str, ...] = ()
     """Code: keep only where a word of the licence begins with one of these; empty keeps all."""
 
@@ -111,6 +117,9 @@ class ClusterRecipe:
     """With `tls`: the network interface to listen on, such as `ib0`; absent lets Dask choose."""
     wait_s: float = 120.0
     """Give up when the workers have not come after so long."""
+    dashboard: bool = False
+    """Show Dask's status pages, on the loopback interface of the scheduler's node: whoever is on
+    that node can read them, so leave it off where others are."""
     idle_s: float = 1800.0
     """Give up when no task has ended for so long: a worker may hang or be gone."""
     jobs: int = 0
@@ -142,8 +151,10 @@ class PrepareRecipe:
     shard_tokens: int = 100_000_000
     """A shard is closed by the document that reaches this many tokens."""
     documents: Path | None = None
-    """Folder of the stores of documents; the run directory's if absent. They stay, so that other
-    filters or another tokenizer need no raw text."""
+    """Folder of the stores of documents, with their columns and tokens; the run directory's if
+    absent. They stay, so that other filters, models or tokenizers need no raw text."""
+    rejects: int = 20
+    """Dropped documents of each slice and reason whose beginning is kept in rejects.jsonl."""
     unit_bytes: int = 256_000_000
     """Raw input of one task."""
     retries: int = 2
@@ -151,6 +162,8 @@ class PrepareRecipe:
     sequence_length: int = 2048
     """Window that the training will read; here only for the ledger's count of shard tails."""
     tokenizer: TokenizerRecipe = field(default_factory=TokenizerRecipe)
+    signals: SignalSettings = field(default_factory=SignalSettings)
+    models: ModelSettings = field(default_factory=ModelSettings)
     filters: FilterRecipe = field(default_factory=FilterRecipe)
     cluster: ClusterRecipe = field(default_factory=ClusterRecipe)
 
@@ -166,26 +179,24 @@ class PrepareRecipe:
             raise ValueError("shard_tokens, unit_bytes and sequence_length must be at least 1")
         if self.retries < 0:
             raise ValueError(f"retries = {self.retries} should be 0 or more")
+        if self.rejects < 0:
+            raise ValueError(f"rejects = {self.rejects} should be 0 or more")
 
     def collecting(self, name: str) -> str:
         """Return 16 hex digits of what decides the documents of a slice, filters left out."""
         tables = to_tables(self.slices[name])
-        for key in ("input", "optional", "max_bytes"):
-            tables.pop(key, None)  # they choose units, and a unit's key names its input
+        for key in ("input", "optional", "max_bytes", "presets", "thresholds"):
+            tables.pop(key, None)  # a unit's key names its input; filters come later
         return xxhash.xxh3_64_hexdigest(json.dumps([FORMAT, name, tables], sort_keys=True).encode())
-
-    def filtering(self, tokenizer_hash: str) -> str:
-        """Return 16 hex digits of what decides the tokens of a store's documents."""
-        tables = [FORMAT, to_tables(self.filters), tokenizer_hash]
-        return xxhash.xxh3_64_hexdigest(json.dumps(tables, sort_keys=True).encode())
 
     @property
     def hash(self) -> str:
         """Return 16 hex digits of what decides the content of the shards."""
         tables = to_tables(self)
-        for name in ("output", "run", "cluster", "documents", "retries"):
+        for name in ("output", "run", "cluster", "documents", "retries", "rejects"):
             tables.pop(name, None)
         tables["tokenizer"].pop("engine")  # how fast, not which tokens
+        tables["signals"], tables["models"] = self.signals.hash, self.models.hash
         file = self.tokenizer.file
         if self.tokenizer.origin == "file" and file is not None and file.is_file():
             tables["tokenizer"] = xxhash.xxh3_64_hexdigest(file.read_bytes())

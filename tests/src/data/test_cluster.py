@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from distributed import Client, Security
 
 from alpenglow.data.cluster import WorkersAbsent, connect, make_certificates, wait_for
 from alpenglow.data.document import DataError
@@ -37,7 +38,28 @@ def test_tls_on_this_machine(tmp_path: Path) -> None:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert stat.S_IMODE((folder / "key.pem").stat().st_mode) == 0o600
         refuse_a_stranger(address)
+        refuse_another_job(address, tmp_path / "other")
+        assert client.submit(sum, [1, 2, 3]).result(timeout=30) == 6
     assert not list(tmp_path.glob("tls-*"))
+
+
+def refuse_another_job(address: str, folder: Path) -> None:
+    """Dask's own client is refused without a certificate, and with that of another job."""
+    folder.mkdir()
+    make_certificates(folder)
+    authority, pair = str(folder / "authority.pem"), (folder / "cert.pem", folder / "key.pem")
+    certificate, key = map(str, pair)
+    other = Security(
+        require_encryption=True,
+        tls_ca_file=authority,
+        tls_client_cert=certificate,
+        tls_client_key=key,
+    )
+    plain = address.replace("tls://", "tcp://")
+    for where, security in ((address, other), (plain, Security())):
+        # Over TLS the handshake fails; where encryption is required, Dask itself refuses plain tcp.
+        with pytest.raises((OSError, RuntimeError)):
+            Client(where, security=security, timeout=3)
 
 
 def refuse_a_stranger(address: str) -> None:

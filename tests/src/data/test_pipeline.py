@@ -15,15 +15,21 @@ import pytest
 
 from alpenglow.config import ConfigError, parse
 from alpenglow.data import assembly
+from alpenglow.data.annotate import Annotating
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.cluster import connect
 from alpenglow.data.collect import Collecting
 from alpenglow.data.document import DataError, Input, InputAbsent, Unit
+from alpenglow.data.filters import Bound, rules
+from alpenglow.data.ledger import Stage
+from alpenglow.data.models import ModelSettings
 from alpenglow.data.order import Order, natural
 from alpenglow.data.pipeline import Job, main
 from alpenglow.data.progress import Progress
 from alpenglow.data.recipe import ClusterRecipe, FilterRecipe, PrepareRecipe, SliceRecipe
-from alpenglow.data.staging import Staged, Task, prepare
+from alpenglow.data.selection import Staged, choose
+from alpenglow.data.signals import SignalSettings
+from alpenglow.data.staging import Task, Tokenising, prepare
 from alpenglow.data.tokenizer import Tokenizer
 from alpenglow_lsf.ranks import Ranks
 
@@ -196,53 +202,65 @@ def test_near_its_end_the_job_stops_and_goes_on_later(
     assert job(recipe(raw, output), run).run(client) == 0
 
 
-def task(folder: Path) -> Task:
+def task(folder: Path) -> tuple[Task, Tokenising]:
     tokenizer = Tokenizer.train([book(0)], 300)
     path = folder / "tokenizer.json"
     path.write_text(tokenizer.json)
-    collecting = Collecting(folder, SliceRecipe(), "slice")
-    return Task(collecting, folder, path, tokenizer.hash, "recipe", FilterRecipe(), "filters")
+    collecting = Collecting(folder / "documents", SliceRecipe(), "slice")
+    collecting.folder.mkdir(exist_ok=True)
+    annotating = Annotating(SignalSettings(), ModelSettings())
+    return Task(collecting, annotating, FilterRecipe()), Tokenising(path, tokenizer.hash)
 
 
 def test_a_unit_that_is_done_is_not_read_again(tmp_path: Path) -> None:
     text = tmp_path / "a.txt"
     text.write_text(book(1))
     item = Input(str(text), "a.txt", "CC0-1.0", text.stat().st_size)
-    unit, about = Unit("books", "books-00000", (item,)), task(tmp_path)
-    first = prepare(unit, about)
+    unit, (about, tokenising) = Unit("books", "books-00000", (item,)), task(tmp_path)
+
+    def chosen(**thresholds: Bound) -> Staged:
+        prepared = prepare(unit, about, None, tokenising)
+        return choose("a", prepared, rules(("basic",), thresholds), FilterRecipe(), 5)
+
+    first = chosen()
     text.unlink()
-    again = prepare(unit, about)
-    assert again.read == first.read == (1, item.size)
+    again = chosen()
+    assert again.stages == first.stages
+    read = again.stages[0].read
+    assert (read.documents, read.bytes) == (1, item.size)
     assert (again.tokens == first.tokens).all()
     # Another recipe, or other input of that name, is no longer that unit.
-    for changed in (
-        (
-            unit,
-            dataclasses.replace(about, collecting=dataclasses.replace(about.collecting, key="b")),
-        ),
-        (dataclasses.replace(unit, inputs=(dataclasses.replace(item, size=1),)), about),
-    ):
+    other = dataclasses.replace(about, collecting=dataclasses.replace(about.collecting, key="b"))
+    moved = dataclasses.replace(unit, inputs=(dataclasses.replace(item, size=1),))
+    for changed in ((unit, other), (moved, about)):
         with pytest.raises(FileNotFoundError):
-            prepare(*changed)
-    # Other filters read the store, and no raw text.
-    stricter = dataclasses.replace(about, filters=FilterRecipe(min_characters=10**6), filtering="b")
-    assert prepare(unit, stricter).dropped == {"too short": (1, item.size)}
-    # Tokens that were cut are made again, a store that was cut counts as none.
-    first = prepare(unit, about)
-    first.path.write_bytes(first.path.read_bytes()[:-100])
-    assert (prepare(unit, about).tokens == again.tokens).all()
-    first.store.write_bytes(first.store.read_bytes()[:-100])
+            prepare(*changed, None, tokenising)
+    # Other filters read columns, and no text.
+    files = {path: path.stat().st_mtime_ns for path in about.collecting.folder.iterdir()}
+    stricter = chosen(**{"too short": Bound(least=1e6)})
+    assert stricter.stages[-1].dropped["too short"].documents == 1
+    assert [item.reason for item in stricter.rejects] == ["too short"]
+    assert files == {path: path.stat().st_mtime_ns for path in about.collecting.folder.iterdir()}
+    # What was cut is made again from what is whole; a store that was cut counts as none.
+    prepared = prepare(unit, about, None, tokenising)
+    for path in (prepared.tokens, *prepared.annotated.files):
+        path.write_bytes(path.read_bytes()[:-100])
+        assert (chosen().tokens == again.tokens).all()
+    prepared.store.write_bytes(prepared.store.read_bytes()[:-100])
     with pytest.raises(FileNotFoundError):
-        prepare(unit, about)
+        prepare(unit, about, None, tokenising)
 
 
 def staged(unit: str, slice_name: str, texts: list[int], tokens: list[int]) -> Staged:
     count = len(texts)
+    filters = Stage("filters")
+    for each in (filters.read, filters.kept):
+        each.add(count, 10 * count, sum(tokens))
     return Staged(
-        unit, slice_name, Path(unit), Path(unit),
+        unit, slice_name, Path(unit), Path(unit), np.arange(count) * 2,
         np.array([[t, t] for t in texts], np.uint64).reshape(-1, 2),
         np.full(count, 10), np.array(tokens, np.int64), np.zeros(count, np.int32), ("MIT",),
-        (count, 10 * count), {}, {},
+        (filters,),
     )  # fmt: skip
 
 
@@ -259,11 +277,11 @@ def test_shards_are_cut_at_documents() -> None:
     units = [staged("a", "books", [1, 2, 3], [60, 30, 50]), staged("b", "books", [4, 5], [10, 99])]
     plans = assembly.plan_shards(units, assembly.first_of_each(units), 100)
     cut = [[(str(p.path), p.rows.tolist()) for p in plan.pieces] for plan in plans]
-    assert cut == [[("a", [0, 1, 2])], [("b", [0, 1])]]
+    assert cut == [[("a", [0, 2, 4])], [("b", [0, 2])]]
     assert [plan.file for plan in plans] == ["books-00000.h5", "books-00001.h5"]
     plans = assembly.plan_shards(units, assembly.first_of_each(units), 90)
     cut = [[(str(p.path), p.rows.tolist()) for p in plan.pieces] for plan in plans]
-    assert cut == [[("a", [0, 1])], [("a", [2]), ("b", [0, 1])]]
+    assert cut == [[("a", [0, 2])], [("a", [4]), ("b", [0, 2])]]
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
@@ -291,7 +309,7 @@ def test_a_swap_that_was_cut_short_is_put_right(tmp_path: Path) -> None:
         ({"slices": {"books": {"input": "nowhere"}}}, InputAbsent, "books: nowhere is not there"),
         ({"slices": {"books": {"input": "nowhere", "optional": True}}}, DataError, "no slice has"),
         ({"tokenizer": {"origin": "file", "file": "no.json"}}, DataError, "tokenizer is not there"),
-        ({"filters": {"min_characters": 10**6, "max_characters": 10**7}}, DataError,
+        ({"filters": {"thresholds": {"too short": {"least": 10**6}}}}, DataError,
          "the filters left no text"),
     ],
 )  # fmt: skip
@@ -316,6 +334,12 @@ def test_damaged_input_keeps_the_former_shards(raw: Path, tmp_path: Path, client
     assert digests(output) == before
 
 
+def stores(run: Path) -> dict[str, int]:
+    """Stores of documents, without columns and tokens, and when they were written."""
+    paths = (run / "documents").glob("*.h5")
+    return {p.name: p.stat().st_mtime_ns for p in paths if p.name.count(".") == 1}
+
+
 def test_failed_units_are_listed_and_the_others_done_once(
     raw: Path, tmp_path: Path, client: Any
 ) -> None:
@@ -327,12 +351,12 @@ def test_failed_units_are_listed_and_the_others_done_once(
     with pytest.raises(DataError, match=r"2 of \d+ units failed, .* c4-00000: .*a\.jsonl, line 1"):
         job(made, run).run(client)
     assert not output.exists()
-    before = {path.name: path.stat().st_mtime_ns for path in (run / "documents").glob("books-*")}
+    before = stores(run)
     assert len(before) > 1
     (raw / "c4" / "a.jsonl").write_text(good)
     (raw / "c4" / "b.jsonl").unlink()
     assert job(made, run).run(client) == 0
-    after = {path.name: path.stat().st_mtime_ns for path in (run / "documents").iterdir()}
+    after = stores(run)
     assert before.items() <= after.items()
     assert len(after) == len(before) + 1
 
@@ -340,11 +364,13 @@ def test_failed_units_are_listed_and_the_others_done_once(
 def test_a_store_that_nothing_names_is_removed(raw: Path, tmp_path: Path, client: Any) -> None:
     run = tmp_path / "run"
     assert job(recipe(raw, tmp_path / "shards"), run).run(client) == 0
-    before = {path.name for path in (run / "documents").iterdir()}
+    before, files = stores(run), len(list((run / "documents").iterdir()))
+    assert files == 3 * len(before)
     (raw / "books" / "00.txt").write_text(book(100))
     assert job(recipe(raw, tmp_path / "shards", shard_tokens=1999), run).run(client) == 0
-    after = {path.name for path in (run / "documents").iterdir()}
-    assert len(before) == len(after) == len(before & after) + 1
+    after = stores(run)
+    assert len(before) == len(after) == len(before.items() & after.items()) + 1
+    assert len(list((run / "documents").iterdir())) == files
 
 
 @pytest.mark.parametrize(
@@ -356,7 +382,9 @@ def test_a_store_that_nothing_names_is_removed(raw: Path, tmp_path: Path, client
         ({"tokenizer": {"vocab_size": 200}}, "vocab_size = 200"),
         ({"tokenizer": {"origin": "file"}}, "needs file"),
         ({"cluster": {"workers": 0}}, "workers = 0"),
-        ({"filters": {"min_character": 1}}, "did you mean filters.min_characters?"),
+        ({"filters": {"threshold": {}}}, "did you mean filters.thresholds?"),
+        ({"slices": {"books": {"mask": ["e-mial"]}}}, "did you mean e-mail?"),
+        ({"filters": {"thresholds": {"too short": {"least": []}}}}, "should be of type"),
     ],
 )
 def test_recipe_that_is_refused(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -368,7 +396,10 @@ def test_recipe_that_is_refused(changes: dict[str, Any], sentence: str, tmp_path
 def test_hash_covers_what_decides_the_content(raw: Path, tmp_path: Path) -> None:
     made = recipe(raw, tmp_path / "a")
     assert recipe(raw, tmp_path / "b", run="elsewhere", documents="d", retries=9).hash == made.hash
-    assert recipe(raw, tmp_path / "a", filters={"min_characters": 99}).hash != made.hash
+    assert (
+        recipe(raw, tmp_path / "a", filters={"thresholds": {"too short": {"least": 99}}}).hash
+        != made.hash
+    )
     file = tmp_path / "tokenizer.json"
     given = {"origin": "file", "file": str(file)}
     file.write_text("one")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from alpenglow.config import parse
 from alpenglow.data.document import Document, Unit
@@ -54,8 +54,16 @@ def check(name: str, recipe: SliceRecipe) -> None:
     Raises:
         ConfigError: one sentence, with the nearest name.
     """
-    module = of_name(name)
-    rules(name, recipe, getattr(module, "Rules", NoRules))
+    rules_of(name, recipe)
+
+
+def rules_of(name: str, recipe: SliceRecipe) -> Any:
+    """Read a slice's own settings, as its own `Rules`.
+
+    Raises:
+        ConfigError: a setting that the slice does not have, or of a wrong type.
+    """
+    return rules(name, recipe, getattr(of_name(name), "Rules", NoRules))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,287 @@
+"""Which documents of a store are kept: rules over its columns; no text is read.
+
+    rules = of_slice(recipe, "commoncrawl")
+    rules = resolve(rules, columns of all units)     percentiles become numbers
+    staged = choose(prepared, rules, ...)            what the client needs to know of a unit
+
+Columns are those of `annotate`, and two that the tokens give: `tokens` and `letters_per_token`.
+Exact duplicates are not found here: that needs all documents, see `assembly`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpenglow.data import filters, token_file
+from alpenglow.data.annotate import Annotated
+from alpenglow.data.collect import BATCH_BYTES
+from alpenglow.data.document import DataError
+from alpenglow.data.document_store import REJECT_CHARACTERS, Store
+from alpenglow.data.filters import Rule
+from alpenglow.data.ledger import Count, Stage
+from alpenglow.data.recipe import FilterRecipe, PrepareRecipe
+
+BEFORE_TOKENS = frozenset({"tokens", "letters_per_token"})
+"""Columns that are not there before a tokenizer is."""
+CODE = frozenset({"github"})
+"""Slices whose documents are programs; the others hold prose."""
+LICENCE = "licence"
+"""The reason for a program whose licence is not among those asked for."""
+LETTERS = "alphabetic_characters"
+"""The column that `letters_per_token` is made of."""
+PRESETS = {"prose": ("basic", "prose"), "code": ("basic", "code")}
+"""What holds for a slice whose recipe names no presets."""
+FAITHFUL = {
+    "commoncrawl": ("redpajama_commoncrawl",),
+    "github": ("redpajama_github",),
+}
+"""With mode = 'faithful'; RedPajama v1 filtered no other slice after reading it."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The files of one unit that choosing needs."""
+
+    store: Path
+    raw: Path
+    """The store before repeated paragraphs went; the same one where none did."""
+    annotated: Annotated
+    tokens: Path
+
+
+@dataclass(frozen=True)
+class Reject:
+    """The beginning of a document that was dropped, for people to read."""
+
+    slice: str
+    stage: str
+    reason: str
+    source: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Staged:
+    """One unit's result, as the client needs it: a few numbers a kept document, no text."""
+
+    unit: str
+    slice: str
+    store: Path
+    path: Path
+    """Its tokens."""
+    rows: NDArray[np.int64]
+    """Places in the store of what the rules keep; the other arrays follow them."""
+    text_hash: NDArray[np.uint64]
+    """Shape (documents, 2)."""
+    bytes: NDArray[np.int64]
+    tokens: NDArray[np.int64]
+    licence: NDArray[np.int32]
+    """Index into `licences`."""
+    licences: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    """The account, up to the filters."""
+    rejects: tuple[Reject, ...] = ()
+
+
+def of_slice(recipe: PrepareRecipe, name: str) -> tuple[Rule, ...]:
+    """Return the rules of a slice, in the order in which they are tried.
+
+    Raises:
+        ValueError: no such preset or threshold; names the nearest.
+    """
+    config = recipe.slices[name]
+    presets = config.presets or recipe.filters.presets
+    if not presets and config.mode == "faithful":
+        presets = FAITHFUL.get(name, ())
+    elif not presets:
+        presets = PRESETS["code" if name in CODE else "prose"]
+    return filters.rules(presets, {**recipe.filters.thresholds, **config.thresholds})
+
+
+def resolve(rules: Sequence[Rule], prepared: Iterable[Prepared]) -> tuple[Rule, ...]:
+    """Replace percentiles by numbers: those of the slice's own documents.
+
+    Raises:
+        DataError: the column was not computed.
+    """
+    wanted = sorted({rule.signal for rule in rules if filters.has_percentile(rule)})
+    if not wanted:
+        return tuple(rules)
+    parts = [columns_of(unit, wanted) for unit in prepared if _documents(unit)]
+    if not parts:
+        return tuple(rules)
+    found = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
+    return tuple(
+        filters.resolve(rule, found[rule.signal]) if filters.has_percentile(rule) else rule
+        for rule in rules
+    )
+
+
+def columns_of(unit: Prepared, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Read columns of a unit by name, `tokens` and `letters_per_token` among them.
+
+    Raises:
+        DataError: one was not computed.
+    """
+    return _columns(unit.store, unit.annotated, unit.tokens, names)
+
+
+def _columns(
+    store: Path, annotated: Annotated, tokens: Path | None, names: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    read = [LETTERS if name == "letters_per_token" else name for name in names]
+    found = annotated.read([name for name in read if name != "tokens"])
+    if tokens is not None:
+        found["tokens"] = np.diff(token_file.offsets(tokens))
+        if LETTERS in found:
+            found["letters_per_token"] = found[LETTERS] / np.maximum(1, found["tokens"])
+    for name in names:
+        if name not in found:
+            raise DataError(
+                f"{store}: has no column {name}, which a rule asks for: name the model or list "
+                "that gives it under [models] or [signals], or take the rule out"
+            )
+    return {name: found[name] for name in names}
+
+
+def first_kept(store: Store, annotated: Annotated, rules: Sequence[Rule]) -> NDArray[np.int64]:
+    """Return places of the documents that rules keep, those left out that ask for tokens or ranks.
+
+    Raises:
+        DataError: a column was not computed.
+    """
+    rules = [
+        rule
+        for rule in rules
+        if rule.signal not in BEFORE_TOKENS and not filters.has_percentile(rule)
+    ]
+    if not rules or not len(store):
+        return np.arange(len(store))
+    names = sorted({rule.signal for rule in rules})
+    return np.flatnonzero(filters.select(_columns(store.path, annotated, None, names), rules) < 0)
+
+
+def choose(
+    name: str, unit: Prepared, rules: Sequence[Rule], config: FilterRecipe, rejects: int
+) -> Staged:
+    """Apply rules, already resolved, to a unit.
+
+    Args:
+        name: of the unit.
+        unit: its files.
+        rules: as `resolve` returns them.
+        config: for the licences that a program may have.
+        rejects: dropped documents of each reason to show.
+
+    Raises:
+        DataError: a file is gone or cut, or a column was not computed.
+    """
+    with Store(unit.raw) as raw, Store(unit.store) as store:
+        tokens = np.diff(token_file.offsets(unit.tokens))
+        verdict = np.full(len(store), -1, np.int32)
+        if rules and len(store):  # a store without documents has no columns
+            found = columns_of(unit, sorted({rule.signal for rule in rules}))
+            verdict = np.asarray(filters.select(found, rules), np.int32)
+        licences: dict[str, int] = {}
+        licence = np.array([licences.setdefault(text, len(licences)) for text in _licences(store)],
+                           np.int32)  # fmt: skip
+        names = [rule.name for rule in rules]
+        if store.slice in CODE and config.licences:
+            allowed = np.array([_allowed(text, config.licences) for text in licences], bool)
+            verdict[(verdict < 0) & ~allowed[licence]] = len(names)
+            names.append(LICENCE)
+        rows = np.flatnonzero(verdict < 0)
+        return Staged(
+            unit=name,
+            slice=store.slice,
+            store=store.path,
+            path=unit.tokens,
+            rows=rows,
+            text_hash=store.text_hash[rows],
+            bytes=store.sizes[rows],
+            tokens=tokens[rows],
+            licence=licence[rows],
+            licences=tuple(licences),
+            stages=_stages(raw, store, verdict, names, tokens),
+            rejects=tuple(_rejects(raw, store, verdict, names, rejects)),
+        )
+
+
+def _documents(unit: Prepared) -> int:
+    return len(token_file.offsets(unit.tokens)) - 1
+
+
+def _stages(
+    raw: Store, store: Store, verdict: NDArray[np.int32], names: list[str],
+    tokens: NDArray[np.int64],
+) -> tuple[Stage, ...]:  # fmt: skip
+    stages = [_reading("read", raw)]
+    if store.path != raw.path:
+        stages.append(_reading("paragraphs", store))
+    filtering = Stage("filters", rules=tuple(names))
+    filtering.read.add(len(store), int(store.sizes.sum()), int(tokens.sum()))
+    for index, rule in enumerate(names):
+        rows = verdict == index
+        if rows.any():
+            filtering.drop(
+                rule, int(rows.sum()), int(store.sizes[rows].sum()), int(tokens[rows].sum())
+            )
+    filtering.kept = filtering.read.less(Count.sum(filtering.dropped.values()))
+    return (*stages, filtering)
+
+
+def _reading(name: str, store: Store) -> Stage:
+    stage = Stage(name)
+    stage.read.add(*store.read)
+    stage.kept.add(len(store), int(store.sizes.sum()))
+    for reason, count in store.dropped.items():
+        stage.drop(reason, *count)
+    for rule, count in store.trimmed.items():
+        stage.trim(rule, *count)
+    return stage
+
+
+def _rejects(
+    raw: Store, store: Store, verdict: NDArray[np.int32], names: list[str], most: int
+) -> Iterable[Reject]:
+    stages = [("read", raw)] if store.path == raw.path else [("read", raw), ("paragraphs", store)]
+    for stage, where in stages:
+        for reason, items in where.rejects.items():
+            for item in items[:most]:
+                yield Reject(store.slice, stage, reason, item["source"], item["text"])
+    for index, rule in enumerate(names):
+        for row in np.flatnonzero(verdict == index)[:most].tolist():
+            (text,), (facts,) = store.texts(row, row + 1), store.facts(row, row + 1)
+            beginning = text[:REJECT_CHARACTERS].encode("utf-8", "replace").decode()
+            yield Reject(store.slice, "filters", rule, facts["source"], beginning)
+
+
+def _licences(store: Store) -> Iterable[str]:
+    for first, last in store.batches(BATCH_BYTES):
+        for facts in store.facts(first, last):
+            yield facts["licence"]
+
+
+def _allowed(licence: str, words: Sequence[str]) -> bool:
+    """Whether a word of the licence begins with one of these: "mit" is not found in "limited"."""
+    pattern = "|".join(re.escape(word) for word in words)
+    return re.search(rf"\b(?:{pattern})", licence, re.I) is not None
+
+
+def write_rejects(path: Path, rejects: Iterable[Reject], most: int) -> None:
+    """Write at most so many of each slice, stage and reason, a JSON object a line."""
+    seen: dict[tuple[str, str, str], int] = {}
+    with path.open("w", encoding="utf-8") as file:
+        for item in rejects:
+            key = (item.slice, item.stage, item.reason)
+            seen[key] = seen.get(key, 0) + 1
+            if seen[key] <= most:
+                file.write(json.dumps(vars(item), ensure_ascii=False) + "\n")
