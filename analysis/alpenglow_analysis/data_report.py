@@ -47,7 +47,10 @@ class Shards:
                 f"{folder}: no {LEDGER} here; name a folder of shards that "
                 "`alpenglow data prepare` has finished"
             )
-        found = cls(folder.resolve().name, Ledger.load(folder / LEDGER), rejects(folder))
+        ledger = Ledger.load(folder / LEDGER)
+        if not ledger.slices:
+            raise DataError(f"{folder / LEDGER}: holds no slice, so there is nothing to report")
+        found = cls(folder.resolve().name, ledger, rejects(folder))
         try:
             found.catalogue = Catalogue.load(folder)
         except CatalogueError as error:

@@ -77,7 +77,7 @@ def pictures(found: Shards) -> list[Picture]:
         drawn.append(
             Picture(
                 "lengths", lengths, "Percentiles of tokens a document by slice",
-                "Line: from the 5th to the 95th percentile; box: the middle half; mark: the median. "
+                "Line: from the 5th to the 95th percentile; box: the middle half; mark: median. "
                 f"Of {some(documents, 'document')} in {some(shards, 'shard')}; the token that ends "
                 "a document is counted.",
             )
@@ -155,7 +155,9 @@ def _cards(accounts: Mapping[str, SliceLedger]) -> list[Card]:
     if kept.tokens:
         share = percent(kept.tokens / published)
         cards += [
-            Card("Tokens", billions(kept.tokens), f"RedPajama v1: {billions(published)}; {share}"),
+            Card(
+                "Tokens", billions(kept.tokens), f"{share} of RedPajama v1's {billions(published)}"
+            ),
             Card("Bytes a token", f"{kept.bytes / kept.tokens:.2f}", "of the text that was kept"),
         ]
     return cards
@@ -164,16 +166,18 @@ def _cards(accounts: Mapping[str, SliceLedger]) -> list[Card]:
 def _losses(found: Shards) -> list[Loss]:
     accounts = found.ledger.slices
     total = max(1, sum(account.read.bytes for account in accounts.values()))
-    losses = []
-    for name, stage, rule, taken in draw.largest_rules(accounts)[:MOST_LOSSES]:
-        kept = 0 if rule is None else found.rejects.count.get((name, stage, rule), 0)
-        cure = f"{named(name)}, {stage_word(stage)}: {some(taken.documents, 'document')}."
-        if kept:
-            cure += f" {some(kept, 'sample')} of them kept for reading, below."
+    losses: list[Loss] = []
+    for row in draw.largest_rules(accounts)[:MOST_LOSSES]:
+        documents = some(row.taken.documents, "document")
+        cure = f"{named(row.slice)}, {stage_word(row.stage)}: "
+        cure += f"taken out of {documents} that went on." if row.trims else f"{documents} dropped."
+        kept = found.rejects.count.get((row.slice, row.stage, row.rule), 0)
+        if kept and not row.trims:
+            cure += f" {some(kept, 'sample')} kept for reading, below."
         losses.append(
             Loss(
-                f"{name}-{len(losses)}", rule or "taken out of texts",
-                percent(taken.bytes / total), f"of all bytes, {size(taken.bytes)}", cure,
+                f"{row.slice}-{len(losses)}", row.rule, percent(row.taken.bytes / total),
+                f"of all bytes, {size(row.taken.bytes)}", cure,
             )
         )  # fmt: skip
     return losses

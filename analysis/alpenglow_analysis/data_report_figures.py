@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from alpenglow.data.ledger import Count, SliceLedger
 from alpenglow.data.published_counts import values
 from alpenglow_analysis.data_report_lengths import PERCENTILES, Lengths
 from alpenglow_analysis.data_report_words import STAGES, named, stage_word
-from alpenglow_analysis.style import ACTUAL, FAINT, IDEAL, INK, beside, figure, grid
+from alpenglow_analysis.style import FAINT, IDEAL, INK, beside, figure, grid
 from alpenglow_analysis.units import count, percent, size
 
 if TYPE_CHECKING:
@@ -93,22 +93,20 @@ def rules_figure(accounts: Mapping[str, SliceLedger]) -> Figure | None:
         return None
     made = figure(1.0 + 0.3 * len(rows))
     axes = made.add_subplot()
-    most = rows[0][3].bytes
+    most = rows[0].taken.bytes
     labelled: set[str] = set()
-    for y, (name, stage, rule, taken) in enumerate(rows):
-        fill = TRIMMED if rule is None else COLOURS.get(stage, OTHER)
-        word = "taken out of texts" if rule is None else f"dropped: {stage_word(stage)}"
-        axes.barh(
-            y, taken.bytes / most, height=0.66, label=None if word in labelled else word,
-            **_paint(fill),
-        )  # fmt: skip
+    for y, row in enumerate(rows):
+        fill = TRIMMED if row.trims else COLOURS.get(row.stage, OTHER)
+        word = "taken out of texts" if row.trims else f"dropped: {stage_word(row.stage)}"
+        label = None if word in labelled else word
+        axes.barh(y, row.taken.bytes / most, height=0.66, label=label, **_paint(fill))
         labelled.add(word)
-        share = taken.bytes / max(1, accounts[name].read.bytes)
-        beside(axes, 62, y, size(taken.bytes), ha="right", fontsize=9)
+        share = row.taken.bytes / max(1, accounts[row.slice].read.bytes)
+        beside(axes, 62, y, size(row.taken.bytes), ha="right", fontsize=9)
         beside(axes, 128, y, percent(share), ha="right", fontsize=9, color=FAINT)
     beside(axes, 62, -0.8, "bytes", ha="right", fontsize=8, color=FAINT)
     beside(axes, 128, -0.8, "of the slice", ha="right", fontsize=8, color=FAINT)
-    texts = [f"{named(name)}: {_short(rule or stage)}" for name, stage, rule, _ in rows]
+    texts = [f"{named(row.slice)}: {_short(row.rule)}" for row in rows]
     axes.set_yticks(range(len(rows)), texts)
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.set_xlim(0, 1)
@@ -121,18 +119,27 @@ def rules_figure(accounts: Mapping[str, SliceLedger]) -> Figure | None:
     return made
 
 
-def largest_rules(
-    accounts: Mapping[str, SliceLedger],
-) -> list[tuple[str, str, str | None, Count]]:
-    """Slice, stage, rule and what it dropped, most bytes first; rule None: all trims of a stage."""
-    rows: list[tuple[str, str, str | None, Count]] = []
-    for name, account in accounts.items():
-        for stage in account.stages:
-            rows += [(name, stage.name, rule, taken) for rule, taken in stage.dropped.items()]
-            if stage.trimmed:
-                rows.append((name, stage.name, None, Count.sum(stage.trimmed.values())))
-    rows = [row for row in rows if row[3].bytes]
-    return sorted(rows, key=lambda row: (-row[3].bytes, row[0], row[1], row[2] or ""))
+class Taken(NamedTuple):
+    """What one rule of a slice dropped, or took out of texts that went on."""
+
+    slice: str
+    stage: str
+    rule: str
+    trims: bool
+    taken: Count
+
+
+def largest_rules(accounts: Mapping[str, SliceLedger]) -> list[Taken]:
+    """All rules that took anything, most bytes first."""
+    rows = [
+        Taken(name, stage.name, rule, trims, taken)
+        for name, account in accounts.items()
+        for stage in account.stages
+        for trims, table in ((False, stage.dropped), (True, stage.trimmed))
+        for rule, taken in table.items()
+        if taken.bytes
+    ]
+    return sorted(rows, key=lambda row: (-row.taken.bytes, row[:3]))
 
 
 def tokens_figure(tokens: Mapping[str, int]) -> Figure:
@@ -142,27 +149,28 @@ def tokens_figure(tokens: Mapping[str, int]) -> Figure:
     names = list(redpajama)
     total = sum(tokens.values())
     amounts = total >= COMPARABLE * sum(redpajama.values())
-    made = figure(1.3 + 0.5 * len(names))
+    made = figure(1.3 + 0.58 * len(names))
     panels: Any = made.subplots(1, 2 if amounts else 1, squeeze=False, sharey=True)[0]
     sides = (
         ("these shards", tokens, (IDEAL, "")),
         ("RedPajama v1", redpajama, ("#E69F00", "//")),
         ("LLaMA, estimated", llama, ("#CFCFCF", "")),
+        ("LLaMA's mixture, of the tokens trained on", weights, ("#FFFFFF", "...")),
     )
     for axes, share in zip(panels, (True, False), strict=False):
-        for i, (label, found, fill) in enumerate(sides):
+        # Nobody published amounts of a mixture: there it is the share of a run.
+        drawn = sides if share else sides[:-1]
+        step = 0.84 / len(drawn)
+        for i, (label, found, fill) in enumerate(drawn):
             whole = sum(found.values()) / 100 if share else 1e9
-            heights = [found.get(name, 0) / max(whole, 1e-9) for name in names]
-            places = [y + 0.27 * (i - 1) for y in range(len(names))]
-            axes.barh(places, heights, height=0.25, label=label if share else None, **_paint(fill))
-            for y, value in zip(places, heights, strict=True):
-                text = "none" if not value else percent(value / 100) if share else f"{value:,.3g}"
+            widths = [found.get(name, 0) / max(whole, 1e-9) for name in names]
+            places = [y + step * (i - (len(drawn) - 1) / 2) for y in range(len(names))]
+            axes.barh(
+                places, widths, height=0.92 * step, label=label if share else None, **_paint(fill)
+            )
+            for y, value in zip(places, widths, strict=True):
+                text = "none" if not value else percent(value / 100) if share else _amount(value)
                 _after(axes, value, y, text)
-        if share:
-            axes.plot(
-                [100 * weights[name] for name in names], range(len(names)), "D", ms=5,
-                color=ACTUAL, ls="none", label="LLaMA's mixture: share of the training tokens",
-            )  # fmt: skip
         axes.set_xlabel("share of all tokens (%)" if share else "billion tokens")
         axes.set_xlim(0, _end(axes))
         axes.tick_params(axis="y", length=0)
@@ -182,6 +190,10 @@ def _after(axes: Axes, x: float, y: float, text: str) -> None:
         text, (x, y), xytext=(4, 0), textcoords="offset points", va="center", fontsize=7.5,
         color=FAINT,
     )  # fmt: skip
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _end(axes: Axes) -> float:

@@ -39,7 +39,7 @@ def lengths(catalogue: Catalogue) -> tuple[dict[str, Lengths], list[str]]:
             except (ShardError, OSError) as error:
                 missing.append(f"lengths of documents: {error}")
                 continue
-            sizes.append(np.diff(offsets.astype(np.int64)))
+            sizes.append(np.asarray(np.diff(offsets.astype(np.int64)), np.int64))
         tokens = np.concatenate(sizes) if sizes else np.empty(0, np.int64)
         if tokens.size:
             spread = np.asarray(np.percentile(tokens, PERCENTILES), np.float64)

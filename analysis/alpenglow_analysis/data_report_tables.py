@@ -73,8 +73,8 @@ def _total(accounts: Accounts, stages: list[str], unit: str) -> list[int | str]:
 def rules_table(account: SliceLedger) -> Table:
     """Stage by stage and rule by rule: what came in, what was dropped, and its share."""
     heads = [
-        "", "documents in", "dropped", "share", "bytes in", "dropped", "share", "tokens in",
-        "dropped", "share",
+        "", "documents in", "lost", "share", "bytes in", "lost", "share", "tokens in", "lost",
+        "share",
     ]  # fmt: skip
     rows: list[list[str]] = []
     for stage in account.stages:
@@ -118,7 +118,7 @@ def _share(part: int, whole: int) -> str:
 def comparison_table(accounts: Accounts) -> Table:
     """Tokens by slice beside RedPajama's and LLaMA's; a slice that is not here has empty cells."""
     redpajama, llama = values("redpajama", "tokens"), values("llama", "tokens")
-    weights, published_bytes = values("llama", "weight"), values("redpajama", "bytes")
+    weights = values("llama", "weight")
     ours = {name: account.kept for name, account in accounts.items()}
     total = sum(each.tokens for each in ours.values())
     all_redpajama, all_llama = sum(redpajama.values()), sum(llama.values())
@@ -135,8 +135,6 @@ def comparison_table(accounts: Accounts) -> Table:
             ]  # fmt: skip
         else:
             row += [""] * 6
-        row.append(f"{kept.bytes / kept.tokens:.2f}" if kept.tokens else "")
-        row.append(f"{published_bytes[name] / redpajama[name]:.2f}" if name in redpajama else "")
         rows.append(row)
     kept = Count.sum(ours.values())
     rows.append(
@@ -144,38 +142,40 @@ def comparison_table(accounts: Accounts) -> Table:
             "All slices", count(kept.tokens), percent(1.0) if kept.tokens else "",
             count(all_redpajama), percent(1.0), percent(kept.tokens / all_redpajama),
             count(all_llama), percent(1.0), percent(1.0),
-            f"{kept.bytes / kept.tokens:.2f}" if kept.tokens else "",
-            f"{sum(published_bytes.values()) / all_redpajama:.2f}",
         ]
     )  # fmt: skip
     heads = [
         "", "tokens here", "share", "RedPajama", "share", "here / RedPajama", "LLaMA", "share",
-        "its mixture", "bytes a token", "RedPajama's",
+        "its mixture",
     ]  # fmt: skip
     return Table(heads, rows, sum=True)
 
 
 def published_table(accounts: Accounts) -> list[Block]:
-    """What duplicates cost, beside what SlimPajama kept of RedPajama's text."""
+    """What duplicates cost beside what SlimPajama kept; bytes a token beside RedPajama's."""
     before, after = values("redpajama", "bytes"), values("slimpajama", "bytes")
     before_documents = values("redpajama", "documents")
     after_documents = values("slimpajama", "documents")
+    redpajama = values("redpajama", "tokens")
     rows = []
     for name, account in accounts.items():
-        stage = next((s for s in account.stages if s.name == "duplicates"), None)
-        if stage is None or name not in before:
-            continue
-        rows.append(
-            [
-                named(name),
-                _share(stage.kept.documents, stage.read.documents),
-                percent(after_documents[name] / before_documents[name]),
-                _share(stage.kept.bytes, stage.read.bytes),
-                percent(after[name] / before[name]),
-            ]
-        )
+        stage = next((s for s in account.stages if s.name == "duplicates"), Stage("duplicates"))
+        kept = account.kept
+        if name in before:
+            rows.append(
+                [
+                    named(name),
+                    _share(stage.kept.documents, stage.read.documents),
+                    percent(after_documents[name] / before_documents[name]),
+                    _share(stage.kept.bytes, stage.read.bytes),
+                    percent(after[name] / before[name]),
+                    f"{kept.bytes / kept.tokens:.2f}" if kept.tokens else "",
+                    f"{before[name] / redpajama[name]:.2f}",
+                ]
+            )
     heads = [
-        "Kept by the search for duplicates", "documents", "SlimPajama", "bytes", "SlimPajama",
+        "", "documents without duplicates", "in SlimPajama", "bytes without duplicates",
+        "in SlimPajama", "bytes a token", "in RedPajama",
     ]  # fmt: skip
     sources = (
         f"RedPajama: {source('redpajama', 'tokens')}; bytes: {source('redpajama', 'bytes')}. "
