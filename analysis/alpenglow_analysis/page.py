@@ -101,7 +101,26 @@ class Figure:
         return f"figures/{self.name}.png"
 
 
-Block = Sentences | Prose | Note | Table | Pairs | Terms | Tree | Figure
+@dataclass(frozen=True)
+class Group:
+    """Texts that belong together, folded until somebody opens them."""
+
+    title: str
+    about: str
+    """How many there were, and how many are shown."""
+    texts: list[tuple[str, str]]
+    """Where each comes from, and its beginning."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Texts of others, to read: shown as they are, never as part of the page."""
+
+    form: ClassVar[str] = "samples"
+    groups: list[Group]
+
+
+Block = Sentences | Prose | Note | Table | Pairs | Terms | Tree | Figure | Samples
 
 
 @dataclass(frozen=True)
@@ -147,6 +166,7 @@ class Page:
     losses_title: str = "The largest losses, and what cures them"
     about: str = "where the time went"
     source: str = "Numbers come from this run directory alone."
+    by: str = "alpenglow report"
     refresh: int | None = None
     """Seconds after which a browser loads the page again, while the run goes on."""
     missing: list[str] = field(default_factory=list)

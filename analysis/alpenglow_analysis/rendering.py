@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from alpenglow_analysis.page import Page
 
 
@@ -30,4 +32,23 @@ def _render(template: str, page: Page) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    environment.filters["code"] = _code
+    environment.filters["fenced"] = _fenced
     return environment.get_template(template).render(page=page)
+
+
+def _code(text: str) -> str:
+    """A name in backticks, more of them than it holds itself."""
+    ticks = "`" * (1 + _longest(text))
+    return f"{ticks} {text} {ticks}" if "`" in text else f"`{text}`"
+
+
+def _fenced(text: str) -> str:
+    """A block of text that markdown leaves alone, indented into the item above it."""
+    fence = "`" * max(3, 1 + _longest(text))
+    return "\n".join(f"  {line}" for line in (fence, *text.splitlines(), fence))
+
+
+def _longest(text: str) -> int:
+    """Backticks in the longest run of them."""
+    return max(map(len, re.findall("`+", text)), default=0)

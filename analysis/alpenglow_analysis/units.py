@@ -16,6 +16,12 @@ def count(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
 
 
+def size(value: float) -> str:
+    """Bytes with their prefix, decimal: 3.82 TB, 12.3 kB, 812 B."""
+    text = count(value)
+    return f"{text}B" if text[-1].isalpha() else f"{text} B"
+
+
 def billions(value: float) -> str:
     """Parameters and tokens in the field's words: 6.86 billion, 120 million."""
     for factor, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
