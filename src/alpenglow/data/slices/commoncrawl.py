@@ -1,136 +1,90 @@
-"""CommonCrawl slice: text of web pages.
+"""CommonCrawl slice: text of web pages, from what a crawl stored or from texts made of it.
 
-Without a crawl it reads web-like text that any machine has: the readmes, manuals and help texts of
-installed packages, Python's own language reference, and a page of documentation for each module,
-made of its docstrings as a documentation site would.
+Inputs, by the ending of their names:
+
+- `.warc`, `.warc.gz`: pages as servers sent them; text is extracted (`page_text`)
+- `.wet`, `.wet.gz` (`.warc.wet.gz`): texts as CommonCrawl publishes them, what RedPajama v1 read
+- `.json`, `.jsonl`, each also `.gz`: records of cc_net, `raw_content` with its facts
+- `.txt`, `.md`: ready texts, a page a file; taken as they are, no rule looks at them
+
+or, with origin `installed`, the documentation of this Python's packages, also taken as it is.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import importlib.metadata
-import inspect
-import itertools
-import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
-from alpenglow.data.document import Document, Input, InputAbsent, Unit, cap, pack
+from alpenglow.data.document import Document, InputAbsent, Unit, cap, pack
 from alpenglow.data.recipe import SliceRecipe
-from alpenglow.data.slices import installed
-from alpenglow.data.slices.source import Source, decode, whole_files
+from alpenglow.data.slices import commoncrawl_installed, json_lines
+from alpenglow.data.slices import rules as rules_of
+from alpenglow.data.slices.commoncrawl_pages import Pages
+from alpenglow.data.slices.commoncrawl_rules import Rules
+from alpenglow.data.slices.source import Source, up_to, whole_files
+
+__all__ = ["NAME", "NEEDS", "Rules", "read", "units"]
 
 NAME = "commoncrawl"
 NEEDS = (
-    "it reads a folder of page texts, .txt or .md, a page a file (input), "
+    "it reads a folder of .warc.gz, .wet.gz, .json.gz (cc_net) or page texts, .txt or .md (input), "
     "or the documentation of this Python's packages (origin = 'installed')"
 )
-ENDINGS = (".txt", ".md", ".rst")
-NO_TEXT = ("license", "licence", "copying", "notice", "authors", "top_level", "entry_points",
-           "record", "sources", "requires", "dependency_links")  # fmt: skip
-"""Beginnings of file names that hold licences or lists: the same text in every package."""
-REFERENCE = "pydoc_data/topics.py"
-MIN_MODULE = 4000
-"""Bytes: smaller modules have hardly a page of documentation."""
+WARC = (".wet", ".wet.gz", ".warc", ".warc.gz")
+ARCHIVES = (*WARC, *json_lines.ENDINGS)
+TEXTS = (".txt", ".md")
 
 
 def units(config: Source) -> list[Unit]:
-    """List pages, packed into units; see `slices` for the shape.
+    """List pages and archives, packed into units; see `slices` for the shape.
+
+    A cap is shared evenly by units that hold an archive: each stops when it has read its part.
 
     Raises:
         InputAbsent: there is no page.
     """
-    if config.recipe.origin != "installed":
-        inputs = config.files((".txt", ".md"), NEEDS)
-        return pack(NAME, cap(inputs, config.recipe.max_bytes), config.unit_bytes)
-    inputs = cap(itertools.chain(_written(), _modules()), config.recipe.max_bytes)
-    if not inputs:
-        raise InputAbsent(f"{NAME}: this Python has no packages with documentation; {NEEDS}")
-    return pack(NAME, inputs, config.unit_bytes)
+    most = config.recipe.max_bytes
+    if config.recipe.origin == "installed":
+        inputs = cap(commoncrawl_installed.inputs(), most)
+        if not inputs:
+            raise InputAbsent(f"{NAME}: this Python has no packages with documentation; {NEEDS}")
+        return pack(NAME, inputs, config.unit_bytes)
+    found = pack(NAME, cap(config.files((*ARCHIVES, *TEXTS), NEEDS), most), config.unit_bytes)
+    if most is None:
+        return found
+    limit = max(1, most // len(found))
+    return [
+        dataclasses.replace(unit, limit=limit)
+        if any(_is(item.path, ARCHIVES) for item in unit.inputs)
+        else unit
+        for unit in found
+    ]
 
 
 def read(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:
-    """Yield the pages of each input."""
+    """Yield the pages of each input.
+
+    Raises:
+        DataError: an archive is cut or damaged.
+        ConfigError: a rule that is none.
+    """
+    return up_to(_pages(unit, recipe), unit.limit)
+
+
+def _pages(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:
+    if recipe.origin == "installed":
+        for item in unit.inputs:
+            yield from commoncrawl_installed.pages(item)
+        return
+    pages = Pages(NAME, rules_of(NAME, recipe, Rules), recipe.mode)
     for item in unit.inputs:
-        path = Path(item.path)
-        if item.source.endswith(REFERENCE):
-            yield from _reference(item)
-        elif path.suffix == ".py":
-            yield _module_page(item)
-        elif path.name == "METADATA":
-            yield _readme(item)
+        if _is(item.path, WARC):
+            yield from pages.of_warc(item)
+        elif _is(item.path, ARCHIVES):
+            yield from pages.of_records(item)
         else:
             yield from whole_files(Unit(NAME, unit.name, (item,)))
 
 
-def _written() -> Iterator[Input]:
-    """Texts that somebody wrote as text: they come first, so that a cap does not take them away."""
-    for item in installed.files():
-        *folders, name = item.source.split("/")
-        text = name.endswith(ENDINGS) and not name.lower().startswith(NO_TEXT)
-        text = text and "licenses" not in folders
-        if text or name == "METADATA" or item.source.endswith(REFERENCE):
-            found = item.input()
-            if found is not None:
-                yield found
-
-
-def _modules() -> Iterator[Input]:
-    """Modules from the far end of the order, where the GitHub slice comes last, if at all."""
-    for item in reversed(installed.files()):
-        if not item.path.endswith(".py") or item.source.endswith(REFERENCE):
-            continue
-        found = item.input()
-        if found is not None and found.size >= MIN_MODULE:
-            # About a fifth of a library's source is docstrings; the cap counts in pages.
-            name = f"{item.source}#documentation"
-            yield dataclasses.replace(found, source=name, size=found.size // 5)
-
-
-def _reference(item: Input) -> Iterator[Document]:
-    tree = ast.parse(Path(item.path).read_bytes())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Dict):
-            for key, value in zip(node.keys, node.values, strict=True):
-                if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):
-                    name = f"{item.source}#{key.value!s}"
-                    yield Document(str(value.value), NAME, name, item.licence)
-            return
-
-
-def _readme(item: Input) -> Document:
-    metadata = importlib.metadata.PathDistribution(Path(item.path).parent).metadata
-    text: str = metadata.get_payload()  # type: ignore[attr-defined]
-    summary = {"summary": str(metadata["Summary"] or "") if "Summary" in metadata else ""}
-    return Document(text, NAME, item.source, item.licence, summary)
-
-
-def _module_page(item: Input) -> Document:
-    data = Path(item.path).read_bytes()
-    text = decode(data)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # escapes in other people's strings
-            tree = ast.parse(text or "")
-    except (SyntaxError, ValueError, RecursionError):
-        return Document("", NAME, item.source, item.licence, fault="not Python", size=len(data))
-    inner = item.source.partition("/")[2].partition("#")[0]
-    name = inner.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    parts = [page for page in _docstrings(tree, name) if page]
-    if not parts:
-        return Document("", NAME, item.source, item.licence, fault="no docstring", size=len(data))
-    return Document("\n\n\n".join(parts), NAME, item.source, item.licence)
-
-
-def _docstrings(node: ast.AST, name: str) -> Iterator[str]:
-    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        return
-    text = ast.get_docstring(node, clean=False)
-    if text and text.strip():
-        heading = f"{name}({ast.unparse(node.args)})" if hasattr(node, "args") else name
-        yield f"{heading}\n\n{inspect.cleandoc(text)}"
-    for child in ast.iter_child_nodes(node):
-        inner = getattr(child, "name", "")
-        if inner and (not inner.startswith("_") or inner == "__init__"):
-            yield from _docstrings(child, f"{name}.{inner}" if name else inner)
+def _is(path: str, endings: tuple[str, ...]) -> bool:
+    return path.lower().endswith(endings)
