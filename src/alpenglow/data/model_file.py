@@ -30,7 +30,7 @@ class ModelFile:
     """What a model's file holds."""
 
     kind: str
-    """`language model`, `classifier` or `importance`."""
+    """`language model`, `classifier` or `importance model`."""
     about: Mapping[str, Any]
     """What JSON can hold: settings of the model, and what it was trained on."""
     arrays: Mapping[str, NDArray[Any]]
@@ -96,7 +96,7 @@ class ModelFile:
 TRAINED_BY = {
     "language model": "train-lm",
     "classifier": "train-classifier",
-    "importance": "train-importance",
+    "importance model": "train-importance",
 }
 """Kind -> command that makes it."""
 
