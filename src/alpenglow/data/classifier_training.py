@@ -180,4 +180,5 @@ def _scores(
     each[:-1] += np.where(same_text(side.counts), weights[grams.pairs(side.words)], 0.0)
     ends = np.concatenate([[0], np.cumsum(each)])
     bounds = np.concatenate([[0], np.cumsum(side.counts)])
-    return np.diff(ends[bounds]) / np.maximum(1, 2 * side.counts - 1) + bias
+    mean = np.diff(ends[bounds]) / np.maximum(1, 2 * side.counts - 1)
+    return np.asarray(mean + bias, np.float64)

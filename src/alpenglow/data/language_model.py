@@ -126,9 +126,7 @@ class LanguageModel:
             slot = np.empty(len(key), np.int64)
             slot[order] = place
             size = max(slots, int(place[-1]) + 1 if len(place) else 0) + 1
-            table = _Table(
-                np.full(size, _EMPTY, np.int64), slots, np.zeros(size), np.zeros(size)
-            )
+            table = _Table(np.full(size, _EMPTY, np.int64), slots, np.zeros(size), np.zeros(size))
             table.key[slot] = key
             table.probability[slot] = _log10(level.probability)
             table.backoff[slot] = _log10(level.backoff)
@@ -142,7 +140,9 @@ class LanguageModel:
         Raises:
             DataError: the file system refuses.
         """
-        arrays: dict[str, NDArray[Any]] = {"tokenizer": np.frombuffer(self._json.encode(), np.uint8)}
+        arrays: dict[str, NDArray[Any]] = {
+            "tokenizer": np.frombuffer(self._json.encode(), np.uint8)
+        }
         for n, table in enumerate(self._tables, start=1):
             arrays[f"{n}/key"] = table.key
             arrays[f"{n}/probability"] = np.asarray(table.probability, np.float32)
@@ -184,16 +184,12 @@ class LanguageModel:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(10.0 ** (-score / length), np.float64)
 
-    def stream(
-        self, lines: Sequence[Sequence[str]]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def stream(self, lines: Sequence[Sequence[str]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Tokens of lines of words with begin and end, and the place of each in its line."""
         tokens, counts = self._words.numbers(lines)
         return as_lines(tokens, counts, self.vocabulary)
 
-    def scores(
-        self, stream: NDArray[np.int32], place: NDArray[np.int32]
-    ) -> NDArray[np.float64]:
+    def scores(self, stream: NDArray[np.int32], place: NDArray[np.int32]) -> NDArray[np.float64]:
         """Return log10 p(token | those before it in its line), float64 [n].
 
         Args:
@@ -211,9 +207,7 @@ class LanguageModel:
             # An n-gram is only listed where its last n - 1 tokens are.
             maybe = np.flatnonzero(slot[ends] >= 0)
             found = np.full(len(ends), -1, np.int64)
-            found[maybe] = table.find(
-                context[maybe] * self.vocabulary.all + stream[ends[maybe]]
-            )
+            found[maybe] = table.find(context[maybe] * self.vocabulary.all + stream[ends[maybe]])
             there = found >= 0
             score[ends] = np.where(there, table.probability[found], score_below)
             slot = np.full(len(stream), -1, np.int64)
@@ -245,7 +239,7 @@ def subwords(backend: Any, words: Sequence[str]) -> list[list[int]]:
 
 
 def normalise(text: str) -> str:
-    """Small letters, digits as 0, plain quotes and dashes, accents of Latin, Greek and Cyrillic off.
+    """Small letters, digits as 0, plain quotes and dashes, no accents (Latin, Greek, Cyrillic).
 
     cc_net's `text_normalizer` does so before its subwords. Half a surrogate pair becomes U+FFFD.
     """
@@ -262,10 +256,7 @@ def lines_of(text: str) -> list[list[str]]:
     if len(text) <= PIECE:
         return [words for line in text.split("\n") if (words := line.split())]
     return [
-        words
-        for line in text.split("\n")
-        for piece in pieces(line)
-        if (words := piece.split())
+        words for line in text.split("\n") for piece in pieces(line) if (words := piece.split())
     ]
 
 

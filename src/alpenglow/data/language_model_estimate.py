@@ -4,7 +4,7 @@ Chen and Goodman (1999), "An empirical study of smoothing techniques for languag
 3; with the counts at line beginnings and the pruning as in Heafield et al. (2013), "Scalable
 modified Kneser-Ney language model estimation". For an n-gram of context h and token w
 
-    p(w | h) = (c(hw) - D(c(hw))) / sum_v c(hv) + backoff(h) p(w | h'),      h' = h without its first
+    p(w | h) = (c(hw) - D(c(hw))) / sum_v c(hv) + backoff(h) p(w | h'),   h' = h without its first
 
 c is the count at the highest order, and for n-grams that begin a line; below, the number of
 different tokens seen to the left. D is one of three discounts of an order, for counts 1, 2, and 3

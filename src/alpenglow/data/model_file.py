@@ -75,10 +75,13 @@ class ModelFile:
                 version = int(file.attrs["format_version"])
                 about = json.loads(np.asarray(file["about"]).tobytes())
                 names: list[str] = []
-                file.visititems(
-                    lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
-                )
-                arrays = {name: _mapped(path, file[name]) for name in names if name != "about"}
+                file.visit(names.append)
+                there = {name: file[name] for name in names if name != "about"}
+                arrays = {
+                    name: _mapped(path, item)
+                    for name, item in there.items()
+                    if isinstance(item, h5py.Dataset)
+                }
         except (OSError, KeyError, ValueError) as error:
             raise DataError(
                 f"{path}: cut, or no model of Alpenglow ({error}); train it with {command}"

@@ -1,6 +1,6 @@
-"""`alpenglow data train-classifier`: a quality classifier from named positives and negatives.
+r"""`alpenglow data train-classifier`: a quality classifier from named positives and negatives.
 
-    alpenglow data train-classifier --name wikiref --positives references/ --negatives crawl/ \\
+    alpenglow data train-classifier --name wikiref --positives references/ --negatives crawl/ \
         --output models/wikiref.h5
 
 Any pair of texts will do: pages that people marked as toxic, and others.

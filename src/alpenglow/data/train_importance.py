@@ -1,6 +1,8 @@
-"""`alpenglow data train-importance`: how much likelier a text is in the target than in the source.
+r"""`alpenglow data train-importance`: how much likelier a text is in the target than elsewhere.
 
-    alpenglow data train-importance --name books --target books/ --source crawl/ \\
+The command line:
+
+    alpenglow data train-importance --name books --target books/ --source crawl/ \
         --output models/books.h5
 """
 

@@ -2,6 +2,8 @@
 
     alpenglow data train-lm wikipedia_de/ --language de --output models/de.h5 --cutoffs crawl_de/
     alpenglow data train-lm --output models/de.h5 --cutoffs other_crawl_de/
+
+The second measures the cutoffs of a model that is there.
 """
 
 from __future__ import annotations

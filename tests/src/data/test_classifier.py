@@ -71,7 +71,7 @@ def test_length_is_no_shortcut(tmp_path: Path) -> None:
     every = np.arange(count)
     sides = [side.take(every, side.counts[:count]) for side in sides]
     train_on = every < count * 9 // 10
-    weights, bias = classifier_training._fit(grams, *sides, train_on)
+    weights, bias = classifier_training._fit(grams, sides[0], sides[1], train_on)
     found = [classifier_training._scores(grams, s, weights, bias)[~train_on] for s in sides]
     assert area(*found) > 0.95
     # The same pages here.
@@ -154,7 +154,11 @@ def test_real_text_is_told_apart(real: tuple[Classifier, Path]) -> None:
 def test_scores_are_those_of_the_definition(real: tuple[Classifier, Path]) -> None:
     model, _ = real
     grams = WordGrams(BUCKETS)
-    texts = ["An object's type is accessed by the built-in function type().", "x", "Größe: 3\n\nZwei"]
+    texts = [
+        "An object's type is accessed by the built-in function type().",
+        "x",
+        "Größe: 3\n\nZwei",
+    ]
     for text, score in zip(texts, model.scores(texts), strict=True):
         words, counts = grams.words([text])
         total = sum(float(model.weights[bucket]) for bucket in grams.singles(words))
@@ -188,12 +192,10 @@ def test_same_texts_same_file(real: tuple[Classifier, Path], tmp_path: Path) -> 
         lines = (folder / f"{side}.jsonl").read_text().splitlines()
         (tmp_path / f"{side}.jsonl").write_text("\n".join(reversed(lines)))
     settings = ClassifierSettings("language", pages=1500)
-    again = train(
-        *(Seed([folder / f"{side}.jsonl"]) for side in ("p", "n")), settings
-    )
+    again = train(Seed([folder / "p.jsonl"]), Seed([folder / "n.jsonl"]), settings)
     again.save(tmp_path / "again.h5")
     assert (tmp_path / "again.h5").read_bytes() == (folder / "model.h5").read_bytes()
-    turned = train(*(Seed([tmp_path / f"{side}.jsonl"]) for side in ("p", "n")), settings)
+    turned = train(Seed([tmp_path / "p.jsonl"]), Seed([tmp_path / "n.jsonl"]), settings)
     assert (turned.weights == again.weights).all()
     loaded = Classifier.load(folder / "model.h5")
     assert loaded.name == "language"
@@ -227,7 +229,7 @@ def test_models_of_a_recipe(real: tuple[Classifier, Path], tmp_path: Path) -> No
     texts = [Seed([folder / f"{side}.jsonl"]) for side in ("p", "n")]
     language_model = train_language_model(texts[0], LanguageModelSettings("en", vocabulary=1000))
     language_model.save(tmp_path / "en.h5")
-    Importance.train("docs", *texts).save(tmp_path / "docs.h5")
+    Importance.train("docs", texts[0], texts[1]).save(tmp_path / "docs.h5")
     settings = ModelSettings(
         tmp_path / "en.h5", {"language": folder / "model.h5"}, {"docs": tmp_path / "docs.h5"}
     )

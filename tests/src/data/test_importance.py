@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -39,7 +40,7 @@ def buckets(text: str) -> list[int]:
     grams = WordGrams(BUCKETS)
     words = re.findall(r"\w+|[^\w\s]+", text.lower())
     found = [int(grams.singles(grams.words([word])[0])[0]) for word in words]
-    for first, second in zip(words, words[1:], strict=False):
+    for first, second in itertools.pairwise(words):
         found.append(int(grams.pairs(grams.words([f"{first} {second}"])[0])[0]))
     return found
 
@@ -70,7 +71,7 @@ def test_the_same_in_every_process(files: tuple[Path, Path], tmp_path: Path) -> 
         arguments = ["--name", "huts", "--target", str(files[0]), "--source", str(files[1])]
         subprocess.run(
             [sys.executable, "-c", script, *arguments, "--output", str(tmp_path / f"{number}.h5")],
-            env=os.environ | {"PYTHONHASHSEED": str(number), "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "PYTHONHASHSEED": str(number), "PYTHONPATH": ":".join(sys.path)},
             check=True,
             timeout=100,
             capture_output=True,

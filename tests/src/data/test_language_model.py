@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -21,7 +22,6 @@ from alpenglow.data.language_model_training import LanguageModelSettings, train
 from alpenglow.data.seed_text import Seed
 
 
-
 def topics() -> list[str]:
     """Pages on Python's own language: real text that every Python has."""
     from pydoc_data import topics as pages
@@ -36,7 +36,9 @@ def topics() -> list[str]:
 class Kn:
     """Interpolated modified Kneser-Ney, from the definition, one n-gram at a time."""
 
-    def __init__(self, lines: list[list[int]], vocabulary: Vocabulary, order: int, prune: int):
+    def __init__(
+        self, lines: list[list[int]], vocabulary: Vocabulary, order: int, prune: int
+    ) -> None:
         self.vocabulary, self.order, self.prune = vocabulary, order, prune
         raw: list[Counter[tuple[int, ...]]] = [Counter() for _ in range(order + 1)]
         for line in lines:
@@ -70,10 +72,8 @@ class Kn:
 
     def probability(self, context: tuple[int, ...], token: int) -> float:
         n = len(context) + 1
-        if n == 1:
-            below = 1 / (self.vocabulary.size + 1)
-        else:
-            below = self.probability(context[1:], token)
+        uniform = 1 / (self.vocabulary.size + 1)
+        below = uniform if n == 1 else self.probability(context[1:], token)
         after = {gram: count for gram, count in self.count[n].items() if gram[:-1] == context}
         total = sum(after.values())
         if not total:
@@ -98,7 +98,9 @@ def tiny(seed: int, size: int = 9, lines: int = 60) -> tuple[list[list[int]], Vo
     ], Vocabulary(size)
 
 
-def model_of(lines: list[list[int]], vocabulary: Vocabulary, order: int, prune: int) -> LanguageModel:
+def model_of(
+    lines: list[list[int]], vocabulary: Vocabulary, order: int, prune: int
+) -> LanguageModel:
     from tokenizers import Tokenizer, models
 
     words = {chr(97 + k): k for k in range(vocabulary.size)}
@@ -115,7 +117,9 @@ def scores(model: LanguageModel, line: list[int]) -> np.ndarray:
     return model.scores(stream, place)[1:]
 
 
-@pytest.mark.parametrize(("order", "prune"), [(1, 0), (2, 0), (3, 0), (3, 1), (5, 0), (5, 1), (5, 2)])
+@pytest.mark.parametrize(
+    ("order", "prune"), [(1, 0), (2, 0), (3, 0), (3, 1), (5, 0), (5, 1), (5, 2)]
+)
 def test_probabilities_are_those_of_the_definition(order: int, prune: int) -> None:
     lines, vocabulary = tiny(order)
     model, exact = model_of(lines, vocabulary, order, prune), Kn(lines, vocabulary, order, prune)
@@ -167,7 +171,7 @@ def test_probabilities_of_all_tokens_sum_to_1(
     lines = [words for page in held_out[:6] for words in lines_of(page)][:400:10]
     stream, place = model.stream(lines)
     begins = [*np.flatnonzero(place == 0), len(stream)]
-    for begin, end in zip(begins, begins[1:], strict=False):
+    for begin, end in itertools.pairwise(begins):
         context = stream[begin : begin + min(6, end - begin - 1)]
         # The context followed by every token there is.
         every = np.delete(np.arange(model.vocabulary.all), model.vocabulary.begin)
