@@ -1,5 +1,4 @@
-r"""A LaTeX paper to the text that is learnt from: comments, preamble and references gone, macros
-written out.
+r"""A LaTeX paper to text: without comments, preamble and references, its macros written out.
 
 The text begins with the first of an abstract, what follows `\maketitle`, a section-like header
 (`\part` to `\subparagraph`); so the names and addresses of a title page stay out. A paper with none
@@ -13,12 +12,12 @@ RedPajama v1's own rules, defects included, are in `latex_v1`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from alpenglow.data.slices.latex_comments import VERBATIM, comment_environments, without_comments
 from alpenglow.data.slices.latex_input import Project, Resolved
-from alpenglow.data.slices.latex_macros import Macros
+from alpenglow.data.slices.latex_macros import Macros, closing
 from alpenglow.data.slices.source import LARGEST
 
 SECTIONS = ("chapter", "part", "section", "subsection", "subsubsection", "paragraph",
@@ -37,8 +36,12 @@ _END = re.compile(
 )
 _HIDDEN = re.compile(
     r"\\begin\s*\{(?P<name>[A-Za-z]+\*?)\}|\\verb\*?(?P<mark>[^A-Za-z\s*])"
-    r"|\\(?:re|provide)?(?:newcommand|newenvironment|command)(?![A-Za-z])|\\[gex]?def(?![A-Za-z])"
+    r"|\\(?:(?P<command>(?:new|renew|provide)command)|(?P<environment>(?:re)?newenvironment)|[gex]?def)"
+    r"(?![A-Za-z])"
 )
+_BEFORE_GROUP = re.compile(r"\*?\s*(?:\[[^\[\]]{0,1000}\]\s*)*")
+_DEF_HEAD = re.compile(r"\s*\\[A-Za-z@]+[^{}\\]{0,100}")
+_NAME = re.compile(r"\\[A-Za-z@]+")
 _TITLE = re.compile(r"\\title\s*(?:\[[^\]]*\])?\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){2,}")
 
@@ -82,9 +85,14 @@ class Paper:
         """Names of the files that are documents of their own."""
         return self._project.documents()
 
-    def is_document(self, name: str) -> bool:
-        r"""Whether a file has a `\begin{document}` or names its class."""
-        return self._project.is_document(name)
+    def roots(self) -> list[str]:
+        """Names of the files that no other file reads in."""
+        return self._project.roots()
+
+    def unused(self, documents: Iterable[str]) -> int:
+        """Bytes of the files that none of these documents reads in."""
+        used = {part for name in documents for part in self._project.reached(name)}
+        return sum(size for name, size in self._sizes.items() if name not in used)
 
     def clean(self, name: str) -> Cleaned:
         """Return the text of the document whose main file is named."""
@@ -170,12 +178,32 @@ def _hidden(text: str) -> list[tuple[int, int]]:
             line = text.find("\n", position)
             end = text.find(match["mark"], position, line if line >= 0 else len(text))
         else:
-            line = text.find("\n", position)  # of a definition its first line is enough
-            end = line if line >= 0 else len(text)
+            end = _definition(text, match)
         if end > position:
             found.append((match.start(), end))
             position = end
     return found
+
+
+def _definition(text: str, match: re.Match[str]) -> int:
+    """Where a definition ends; where its command ends if it is none."""
+    position = match.end()
+    groups = 2 if match["command"] else 3 if match["environment"] else 1
+    before = _DEF_HEAD if groups == 1 else _BEFORE_GROUP
+    while groups:
+        part = before.match(text, position)
+        position = part.end() if part else position
+        if text[position : position + 1] == "{":
+            end = closing(text, position)
+            if end is None:
+                return match.end()
+            position = end
+        elif groups > 1 and (name := _NAME.match(text, position)):
+            position = name.end()
+        else:
+            return match.end()
+        groups -= 1
+    return position
 
 
 def _size(text: str) -> int:

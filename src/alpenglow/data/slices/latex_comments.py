@@ -1,9 +1,9 @@
 r"""LaTeX comments: what TeX would not read goes, what only looks like a comment stays.
 
 `\%` is a per cent sign, `\\%` a line's end and a comment; verbatim environments, `\verb|...|`,
-`\url{a/b%20c}` and their kin hold no comments. The end of a line that a comment swallows is swallowed
-here too (`foo%` before `bar` reads `foobar`), unless a space or a command's name stands before it,
-where TeX would not have seen the line's end either and the line stays readable. (Knuth, The TeXbook,
+`\url{a/b%20c}` and their kin hold no comments. The end of a line that a comment swallows is
+swallowed here too (`foo%` before `bar` reads `foobar`), unless a space or a command's name stands
+before it, where TeX would not have seen the line's end either and the line stays readable. (Knuth, The TeXbook,
 chapter 8: category 14 and the three states of the reader.)
 """
 

@@ -1,8 +1,8 @@
 r"""The files of a LaTeX paper as one text: which one is the main file, and what it reads in.
 
-`\input`, `\include`, `\subfile`, `\import`, `\subimport` and `\includefrom` are replaced by the file
-that they name, if the paper has it: names are looked up among the paper's own files and nowhere
-else, so that none can lead out of it. What cannot be followed stays in the text and is counted.
+`\input`, `\include`, `\subfile`, `\import`, `\subimport` and `\includefrom` are replaced by the
+file that they name, if the paper has it: names are looked up among the paper's own files and
+nowhere else, so that none can lead out of it. What cannot be followed stays in the text and is counted.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Project:
                     return candidate, ""
         return None, "outside" if outside else "missing"
 
-    def _reached(self, name: str) -> set[str]:
+    def reached(self, name: str) -> set[str]:
+        """Names of the files that a document is made of, itself among them."""
         found, waiting = {name}, [name]
         while waiting:
             for _, _, child, _ in self._children[waiting.pop()]:
@@ -106,11 +107,10 @@ class Project:
                     waiting.append(child)
         return found
 
-    def documents(self) -> list[str]:
-        r"""Names of the files that no other file reads in, in the order of the paper's files.
+    def roots(self) -> list[str]:
+        """Names of the files that no other file reads in, in the order of the paper's files.
 
-        If some of them have a `\begin{document}`, only these. A circle of files that nothing else
-        reads in is entered at its first.
+        A circle of files that nothing else reads in is entered at its first.
         """
         inside = {
             child
@@ -119,8 +119,11 @@ class Project:
             if child is not None and child != name
         }
         roots = [name for name in self.files if name not in inside]
-        if not roots:
-            roots = list(self.files)[:1]
+        return roots or list(self.files)[:1]
+
+    def documents(self) -> list[str]:
+        r"""Names of the roots that have a `\begin{document}`; all of them if none has."""
+        roots = self.roots()
         return [name for name in roots if self.is_document(name)] or roots
 
     def is_document(self, name: str) -> bool:
@@ -135,7 +138,7 @@ class Project:
         """
 
         def size(name: str) -> tuple[int, str]:
-            return -sum(len(self.files[part]) for part in self._reached(name)), name
+            return -sum(len(self.files[part]) for part in self.reached(name)), name
 
         return min(self.documents(), key=size)
 
@@ -163,7 +166,8 @@ class Project:
         at = begin
         left[0] -= end - begin
         left[1] -= 1
-        for first, last, child, why in self._children[name]:
+        for first, last, child, reason in self._children[name]:
+            why = reason
             if first < begin or last > end:
                 continue
             if child is not None:

@@ -3,8 +3,8 @@ r"""A paper's own LaTeX macros, written out where they are used.
 Authors define the same thing under a thousand names; written out, their papers read alike. What is
 understood: `\newcommand`, `\renewcommand`, `\providecommand`, `\DeclareRobustCommand` (starred or
 not, name in braces or bare, arguments, a default for the first), `\def`, `\gdef`, `\edef`, `\xdef`
-with undelimited arguments, `\DeclareMathOperator`. A definition stands for what follows it, is never
-rewritten itself, and groups do not end it. What TeX would have to run is left as it stands:
+with undelimited arguments, `\DeclareMathOperator`. A definition stands for what follows it, is
+never rewritten itself, and groups do not end it. What TeX would have to run is left as it stands:
 conditionals, `\csname`, delimited arguments, internal names with an `@`.
 
 Work is bounded. A macro's body is written out once, to at most `BODY` characters and `DEPTH` deep;
@@ -48,7 +48,9 @@ _PARAMETER = re.compile(r"#([1-9])")
 _SKIPPED = re.compile(r"[ \t]*(?:\n(?![ \t]*\n)[ \t]*)?")
 _ENDS_IN_WORD = re.compile(r"\\[A-Za-z]+\Z")
 _ENDS_IN_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}\s*\Z")
-_ONE_TOKEN = re.compile(r"\s*(?:\\[A-Za-z]+|\\.|[^\\{}\s]|\{(?:[^{}\\]|\\.|\{[^{}]*\})*\})\s*\Z", re.S)
+_ONE_TOKEN = re.compile(
+    r"\s*(?:\\[A-Za-z]+|\\.|[^\\{}\s]|\{(?:[^{}\\]|\\.|\{[^{}]*\})*\})\s*\Z", re.S
+)
 _TOKEN = re.compile(r"#[1-9]|\\[A-Za-z]+|\\.|[^\\{}\s]", re.S)
 _VERBATIM = re.compile(r"(verbatim\*?|Verbatim\*?|BVerbatim|LVerbatim|lstlisting|minted|alltt)\}")
 
@@ -204,7 +206,7 @@ class Macros:
             skipped = _SKIPPED.match(text, position)
             position = skipped.end() if skipped else position
             if text[position : position + 1] == "{":
-                end = _closing(text, position)
+                end = closing(text, position)
                 if end is None:
                     return None
                 found.append(text[position + 1 : end - 1])
@@ -239,7 +241,7 @@ class Macros:
                 optional = _DEFAULT.match(text, position, position + ARGUMENT)
                 if optional:
                     default, position = optional[1], optional.end()
-        end = _closing(text, position) if text[position : position + 1] == "{" else None
+        end = closing(text, position) if text[position : position + 1] == "{" else None
         if end is None:
             return None
         body = text[position + 1 : end - 1]
@@ -290,7 +292,7 @@ class _Skips:
             line_end = text.find("\n", position)
             end = text.find(mark, position + 1, line_end if line_end >= 0 else len(text))
             return end + 1 if mark and end >= 0 else position
-        end_of = _closing(text, position) if text[position : position + 1] == "{" else None
+        end_of = closing(text, position) if text[position : position + 1] == "{" else None
         return end_of if end_of is not None else position
 
 
@@ -302,7 +304,7 @@ def _escaped(text: str, position: int) -> bool:
     return count % 2 == 1
 
 
-def _closing(text: str, position: int) -> int | None:
+def closing(text: str, position: int) -> int | None:
     """Where the group that opens at `position` ends; None where it does not, or is too long."""
     depth = 0
     for match in _BRACE.finditer(text, position, position + ARGUMENT):

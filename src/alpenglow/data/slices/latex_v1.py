@@ -1,8 +1,8 @@
 r"""LaTeX as RedPajama v1 cleaned it, defects included (mode `faithful` of the arXiv slice).
 
-The behaviour is that of `data_prep/arxiv/arxiv_cleaner.py` in togethercomputer/RedPajama-Data, branch
-rp_v1 at its first publication (commit f54b86f); this code is written anew, and linear where v1's
-patterns are not. Its defects are kept on purpose:
+The behaviour is that of `data_prep/arxiv/arxiv_cleaner.py` in togethercomputer/RedPajama-Data,
+branch rp_v1 at its first publication (commit f54b86f); this code is written anew, and linear where
+v1's patterns are not. Its defects are kept on purpose:
 
 - a header is looked for before comments are removed, so one in a comment counts;
 - `\paragraph` counts only with a `\subparagraph` after it (a missing `|`), and a file without
@@ -24,9 +24,7 @@ from dataclasses import dataclass, field
 
 from alpenglow.data.slices.source import LARGEST, TOO_LARGE
 
-_HEADER = re.compile(
-    r"\\(chapter|part|section|subsection|subsubsection|paragraph)\b\*?(?=[\[{])"
-)
+_HEADER = re.compile(r"\\(chapter|part|section|subsection|subsubsection|paragraph)\b\*?(?=[\[{])")
 _LINE_COMMENT = re.compile(r"^%.*\n?", re.M)
 _COMMENT = re.compile(r"[^\\]%.+$", re.M)
 _CUT = re.compile(
@@ -144,7 +142,7 @@ def _count(result: CleanedV1, rule: str, before: str, after: str) -> None:
     taken = len(before.encode("utf-8", "surrogatepass")) - len(
         after.encode("utf-8", "surrogatepass")
     )
-    if taken >= 0:
+    if taken > 0:
         result.trimmed[rule] = result.trimmed.get(rule, 0) + taken
     else:
         result.grown -= taken
