@@ -1,0 +1,202 @@
+"""Signals of RedPajama v2's raw words (NLTK's WordPunctTokenizer) and of single characters.
+
+See app/src/core/quality_signals/natural_language.py and content.py of its repository.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alpenglow.data.signals.characters import (
+    ASCII_LETTER,
+    ELLIPSIS,
+    LETTER,
+    LOWER,
+    NUMBER,
+    SPACE,
+    SURROGATE,
+    UPPER,
+    WORD,
+)
+from alpenglow.data.signals.hashes import Hashes, HashSet, Places, add_wide, pieces
+from alpenglow.data.signals.rows import Row, share
+from alpenglow.data.signals.runs import Runs
+
+Columns = dict[str, NDArray[Any]]
+
+_SHORT = 64
+"""Characters of a token that is looked at by itself beyond."""
+
+
+class TokenSignals:
+    """All that is computed from the raw words of one row."""
+
+    def __init__(self, row: Row, runs: Runs, digits: Places) -> None:
+        """Find the tokens.
+
+        Args:
+            row: the texts.
+            runs: of it.
+            digits: places of ASCII digits.
+        """
+        self.row, self.runs, self._digits = row, runs, digits
+        which = np.flatnonzero(runs.kinds != SPACE)
+        self.kinds = runs.kinds[which]
+        self.begins, self.ends = runs.begins[which], runs.begins[which + 1]
+        self.count = row.count(self.begins)
+        self.words = self.kinds == WORD
+        self._chunk = which
+        self._bits = self._seen()
+
+    def _seen(self) -> NDArray[np.uint8]:
+        """Return the bits that characters of each token have.
+
+        Looking at the first and the last one settles most: they are letters, and small.
+        """
+        classes = self.row.classes
+        bits = classes[self.begins] | classes[self.ends - 1]
+        settled = LOWER | ASCII_LETTER | LETTER
+        size = self.ends - self.begins
+        left = np.flatnonzero((bits & np.uint8(settled)) != settled)
+        left = left[size[left] > 2]
+        plain = self.kinds[left] == WORD
+        if self.row.wide.size:
+            plain |= True
+        left = left[plain]  # signs of ASCII have none of these bits
+        done = 1
+        while left.size and done < _SHORT:
+            bits[left] |= classes[self.begins[left] + done]
+            done += 1
+            left = left[size[left] > done + 1]
+        for index in left.tolist():
+            whole = classes[int(self.begins[index]) : int(self.ends[index])]
+            bits[index] |= np.bitwise_or.reduce(whole)
+        return bits
+
+    def sentence_ends(self, places: Places) -> Places:
+        r"""Return those of some places (ascending) that end a sentence: a word is before them.
+
+        RedPajama v2 counts what `\b[^.!?]+[.!?]*` finds. Whatever a match takes in, it is one run
+        without `.`, `!` and `?` that has a letter, digit or underscore: each such run gives one.
+        """
+        words = np.searchsorted(self.begins[self.words], places)
+        ends: Places = places[np.diff(words, prepend=0) > 0]
+        return ends
+
+    def enders(self) -> Places:
+        """Return places of `.`, `!` and `?`, ascending."""
+        places, found = self.row.rare
+        return places[(found == ord(".")) | (found == ord("!")) | (found == ord("?"))]
+
+    def documents(self, stop_words: HashSet, longest: int) -> Columns:
+        """Return columns of documents; shape (texts,) each.
+
+        Args:
+            stop_words: hashes of stop words (`pieces` of them, in small letters).
+            longest: characters of the longest.
+        """
+        row, bits = self.row, self._bits
+        sizes = row.ends - row.begins
+        small = (bits & np.uint8(LOWER)) != 0
+        capitals = ~small & ((bits & np.uint8(UPPER)) != 0)
+        no_letter = (bits & np.uint8(ASCII_LETTER)) == 0
+        breaks = np.sort(np.concatenate((self.enders(), row.ends)), kind="stable")
+        dots = self._dots()
+        ellipses = row.count(row.having(ELLIPSIS)) + dots
+        hashes = row.count(row.of_rare("#"))
+        curly = row.count(row.of_rare("{")) + row.count(row.of_rare("}"))
+        return {
+            "characters": sizes,
+            **self._letters(sizes),
+            "binary": (row.count(row.of_rare("\0")) > 0).astype(np.uint8),
+            "not_unicode": (row.count(row.having(SURROGATE)) > 0).astype(np.uint8),
+            "curly_brackets": curly,
+            "rps_doc_curly_bracket": share(curly, sizes),
+            "rps_doc_num_sentences": row.count(self.sentence_ends(breaks) - 1),
+            "rps_doc_symbol_to_word_ratio": share(ellipses + hashes, self.count, np.nan),
+            "rps_doc_frac_all_caps_words": share(self._count(capitals), self.count, np.nan),
+            "rps_doc_frac_no_alph_words": share(self._count(no_letter), self.count, np.nan),
+            "rps_doc_stop_word_fraction": share(
+                self._count(self._stop_words(stop_words, longest)), self.count
+            ),
+            "alphabetic_word_share": self._alphabetic(),
+            "hash_symbols": hashes,
+            "ellipses": ellipses,
+            "newlines_per_word": share(
+                row.count(row.of_rare("\n")), self.count, np.nan
+            ),
+        }  # fmt: skip
+
+    def _count(self, which: NDArray[np.bool_]) -> Places:
+        """Count tokens in each text."""
+        return self.row.count(self.begins[which])
+
+    def _dots(self) -> Places:
+        """Count "..." as `str.count` does: every third dot of a run."""
+        dots = self.row.of_rare(".")
+        if not dots.size:
+            return np.zeros(self.row.ends.size, np.int64)
+        opens = np.concatenate(([0], np.flatnonzero(np.diff(dots) > 1) + 1))
+        threes = np.diff(opens, append=dots.size) // 3
+        some = np.flatnonzero(threes)
+        begins = dots[opens[some]]
+        running = np.concatenate(([0], np.cumsum(threes[some])))
+        return (
+            running[np.searchsorted(begins, self.row.ends)]
+            - running[np.searchsorted(begins, self.row.begins)]
+        )
+
+    def _letters(self, sizes: Places) -> Columns:
+        """Count letters and digits: what words are made of, without underscores and digits."""
+        row = self.row
+        lengths = np.where(self.words, self.ends - self.begins, 0)
+        running = np.concatenate(([0], np.cumsum(lengths)))
+        inside = (
+            running[np.searchsorted(self.begins, row.ends)]
+            - running[np.searchsorted(self.begins, row.begins)]
+        )
+        underscores = np.flatnonzero(row.row == ord("_"))
+        alphanumeric = inside - row.count(underscores)
+        letters = alphanumeric - row.count(self._digits) - row.count(row.having(NUMBER))
+        return {
+            "alphanumeric_share": share(alphanumeric, sizes),
+            "alphabetic_characters": letters,
+        }
+
+    def _stop_words(self, stop_words: HashSet, longest: int) -> NDArray[np.bool_]:
+        which = np.flatnonzero(self.words & (self.ends - self.begins <= longest))
+        hashes = pieces(self.row.data, self.begins[which], self.ends[which])
+        wide = self.row.wide
+        if wide.size and which.size:
+            # Only placeholders inside of the tokens looked at.
+            token = np.searchsorted(self.begins[which], wide, side="right") - 1
+            inside = (token >= 0) & (wide < self.ends[which][token])
+            add_wide(hashes, self.begins[which], wide[inside], self.row.codes[inside])
+        found = np.zeros(self.begins.size, np.bool_)
+        found[which[stop_words.find(hashes) >= 0]] = True
+        return found
+
+    def _alphabetic(self) -> NDArray[np.float64]:
+        """Return the share of words between white space that have a letter."""
+        row = self.row
+        chunk = np.cumsum(self.runs.kinds == SPACE)[self._chunk]
+        opens = np.ones(chunk.size, np.bool_)
+        opens[1:] = chunk[1:] != chunk[:-1]
+        having = np.flatnonzero(self._bits & np.uint8(LETTER))
+        distinct = np.ones(having.size, np.bool_)
+        distinct[1:] = chunk[having][1:] != chunk[having][:-1]
+        return share(
+            row.count(self.begins[having[distinct]]), row.count(self.begins[opens]), np.nan
+        )
+
+
+def raw_hashes(words: Sequence[str]) -> Hashes:
+    """Return the hash of each of some words as `TokenSignals` has it of a token."""
+    row = Row.of(words)
+    hashes = pieces(row.data, row.begins, row.ends)
+    add_wide(hashes, row.begins, row.wide, row.codes)
+    return hashes
