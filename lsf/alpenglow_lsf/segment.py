@@ -27,14 +27,14 @@ FIELDS = (
     "project", "queue", "submitted", "started", "heartbeat", "ended", "nodes_asked", "nodes_used",
     "nodes_spare", "nodes_charged", "ranks", "hosts", "left_out", "walltime_s", "deadline",
     "charge_rule", "resumed_from_step", "last_step", "last_durable_checkpoint", "startup_s",
-    "save_s", "drain_s", "guard", "exit_code", "reason", "reason_text", "estimated", "then",
+    "save_s", "drain_s", "guard", "data", "exit_code", "reason", "reason_text", "estimated", "then",
     "successor",
 )  # fmt: skip
 """Keys of a record; times in unix seconds, None for what is not known."""
 
 RANK0_FIELDS = (
     "resumed_from_step", "last_step", "last_durable_checkpoint", "startup_s", "save_s", "drain_s",
-    "guard", "heartbeat",
+    "guard", "data", "heartbeat",
 )  # fmt: skip
 """Keys that rank 0 contributes."""
 

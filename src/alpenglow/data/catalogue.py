@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from alpenglow.data.checksums import file_hash
 from alpenglow.data.shards import Shard, ShardError, ShardInfo
-from alpenglow_lsf.files import write_json
+from alpenglow_lsf.files import read_json, write_text
 
 FORMAT = 1
 NAME = "catalogue.json"
+PENDING = "removal.pending.json"
+"""Lies beside the catalogue while a removal is going on, or after it was broken off."""
+BESIDE = ("ledger.json", "rejects.jsonl", "compaction.json")
+"""Files whose checksums the catalogue keeps."""
 
 
 class CatalogueError(RuntimeError):
@@ -41,6 +46,14 @@ class Catalogue:
     tokenizer_hash: str
     vocab_size: int
     recipe_hash: str
+    removals: int = 0
+    """Removals that these shards have seen: lines of `removals.jsonl`."""
+    removals_hash: str = ""
+    """Of the log of removals (`removal_log.chain`); empty where there was none."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Name -> xxh3-128 of other files that lay beside the catalogue when it was written."""
+    made_from: Mapping[str, Any] | None = None
+    """Which catalogue this one was compacted from."""
 
     @classmethod
     def build(
@@ -85,6 +98,7 @@ class Catalogue:
         try:
             shards = tuple(ShardInfo(**shard) for shard in found["shards"])
             words = {key: found[key] for key in _WORDS}
+            words |= {key: found[key] for key in _LATER if key in found}
         except (KeyError, TypeError) as error:
             raise CatalogueError(f"{file}: the catalogue lacks or misnames {error}") from None
         catalogue = cls(folder=file.parent, shards=shards, **words)
@@ -96,18 +110,35 @@ class Catalogue:
         return catalogue
 
     def write(self) -> Path:
-        """Write `catalogue.json` under a temporary name and rename it."""
+        """Write `catalogue.json` under a temporary name and rename it; write other files before."""
+        files = {
+            name: file_hash(self.folder / name) for name in BESIDE if (self.folder / name).is_file()
+        }
+        later = {"removals": self.removals, "removals_hash": self.removals_hash, "files": files}
+        later["made_from"] = self.made_from
         tables = {
             "format": FORMAT,
+            "checksum": "0" * 32,
             "fingerprint": self.fingerprint,
             "content": self.content,
             "tokens": self.tokens,
             **{key: getattr(self, key) for key in _WORDS},
+            **{key: value for key, value in later.items() if value},
             "shards": [dataclasses.asdict(shard) for shard in self.shards],
         }
         path = self.folder / NAME
-        write_json(path, tables)
+        text = json.dumps(tables, indent=1) + "\n"
+        write_text(path, text.replace("0" * 32, xxhash.xxh3_128_hexdigest(text.encode()), 1))
         return path
+
+    def intact(self) -> bool:
+        """Whether `catalogue.json` is as it was written; one of before it had a checksum passes."""
+        text = (self.folder / NAME).read_bytes()
+        found = json.loads(text).get("checksum")
+        if found is None:
+            return True
+        blank = text.replace(str(found).encode(), b"0" * 32, 1)
+        return bool(xxhash.xxh3_128_hexdigest(blank) == found)
 
     @property
     def fingerprint(self) -> str:
@@ -117,8 +148,9 @@ class Catalogue:
 
     @property
     def content(self) -> str:
-        """Hash of the tokens themselves."""
-        return _hash([shard.content for shard in self.shards])
+        """Hash of the tokens themselves, and of which are removed."""
+        rows = [shard.content for shard in self.shards]
+        return _hash([*rows, self.removals_hash] if self.removals else rows)
 
     @property
     def tokens(self) -> int:
@@ -181,13 +213,19 @@ class Catalogue:
             raise CatalogueError(
                 f"{path}: the catalogue lists this shard, and it is missing; {cure}"
             ) from None
-        if size != shard.bytes:
+        if size != shard.bytes and size not in self._rewritten(shard):
             raise CatalogueError(
                 f"{path}: {size} bytes where the catalogue lists {shard.bytes}: cut or replaced; "
                 f"{cure}"
             )
 
+    def _rewritten(self, shard: ShardInfo) -> set[int]:
+        """Sizes that the shard may have because a removal was broken off."""
+        news = (read_json(self.folder / PENDING) or {}).get("new", {})
+        return {news[shard.file]["bytes"]} if shard.file in news else set()
 
+
+_LATER = ("removals", "removals_hash", "files", "made_from")
 _WORDS = ("tokenizer", "tokenizer_hash", "vocab_size", "recipe_hash")
 
 

@@ -34,12 +34,19 @@ class Rows(NamedTuple):
     positions: NDArray[np.int64] | None
     """[..., S], place of each input token in its document, as far as the window has it: 0 where a
     document (or the window) begins."""
+    counts: NDArray[np.bool_] | None = None
+    """[..., S], which labels count: not those of removed documents (see `Loader`); None: all do."""
 
 
 class Loader:
     """Reads samples by their number in the stream.
 
-    Shards are mapped when first needed; a run touches most of them within few steps.
+    Shards are mapped when first needed; a run touches most of them within few steps. A shard that a
+    removal replaces meanwhile stays as it was mapped; one mapped later is read with its blanks.
+
+    A label does not count where it is a token of a removed document, its first one and its end
+    token included, or where its input, the token before it, is one: nothing is learnt of the
+    blanks, and nothing that was said after them. All other labels of the window count.
     """
 
     def __init__(self, order: Order, catalogue: Catalogue) -> None:
@@ -72,17 +79,23 @@ class Loader:
         _, shards, starts = self.order.samples(indices)
         read = np.empty((len(indices), length + 1), np.int64) if tokens else None
         places = np.empty((len(indices), length), np.int64) if positions else None
+        counts: NDArray[np.bool_] | None = None
         for row, (number, start) in enumerate(zip(shards.tolist(), starts.tolist(), strict=True)):
             shard = self._shard(number)
             if read is not None:
                 shard.check(start, start + length + 1)
                 read[row] = shard.tokens[start : start + length + 1]
+                blank = shard.removed_tokens(start, start + length + 1)
+                if blank is not None:
+                    if counts is None:
+                        counts = np.ones((len(indices), length), np.bool_)
+                    counts[row] = _counted(blank)
             if places is not None:
                 places[row] = _positions(shard.document_starts, start, length)
-        return Rows(read, places)
+        return Rows(read, places, counts)
 
     def counted(self, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which labels of some samples count: all of the training stream's.
+        """Which labels of some samples count: all but those of removed documents (see `Loader`).
 
         Of the validation stream's only those of documents that lie wholly in what is held out: a
         document that training has seen any token of would say too little about new text.
@@ -94,7 +107,12 @@ class Loader:
             bool [n, S].
         """
         which, shards, starts = self.order.samples(indices)
-        counts = np.ones((len(indices), self.order.sequence_length), np.bool_)
+        length = self.order.sequence_length
+        counts = np.ones((len(indices), length), np.bool_)
+        for row, (number, start) in enumerate(zip(shards.tolist(), starts.tolist(), strict=True)):
+            blank = self._shard(number).removed_tokens(start, start + length + 1)
+            if blank is not None:
+                counts[row] = _counted(blank)
         borders = self.order.borders(which, starts)
         if borders is None:
             return counts
@@ -104,8 +122,8 @@ class Loader:
             # The first document that begins in there, and the end of the last one that ends.
             first = int(documents[np.searchsorted(documents, np.uint64(begin), "left")])
             last = int(documents[np.searchsorted(documents, np.uint64(end), "right") - 1])
-            labels = np.arange(start + 1, start + 1 + counts.shape[1])
-            counts[row] = (labels >= first) & (labels < last)
+            labels = np.arange(start + 1, start + 1 + length)
+            counts[row] &= (labels >= first) & (labels < last)
         return counts
 
     def _shard(self, index: int) -> Shard:
@@ -158,8 +176,13 @@ class BatchStream:
 
     def rows(self, first_sample: int) -> Rows:
         """The same as whole arrays: [micro_batches, micro_batch_size, S + 1 or S]."""
-        read = self._step(first_sample)
-        return Rows(*(None if a is None else a.reshape(*self._mine.shape, -1) for a in read))
+        shape = (*self._mine.shape, -1)
+        tokens, positions, counts = self._step(first_sample)
+        return Rows(
+            None if tokens is None else tokens.reshape(shape),
+            None if positions is None else positions.reshape(shape),
+            None if counts is None else counts.reshape(shape),
+        )
 
     def indices(self, first_sample: int) -> NDArray[np.int64]:
         """Numbers in the stream of this replica's samples, [micro_batches, micro_batch_size]."""
@@ -180,6 +203,11 @@ class BatchStream:
 
     def _read(self, first_sample: int) -> Rows:
         return self.loader.rows(self.indices(first_sample).reshape(-1), **self._wanted)
+
+
+def _counted(blank: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which labels count, [S], of a window of which some tokens, [S + 1], are blanked."""
+    return ~(blank[1:] | blank[:-1])
 
 
 def _positions(documents: NDArray[np.uint64], start: int, length: int) -> NDArray[np.int64]:

@@ -6,9 +6,12 @@
     documents/id       16 opaque bytes each, the document's identity
     documents/source   UTF-8 string each: where it came from; likewise `url`, `licence` and
                        `timestamp`, each left out where no document of the shard has one
+    documents/removed  uint8 each, 1 where the document was removed and its tokens blanked; absent
+                       where none was (`alpenglow.data.removal`)
     checksums          uint64, xxh3-64 of each MiB of the tokens' bytes
     attributes         format_version, slice, tokens, documents, tokenizer_hash, recipe_hash,
-                       created_by
+                       created_by; `removals`, how many removals the shard has seen; and where a
+                       shard came from, if it was made from others
 
 Nothing in it depends on the time or the machine, so the same input makes the same file. Contiguous
 and uncompressed, because a training window is a random read: compression reads ten times slower,
@@ -20,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,15 +36,19 @@ import xxhash
 from numpy.typing import NDArray
 
 import alpenglow
+from alpenglow.data.checksums import (
+    BLOCK_BYTES,
+    FACTS,
+    Tokens,
+    checksum,
+    content_hash,
+    documents_hash,
+    file_hash,
+)
 
 FORMAT_VERSION = 1
-BLOCK_BYTES = 1 << 20
-"""A checksum covers this many bytes of tokens."""
 PAGE = 4096
-FACTS = ("source", "url", "licence", "timestamp")
-"""What is known of each document, beside its id."""
-
-Tokens = NDArray[np.unsignedinteger[Any]]
+_COLUMNS = ("checksums", "documents/offset", "documents/removed")
 
 
 class ShardError(RuntimeError):
@@ -61,6 +69,12 @@ class ShardInfo:
     """Size of the file."""
     content: str
     """xxh3-64 over the checksums, in hex: changes when a token does."""
+    removed: int = 0
+    """Documents that were removed, of those counted."""
+    file_hash: str = ""
+    """xxh3-128 of every byte of the file; empty in catalogues of before there was one."""
+    documents_hash: str = ""
+    """Of the list of documents (see `documents_hash`); likewise."""
 
 
 class ShardWriter:
@@ -74,10 +88,18 @@ class ShardWriter:
         slice: name of the slice.
         dtype: "uint16" or "uint32".
         tokenizer_hash, recipe_hash: what made the tokens, kept as attributes.
+        attributes: more of them.
     """
 
     def __init__(
-        self, path: Path, *, slice: str, dtype: str, tokenizer_hash: str, recipe_hash: str
+        self,
+        path: Path,
+        *,
+        slice: str,
+        dtype: str,
+        tokenizer_hash: str,
+        recipe_hash: str,
+        attributes: Mapping[str, str] | None = None,
     ) -> None:
         if dtype not in ("uint16", "uint32"):
             raise ShardError(f"{path}: tokens are uint16 or uint32, not {dtype}")
@@ -85,6 +107,7 @@ class ShardWriter:
         self.slice = slice
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._attributes = {"tokenizer_hash": tokenizer_hash, "recipe_hash": recipe_hash}
+        self._attributes |= attributes or {}
         self._offsets = [0]
         self._ids: list[bytes] = []
         self._facts: dict[str, list[str]] = {name: [] for name in FACTS}
@@ -138,6 +161,7 @@ class ShardWriter:
             checksums = self._write(temporary)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
+            whole, listed = file_hash(temporary), documents_hash(temporary)
             temporary.replace(self.path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
@@ -151,6 +175,8 @@ class ShardWriter:
             dtype=self._dtype.name,
             bytes=self.path.stat().st_size,
             content=content_hash(checksums),
+            file_hash=whole,
+            documents_hash=listed,
         )
 
     def _write(self, path: Path) -> NDArray[np.uint64]:
@@ -220,6 +246,9 @@ class ShardWriter:
 class Shard:
     """A shard to read from, memory-mapped; `tokens` is a read-only view of the file.
 
+    All that training reads is of the one file that was opened: one that takes its place later is
+    not seen, neither its tokens nor its checksums.
+
     Raises:
         ShardError: missing, cut, or not a token shard of this format.
     """
@@ -227,39 +256,55 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with h5py.File(path, "r") as file:
-                self.attributes = {str(name): value for name, value in file.attrs.items()}
-                dataset = file["tokens"]
-                offset, count, dtype = dataset.id.get_offset(), int(dataset.shape[0]), dataset.dtype
-                self._starts = _place(file["documents/offset"])
+            with path.open("rb") as raw:
+                with h5py.File(raw, "r") as file:
+                    self.attributes = {str(name): value for name, value in file.attrs.items()}
+                    dataset = file["tokens"]
+                    place = dataset.id.get_offset(), int(dataset.shape[0]), dataset.dtype
+                    self._places = {name: _place(file[name]) for name in _COLUMNS if name in file}
+                self._size = os.fstat(raw.fileno()).st_size
+                self._mapping = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise ShardError(f"{path}: the shard is missing{_CURE}") from None
-        except (OSError, KeyError) as error:
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
             raise ShardError(f"{path}: cut, or no token shard ({error}){_CURE}") from None
         version = self.attributes.get("format_version")
         if version != FORMAT_VERSION:
             raise ShardError(f"{path}: format version {version}, this is {FORMAT_VERSION}{_CURE}")
+        offset, count, dtype = place
         if dtype.name not in ("uint16", "uint32"):
             raise ShardError(f"{path}: tokens of type {dtype}, not uint16 or uint32{_CURE}")
+        if "slice" not in self.attributes or len(set(_COLUMNS[:2]) - set(self._places)):
+            raise ShardError(f"{path}: lacks its slice, checksums or list of documents{_CURE}")
         self.slice = str(self.attributes["slice"])
         self.tokens: Tokens = np.empty(0, dtype)
         self._unchecked: dict[int, int] | None = None
         if count:
-            self.tokens = self._map(offset, count, dtype)
+            if offset is None:
+                raise ShardError(f"{path}: tokens are not contiguous, so not mappable{_CURE}")
+            self.tokens = self._map(offset, count, dtype, "tokens reach")
 
-    def _map(self, offset: int | None, count: int, dtype: np.dtype[Any]) -> Tokens:
-        if offset is None:
-            raise ShardError(f"{self.path}: tokens are not contiguous, so not mappable{_CURE}")
-        size = self.path.stat().st_size
-        if size < offset + count * dtype.itemsize:
+    def _map(self, offset: int, count: int, dtype: np.dtype[Any], what: str) -> NDArray[Any]:
+        if self._size < offset + count * dtype.itemsize:
             raise ShardError(
-                f"{self.path}: cut: {size} bytes, and tokens reach to byte "
+                f"{self.path}: cut: {self._size} bytes, and {what} to byte "
                 f"{offset + count * dtype.itemsize}{_CURE}"
             )
-        with self.path.open("rb") as file:
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         # A plain array over the mapping: slicing it costs a third of slicing a numpy.memmap.
-        return np.frombuffer(mapping, dtype, count, offset)
+        return np.frombuffer(self._mapping, dtype, count, offset)
+
+    def _column(self, name: str) -> NDArray[Any]:
+        """A column of numbers, mapped: a look-up touches a few pages, whatever its length."""
+        offset, count, dtype = self._places[name]
+        if offset is None:  # empty, or laid out otherwise than `ShardWriter` does
+            with h5py.File(self.path, "r") as file:
+                return np.asarray(file[name])
+        return self._map(offset, count, dtype, f"its {name} reaches")
+
+    @property
+    def checksums(self) -> NDArray[np.uint64]:
+        """Of each MiB of the tokens, as the shard has them."""
+        return self._column("checksums")
 
     def check(self, first: int, last: int) -> None:
         """Compare tokens `first` to before `last` with their checksums, each MiB block once.
@@ -271,8 +316,7 @@ class Shard:
             ShardError: a block differs.
         """
         if self._unchecked is None:
-            with h5py.File(self.path, "r") as file:
-                self._unchecked = dict(enumerate(np.asarray(file["checksums"]).tolist()))
+            self._unchecked = dict(enumerate(self.checksums.tolist()))
         width = self.tokens.itemsize
         for block in range(first * width // BLOCK_BYTES, (last * width - 1) // BLOCK_BYTES + 1):
             stored = self._unchecked.get(block)
@@ -289,24 +333,37 @@ class Shard:
 
     @cached_property
     def document_starts(self) -> NDArray[np.uint64]:
-        """As `offsets`, but mapped: a look-up touches a few pages, whatever the shard's size.
+        """Where documents begin, [documents + 1], mapped.
 
         Raises:
             ShardError: cut.
         """
-        offset, count = self._starts
-        if offset is None:  # laid out otherwise than `ShardWriter` does
-            return self.offsets()
-        if self.path.stat().st_size < offset + count * 8:
-            raise ShardError(f"{self.path}: cut within its list of documents{_CURE}")
-        with self.path.open("rb") as file:
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(mapping, "<u8", count, offset)
+        return self._column("documents/offset")
+
+    @cached_property
+    def removed(self) -> NDArray[np.uint8] | None:
+        """1 for each document that was removed, [documents]; None where none was."""
+        if "documents/removed" not in self._places:
+            return None
+        column = self._column("documents/removed")
+        return column if column.any() else None
+
+    def removed_tokens(self, first: int, last: int) -> NDArray[np.bool_] | None:
+        """Which of the tokens `first` to before `last` are of removed documents; None: none is."""
+        removed = self.removed
+        if removed is None:
+            return None
+        starts = self.document_starts
+        begin = int(np.searchsorted(starts, np.uint64(first), "right")) - 1
+        end = int(np.searchsorted(starts, np.uint64(last), "left"))
+        if not removed[begin:end].any():
+            return None
+        borders = np.clip(starts[begin : end + 1].astype(np.int64), first, last)
+        return np.repeat(removed[begin:end] != 0, np.diff(borders))
 
     def offsets(self) -> NDArray[np.uint64]:
-        """Where documents begin, [documents + 1]."""
-        with h5py.File(self.path, "r") as file:
-            return np.asarray(file["documents/offset"])
+        """As `document_starts`, but in memory."""
+        return np.array(self.document_starts)
 
     def identities(self) -> list[bytes]:
         """The documents' ids, 16 bytes each."""
@@ -331,8 +388,7 @@ class Shard:
         Raises:
             ShardError: a block differs; names the first one.
         """
-        with h5py.File(self.path, "r") as file:
-            stored = np.asarray(file["checksums"])
+        stored = self.checksums
         found = checksum(self.tokens)
         wrong = np.flatnonzero(stored != found) if stored.shape == found.shape else np.array([0])
         if wrong.size:
@@ -343,27 +399,9 @@ class Shard:
         return content_hash(found)
 
 
-def _place(dataset: h5py.Dataset) -> tuple[int | None, int]:
-    """Offset in the file and length of a contiguous dataset of 64-bit numbers."""
-    mappable = dataset.dtype == np.dtype("<u8")
-    return dataset.id.get_offset() if mappable else None, int(dataset.shape[0])
+def _place(dataset: h5py.Dataset) -> tuple[int | None, int, np.dtype[Any]]:
+    """Offset in the file (None: not mappable), length and type of a column of numbers."""
+    return dataset.id.get_offset(), int(dataset.shape[0]), dataset.dtype
 
 
 _CURE = "; remove it and run `bsub jobs/prepare_data.lsf`"
-
-
-def checksum(tokens: Tokens) -> NDArray[np.uint64]:
-    """xxh3-64 of each MiB of the bytes of contiguous tokens."""
-    data = memoryview(tokens.view(np.uint8))  # type: ignore[arg-type]
-    return np.array(
-        [
-            xxhash.xxh3_64_intdigest(data[start : start + BLOCK_BYTES])
-            for start in range(0, len(data), BLOCK_BYTES)
-        ],
-        np.uint64,
-    )
-
-
-def content_hash(checksums: NDArray[np.uint64]) -> str:
-    """One hash over a shard's checksums, 16 hex digits."""
-    return xxhash.xxh3_64_hexdigest(checksums.astype("<u8").tobytes())

@@ -116,9 +116,9 @@ class Batches:
         """What the step that begins at `position` trains on; asked again, it gives the same."""
         if self._stream is None:
             return MicroBatches(iter(()))
-        tokens, positions = self._stream.rows(position.samples)
+        tokens, positions, counts = self._stream.rows(position.samples)
         return MicroBatches(
-            iter(()) if tokens is None else _pairs(tokens),
+            iter(()) if tokens is None else _pairs(tokens, counts),
             None if positions is None else torch.from_numpy(positions),
         )
 
@@ -217,6 +217,10 @@ class ValidationBatches:
             yield torch.from_numpy(tokens[:, :-1]), torch.from_numpy(labels)
 
 
-def _pairs(tokens: NDArray[np.int64]) -> Pairs:
-    for rows in tokens:
-        yield torch.from_numpy(rows[:, :-1]), torch.from_numpy(rows[:, 1:])
+def _pairs(tokens: NDArray[np.int64], counts: NDArray[np.bool_] | None) -> Pairs:
+    """Cut windows into inputs and labels; labels of removed documents become IGNORED_LABEL."""
+    for number, rows in enumerate(tokens):
+        labels = rows[:, 1:]
+        if counts is not None:
+            labels = np.where(counts[number], labels, IGNORED_LABEL)
+        yield torch.from_numpy(rows[:, :-1]), torch.from_numpy(labels)

@@ -318,6 +318,8 @@ def _tables(
         "data": {
             "catalogue": str(recipe.data.catalogue),
             "fingerprint": catalogue.fingerprint,
+            "content": catalogue.content,
+            "removals": catalogue.removals,
             "tokenizer": str(catalogue.tokenizer_path),
             "tokenizer_hash": catalogue.tokenizer_hash,
         },

@@ -271,7 +271,12 @@ class Trainer:
             save_s=segment.save_s,
             drain_s=segment.drain_s,
             leave_s=segment.leave_s,
+            data={key: self.about.get("data", {}).get(key) for key in DATA_SEEN},
         )
+
+
+DATA_SEEN = ("catalogue", "fingerprint", "content", "removals")
+"""What a segment's record says of its data: removals change between segments, run.toml does not."""
 
 
 def more(outcome: StepOutcome) -> dict[str, Any]:
