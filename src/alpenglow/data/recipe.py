@@ -100,8 +100,6 @@ class FilterRecipe:
     thresholds: Mapping[str, Bound] = field(default_factory=dict)
     """Rule -> { least = ..., most = ... }: other numbers than the preset's; "60%" is the value
     that 60 in 100 documents of the slice lie below."""
-    licences: tuple[str, ...] = ()
-    """Code: keep only where a word of the licence begins with one of these; empty keeps all."""
 
 
 @dataclass(frozen=True)

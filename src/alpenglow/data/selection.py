@@ -10,9 +10,9 @@ Exact duplicates are not found here: that needs all documents, see `assembly`.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,12 @@ from alpenglow.data.document import DataError
 from alpenglow.data.document_store import REJECT_CHARACTERS, Store
 from alpenglow.data.filters import Rule
 from alpenglow.data.ledger import Count, Stage
-from alpenglow.data.recipe import FilterRecipe, PrepareRecipe
+from alpenglow.data.recipe import PrepareRecipe
 
 BEFORE_TOKENS = frozenset({"tokens", "letters_per_token"})
 """Columns that are not there before a tokenizer is."""
 CODE = frozenset({"github"})
 """Slices whose documents are programs; the others hold prose."""
-LICENCE = "licence"
-"""The reason for a program whose licence is not among those asked for."""
 LETTERS = "alphabetic_characters"
 """The column that `letters_per_token` is made of."""
 PRESETS = {"prose": ("basic", "prose"), "code": ("basic", "code")}
@@ -106,50 +104,42 @@ def of_slice(recipe: PrepareRecipe, name: str) -> tuple[Rule, ...]:
     return filters.rules(presets, {**recipe.filters.thresholds, **config.thresholds})
 
 
-def resolve(rules: Sequence[Rule], prepared: Iterable[Prepared]) -> tuple[Rule, ...]:
-    """Replace percentiles by numbers: those of the slice's own documents.
+def resolve(rules: Sequence[Rule], units: Sequence[Prepared]) -> tuple[Rule, ...]:
+    """Replace percentiles by numbers: those of the slice's own documents, all of them.
 
     Raises:
-        DataError: the column was not computed.
+        DataError: a column was not computed.
     """
-    wanted = sorted({rule.signal for rule in rules if filters.has_percentile(rule)})
-    if not wanted:
+    ranked = [rule for rule in rules if not rule.resolved]
+    parts = [columns_of(unit, ranked) for unit in units if _documents(unit)]
+    if not ranked or not parts:
         return tuple(rules)
-    parts = [columns_of(unit, wanted) for unit in prepared if _documents(unit)]
-    if not parts:
-        return tuple(rules)
-    found = {name: np.concatenate([part[name] for part in parts]) for name in wanted}
-    return tuple(
-        filters.resolve(rule, found[rule.signal]) if filters.has_percentile(rule) else rule
-        for rule in rules
-    )
+    names = set.intersection(*(set(part) for part in parts))
+    found = {name: np.concatenate([part[name] for part in parts]) for name in names}
+    with _cured(units[0].store):
+        return filters.resolve(rules, found)
 
 
-def columns_of(unit: Prepared, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Read columns of a unit by name, `tokens` and `letters_per_token` among them.
+def columns_of(unit: Prepared, rules: Sequence[Rule]) -> dict[str, NDArray[Any]]:
+    """Read the columns of a unit that rules ask for; those that were not computed are absent.
 
     Raises:
-        DataError: one was not computed.
+        DataError: a file is gone or cut.
     """
-    return _columns(unit.store, unit.annotated, unit.tokens, names)
+    return unit_columns(unit, sorted({rule.signal for rule in rules}))
 
 
-def _columns(
-    store: Path, annotated: Annotated, tokens: Path | None, names: Sequence[str]
-) -> dict[str, NDArray[Any]]:
-    read = [LETTERS if name == "letters_per_token" else name for name in names]
-    found = annotated.read([name for name in read if name != "tokens"])
-    if tokens is not None:
-        found["tokens"] = np.diff(token_file.offsets(tokens))
-        if LETTERS in found:
-            found["letters_per_token"] = found[LETTERS] / np.maximum(1, found["tokens"])
-    for name in names:
-        if name not in found:
-            raise DataError(
-                f"{store}: has no column {name}, which a rule asks for: name the model or list "
-                "that gives it under [models] or [signals], or take the rule out"
-            )
-    return {name: found[name] for name in names}
+def unit_columns(unit: Prepared, names: Sequence[str] | None) -> dict[str, NDArray[Any]]:
+    """Read columns of a unit by name, all if None; `tokens` and `letters_per_token` are always made.
+
+    Raises:
+        DataError: a file is gone or cut.
+    """
+    found = unit.annotated.read(None if names is None else [*names, LETTERS])
+    found["tokens"] = np.diff(token_file.offsets(unit.tokens))
+    if LETTERS in found:
+        found["letters_per_token"] = found[LETTERS] / np.maximum(1, found["tokens"])
+    return found
 
 
 def first_kept(store: Store, annotated: Annotated, rules: Sequence[Rule]) -> NDArray[np.int64]:
@@ -158,27 +148,33 @@ def first_kept(store: Store, annotated: Annotated, rules: Sequence[Rule]) -> NDA
     Raises:
         DataError: a column was not computed.
     """
-    rules = [
-        rule
-        for rule in rules
-        if rule.signal not in BEFORE_TOKENS and not filters.has_percentile(rule)
-    ]
+    rules = [rule for rule in rules if rule.signal not in BEFORE_TOKENS and rule.resolved]
     if not rules or not len(store):
         return np.arange(len(store))
-    names = sorted({rule.signal for rule in rules})
-    return np.flatnonzero(filters.select(_columns(store.path, annotated, None, names), rules) < 0)
+    found = annotated.read(sorted({rule.signal for rule in rules}))
+    with _cured(store.path):
+        return np.flatnonzero(filters.select(found, rules) < 0)
 
 
-def choose(
-    name: str, unit: Prepared, rules: Sequence[Rule], config: FilterRecipe, rejects: int
-) -> Staged:
+@contextlib.contextmanager
+def _cured(store: Path) -> Iterator[None]:
+    """Say what to do where a rule asks for a column that was not computed."""
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(
+            f"{store}: {error}; name the model or list that gives it under [models] or [signals], "
+            "or take the rule out"
+        ) from None
+
+
+def choose(name: str, unit: Prepared, rules: Sequence[Rule], rejects: int) -> Staged:
     """Apply rules, already resolved, to a unit.
 
     Args:
         name: of the unit.
         unit: its files.
         rules: as `resolve` returns them.
-        config: for the licences that a program may have.
         rejects: dropped documents of each reason to show.
 
     Raises:
@@ -188,16 +184,12 @@ def choose(
         tokens = np.diff(token_file.offsets(unit.tokens))
         verdict = np.full(len(store), -1, np.int32)
         if rules and len(store):  # a store without documents has no columns
-            found = columns_of(unit, sorted({rule.signal for rule in rules}))
-            verdict = np.asarray(filters.select(found, rules), np.int32)
+            with _cured(store.path):
+                verdict = np.asarray(filters.select(columns_of(unit, rules), rules), np.int32)
         licences: dict[str, int] = {}
         licence = np.array([licences.setdefault(text, len(licences)) for text in _licences(store)],
                            np.int32)  # fmt: skip
         names = [rule.name for rule in rules]
-        if store.slice in CODE and config.licences:
-            allowed = np.array([_allowed(text, config.licences) for text in licences], bool)
-            verdict[(verdict < 0) & ~allowed[licence]] = len(names)
-            names.append(LICENCE)
         rows = np.flatnonzero(verdict < 0)
         return Staged(
             unit=name,
@@ -268,12 +260,6 @@ def _licences(store: Store) -> Iterable[str]:
     for first, last in store.batches(BATCH_BYTES):
         for facts in store.facts(first, last):
             yield facts["licence"]
-
-
-def _allowed(licence: str, words: Sequence[str]) -> bool:
-    """Whether a word of the licence begins with one of these: "mit" is not found in "limited"."""
-    pattern = "|".join(re.escape(word) for word in words)
-    return re.search(rf"\b(?:{pattern})", licence, re.I) is not None
 
 
 def write_rejects(path: Path, rejects: Iterable[Reject], most: int) -> None:

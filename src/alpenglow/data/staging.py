@@ -24,7 +24,6 @@ from alpenglow.data.collect import BATCH_BYTES, Collecting, collect
 from alpenglow.data.document import DataError, Unit
 from alpenglow.data.document_store import Store
 from alpenglow.data.filters import Rule
-from alpenglow.data.recipe import FilterRecipe
 from alpenglow.data.refine import Earlier, refine
 from alpenglow.data.selection import Prepared
 from alpenglow.data.shards import ShardInfo, ShardWriter
@@ -37,8 +36,6 @@ class Task:
 
     collecting: Collecting
     annotating: Annotating
-    filters: FilterRecipe
-    rejects: int = 20
 
 
 @dataclass(frozen=True)

@@ -61,8 +61,6 @@ class Steps:
             name: Task(
                 Collecting(folder, config, recipe.collecting(name)),
                 annotating,
-                recipe.filters,
-                recipe.rejects,
             )
             for name, config in recipe.slices.items()
         }
@@ -163,9 +161,9 @@ class Steps:
         entries = (inventory.Entry(unit.name, unit.slice, files) for unit, files in each)
         inventory.write(self._run, self._folder, entries)
         rules = {name: self._resolved(name) for name in self._rules}
-        config, most = self._recipe.filters, self._recipe.rejects
+        most = self._recipe.rejects
         filtering = [
-            (choose, (unit.name, prepared, rules[unit.slice], config, most))
+            (choose, (unit.name, prepared, rules[unit.slice], most))
             for unit, prepared in zip(self._units, self._prepared, strict=True)
         ]
         found = dict(self._crew.gather(filtering))

@@ -26,7 +26,7 @@ from alpenglow.data.models import ModelSettings
 from alpenglow.data.order import Order, natural
 from alpenglow.data.pipeline import Job, main
 from alpenglow.data.progress import Progress
-from alpenglow.data.recipe import ClusterRecipe, FilterRecipe, PrepareRecipe, SliceRecipe
+from alpenglow.data.recipe import ClusterRecipe, PrepareRecipe, SliceRecipe
 from alpenglow.data.selection import Staged, choose
 from alpenglow.data.signals import SignalSettings
 from alpenglow.data.staging import Task, Tokenising, prepare
@@ -209,7 +209,7 @@ def task(folder: Path) -> tuple[Task, Tokenising]:
     collecting = Collecting(folder / "documents", SliceRecipe(), "slice")
     collecting.folder.mkdir(exist_ok=True)
     annotating = Annotating(SignalSettings(), ModelSettings())
-    return Task(collecting, annotating, FilterRecipe()), Tokenising(path, tokenizer.hash)
+    return Task(collecting, annotating), Tokenising(path, tokenizer.hash)
 
 
 def test_a_unit_that_is_done_is_not_read_again(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_unit_that_is_done_is_not_read_again(tmp_path: Path) -> None:
 
     def chosen(**thresholds: Bound) -> Staged:
         prepared = prepare(unit, about, None, tokenising)
-        return choose("a", prepared, rules(("basic",), thresholds), FilterRecipe(), 5)
+        return choose("a", prepared, rules(("basic",), thresholds), 5)
 
     first = chosen()
     text.unlink()
@@ -383,7 +383,7 @@ def test_a_store_that_nothing_names_is_removed(raw: Path, tmp_path: Path, client
         ({"tokenizer": {"origin": "file"}}, "needs file"),
         ({"cluster": {"workers": 0}}, "workers = 0"),
         ({"filters": {"threshold": {}}}, "did you mean filters.thresholds?"),
-        ({"slices": {"books": {"mask": ["e-mial"]}}}, "did you mean e-mail?"),
+        ({"slices": {"books": {"mask": ["emial"]}}}, "did you mean 'email'?"),
         ({"filters": {"thresholds": {"too short": {"least": []}}}}, "should be of type"),
     ],
 )
