@@ -195,10 +195,11 @@ def report(found: Sequence[Line], place: Workplace, rates: Rates, nodes: Sequenc
             + ("   fewest nodes that end in one job" if one and each.nodes == one.nodes else "")
         )
     units = sum(size(name, "disk").bytes for name in SLICES) / UNIT_BYTES
+    quickest = estimates[-1]
     said.append(
-        f"{units:,.0f} units of {UNIT_BYTES / 1e6:.0f} MB of raw input: on {estimates[-1].nodes:,} "
-        f"nodes {units / estimates[-1].hours / 3600:.2g} a second and pass, of which Dask's "
-        "scheduler takes some hundreds"
+        f"{units:,.0f} units of {UNIT_BYTES / 1e6:.0f} MB of raw input; on {quickest.nodes:,} "
+        f"nodes a pass over them asks Dask's scheduler for {units / quickest.hours / 3600:,.0f} "
+        "tasks a second (its documentation: up to a millisecond a task)"
     )
     return "\n".join([*said, "", *_assumptions(found, rates)])
 
