@@ -15,6 +15,7 @@ from alpenglow_analysis.data_report_tables import (
     overview_table,
     published_table,
     rules_table,
+    share,
     trimmed_table,
 )
 from alpenglow_analysis.data_report_words import MEANINGS, named, stage_word
@@ -70,7 +71,8 @@ def pictures(found: Shards) -> list[Picture]:
                 "from its table of sizes. Its mixture is what it trained on, epochs included.",
             )
         )  # fmt: skip
-    lengths = draw.lengths_figure(found.lengths)
+    ordered = {name: found.lengths[name] for name in accounts if name in found.lengths}
+    lengths = draw.lengths_figure(ordered)
     if lengths is not None:
         shards = sum(each.shards for each in found.lengths.values())
         documents = sum(each.documents for each in found.lengths.values())
@@ -145,18 +147,18 @@ def _cards(accounts: Mapping[str, SliceLedger]) -> list[Card]:
         Card("Read", size(read.bytes), f"{some(read.documents, 'document')}"),
         Card(
             "Kept", size(kept.bytes),
-            f"{percent(kept.bytes / max(1, read.bytes))} of the bytes read",
+            f"{share(kept.bytes, read.bytes) or 'none'} of the bytes read",
         ),
         Card(
             "Documents kept", count(kept.documents),
-            f"{percent(kept.documents / max(1, read.documents))} of those read",
+            f"{share(kept.documents, read.documents) or 'none'} of those read",
         ),
     ]  # fmt: skip
     if kept.tokens:
-        share = percent(kept.tokens / published)
+        part = percent(kept.tokens / published)
         cards += [
             Card(
-                "Tokens", billions(kept.tokens), f"{share} of RedPajama v1's {billions(published)}"
+                "Tokens", billions(kept.tokens), f"{part} of RedPajama v1's {billions(published)}"
             ),
             Card("Bytes a token", f"{kept.bytes / kept.tokens:.2f}", "of the text that was kept"),
         ]

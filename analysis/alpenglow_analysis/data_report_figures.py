@@ -209,8 +209,8 @@ def lengths_figure(found: Mapping[str, Lengths]) -> Figure | None:
     made = figure(1.0 + 0.36 * len(rows))
     axes = made.add_subplot()
     for y, (_, each) in enumerate(rows):
-        low, first, middle, third, high = each.percentiles.tolist()
-        axes.plot([low, high], [y, y], color=FAINT, lw=1.2, solid_capstyle="butt", zorder=1)
+        least, first, middle, third, most = each.percentiles.tolist()
+        axes.plot([least, most], [y, y], color=FAINT, lw=1.2, solid_capstyle="butt", zorder=1)
         axes.barh(
             y, third - first, left=first, height=0.5, zorder=2, facecolor="#8CCBF0",
             edgecolor="#777777", linewidth=0.4,
@@ -223,7 +223,8 @@ def lengths_figure(found: Mapping[str, Lengths]) -> Figure | None:
     axes.set_yticks(range(len(rows)), [named(name) for name, _ in rows])
     axes.set_ylim(len(rows) - 0.45, -0.55)
     axes.set_xlabel("tokens a document")
-    axes.set_title(f"Length of documents: percentiles {', '.join(map(str, PERCENTILES))}", pad=18)
+    low, high = PERCENTILES[0], PERCENTILES[-1]
+    axes.set_title(f"Length of documents, {low}th to {high}th percentile", pad=18)
     axes.tick_params(axis="y", length=0)
     grid(axes, "x")
     return made

@@ -56,7 +56,7 @@ def _overview(account: SliceLedger, stages: list[str], unit: str) -> list[int | 
         lost = getattr(stage.read, unit) - getattr(stage.kept, unit) if stage else 0
         cells.append(lost if counted else "")
     kept = getattr(account.kept, unit)
-    return [*cells, kept, percent(kept / getattr(first.read, unit))]
+    return [*cells, kept, share(kept, getattr(first.read, unit))]
 
 
 def _total(accounts: Accounts, stages: list[str], unit: str) -> list[int | str]:
@@ -66,8 +66,7 @@ def _total(accounts: Accounts, stages: list[str], unit: str) -> list[int | str]:
         numbers = [cell for cell in column if isinstance(cell, int)]
         cells.append(sum(numbers) if numbers else "")
     read, kept = cells[0], cells[-1]
-    share = percent(kept / read) if isinstance(read, int) and isinstance(kept, int) and read else ""
-    return [*cells, share]
+    return [*cells, share(kept, read) if isinstance(read, int) and isinstance(kept, int) else ""]
 
 
 def rules_table(account: SliceLedger) -> Table:
@@ -93,9 +92,9 @@ def rules_table(account: SliceLedger) -> Table:
     rows.append(
         [
             "Kept",
-            count(kept.documents), "", _share(kept.documents, read.documents),
-            size(kept.bytes), "", _share(kept.bytes, read.bytes),
-            count(kept.tokens) if kept.tokens else "", "", _share(kept.tokens, tokens_read),
+            count(kept.documents), "", share(kept.documents, read.documents),
+            size(kept.bytes), "", share(kept.bytes, read.bytes),
+            count(kept.tokens) if kept.tokens else "", "", share(kept.tokens, tokens_read),
         ]
     )  # fmt: skip
     return Table(heads, rows, sum=True)
@@ -103,16 +102,20 @@ def rules_table(account: SliceLedger) -> Table:
 
 def _cells(stage: Stage, given: Count, lost: Count) -> list[str]:
     cells = [
-        count(given.documents), count(lost.documents), _share(lost.documents, given.documents),
-        size(given.bytes), size(lost.bytes), _share(lost.bytes, given.bytes),
+        count(given.documents), count(lost.documents), share(lost.documents, given.documents),
+        size(given.bytes), size(lost.bytes), share(lost.bytes, given.bytes),
     ]  # fmt: skip
     if not stage.read.tokens:
         return [*cells, "", "", ""]
-    return [*cells, count(given.tokens), count(lost.tokens), _share(lost.tokens, given.tokens)]
+    return [*cells, count(given.tokens), count(lost.tokens), share(lost.tokens, given.tokens)]
 
 
-def _share(part: int, whole: int) -> str:
-    return percent(part / whole) if whole else ""
+def share(part: int, whole: int) -> str:
+    """A part's share, empty of nothing; less than all of it never reads as all."""
+    if not whole:
+        return ""
+    text = percent(part / whole)
+    return "> 99.9\u00a0%" if part < whole and text == percent(1.0) else text
 
 
 def comparison_table(accounts: Accounts) -> Table:
@@ -126,7 +129,7 @@ def comparison_table(accounts: Accounts) -> Table:
     for name in dict.fromkeys([*redpajama, *accounts]):
         kept = ours.get(name, Count())
         row = [named(name), count(kept.tokens) if kept.tokens else "none"]
-        row += [_share(kept.tokens, total)]
+        row += [share(kept.tokens, total)]
         if name in redpajama:
             row += [
                 count(redpajama[name]), percent(redpajama[name] / all_redpajama),
@@ -165,9 +168,9 @@ def published_table(accounts: Accounts) -> list[Block]:
             rows.append(
                 [
                     named(name),
-                    _share(stage.kept.documents, stage.read.documents),
+                    share(stage.kept.documents, stage.read.documents),
                     percent(after_documents[name] / before_documents[name]),
-                    _share(stage.kept.bytes, stage.read.bytes),
+                    share(stage.kept.bytes, stage.read.bytes),
                     percent(after[name] / before[name]),
                     f"{kept.bytes / kept.tokens:.2f}" if kept.tokens else "",
                     f"{before[name] / redpajama[name]:.2f}",
@@ -195,7 +198,7 @@ def licences_table(accounts: Accounts) -> Table:
             rows.append(
                 [
                     named(name), licence or "not stated", count(held.documents), size(held.bytes),
-                    _share(held.bytes, account.kept.bytes),
+                    share(held.bytes, account.kept.bytes),
                     count(held.tokens) if held.tokens else "",
                 ]
             )  # fmt: skip
@@ -208,7 +211,7 @@ def trimmed_table(accounts: Accounts) -> Table:
     rows = [
         [
             named(name), stage_word(stage.name), rule, count(taken.documents), size(taken.bytes),
-            _share(taken.bytes, account.read.bytes),
+            share(taken.bytes, account.read.bytes),
         ]
         for name, account in accounts.items()
         for stage in account.stages

@@ -11,7 +11,7 @@ import importlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,16 @@ def over_documents(
     return stage
 
 
+def _paragraphs(module: Any) -> Callable[[list[str]], object]:
+    seen: set[int] = set()
+
+    def run(texts: list[str]) -> None:
+        module.unique_hashes(texts)
+        module.without_repeated(texts, [], seen)
+
+    return run
+
+
 def _module(name: str) -> Any:
     try:
         return importlib.import_module(name if "." in name else f"alpenglow.data.{name}")
@@ -193,12 +203,18 @@ STAGES: dict[str, Stage] = {
     "read": _read,
     "store": _write,
     "load": _load,
+    "language": over_texts("language_id", lambda module: module.Identifier().identify),
+    "paragraphs": over_texts("paragraphs", _paragraphs),
+    "signals": over_documents(
+        "signals", lambda module: partial(module.compute, settings=module.SignalSettings())
+    ),
     "filters": _filters,
     "tokenise": _tokenise,
     "shards": _shards,
 }
 """`read`: raw input to text, as the slice does; `store` and `load`: the document store, written and
-read back; `tokenise`: with comparisons; `shards`: tokens to a shard."""
+read back; `paragraphs`: hashed, then read again without repeated lines; `tokenise`: with
+comparisons; `shards`: tokens to a shard."""
 PEERS: dict[str, Stage] = {
     "tokenise: encode_batch_fast": _library,
     "tokenise: datatrove": _datatrove,
