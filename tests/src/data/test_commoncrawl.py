@@ -237,6 +237,7 @@ def test_a_body_that_unpacks_to_far_more(coding: str, tmp_path: Path) -> None:
          '<meta http-equiv="Content-Type" content="text/html; charset=euc-jp">'),
         ("Вечерняя заря над вершинами гор", "windows-1251", "text/html", ""),
         ("Вечерняя заря над вершинами гор", "utf-16", "text/html; charset=utf-8", ""),
+        ("Вечерняя заря над вершинами гор", "utf-16-le", "text/html; charset=UTF-16LE", ""),
         ("“Quoted” – dash", "cp1252", "text/html; charset=iso-8859-1", ""),
     ],
 )  # fmt: skip
@@ -396,3 +397,46 @@ def test_documentation_pages(tmp_path: Path) -> None:
     pages = list(commoncrawl.read(unit, SliceRecipe(origin="installed")))
     assert pages[0].text == "pkg\n\nAbout.\n\n\npkg.f(a, b=1)\n\nAdd.\n\nMore."
     assert [page.fault for page in pages] == ["", "no docstring", "not Python"]
+
+
+@pytest.mark.parametrize(
+    ("html", "deep"),
+    [
+        ("<div>" * 1001, True),
+        ("<div>" * 1000 + "</div>" * 2000 + "<div>" * 900, False),
+        ("</div>" * 2000 + "<div>" * 1001, True),
+        ("<p>x<br><li>" * 5000, False),
+        ("<b><p>" * 1001, True),
+        ("<div><p>x</p></div>" * 5000, False),
+        ("< a <1 <!-- <" * 5000, False),
+        ("<" * 3000, False),
+    ],
+)
+def test_depth(html: str, deep: bool) -> None:
+    assert page_text.deeper_than(html, 1000) == deep
+
+
+@pytest.mark.parametrize("kind", ["response", "conversion"])
+def test_a_broken_character_among_good_ones(kind: str, tmp_path: Path) -> None:
+    text = "Größe und Maß, schön gewählt. " * 9
+    broken = text.encode().replace("ö".encode(), b"\xc3", 1)
+    body = broken if kind == "conversion" else warc_files.http(b"<html><p>%b</p>" % broken)
+    (found,) = of_records(tmp_path, [warc_files.record(kind, body)], min_characters=1, languages=[])
+    assert found.text == text.replace("ö", "\ufffd", 1).strip()
+
+
+def test_a_page_that_the_parser_cannot_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    html2text = pytest.importorskip("resiliparse.extract.html2text")
+    true = html2text.extract_plain_text
+
+    def fails_on_one(html: str, **options: Any) -> str:
+        if "poison" in html:
+            raise RuntimeError("of another's code")
+        return str(true(html, **options))
+
+    monkeypatch.setattr(html2text, "extract_plain_text", fails_on_one)
+    bodies = [long("poison"), PAGE.encode()]
+    parts = [warc_files.record("response", warc_files.http(b), n) for n, b in enumerate(bodies)]
+    assert [d.fault for d in of_records(tmp_path, parts)] == ["cannot be parsed", ""]
