@@ -41,14 +41,22 @@ _ASCII_GONE = _KEPT_BREAK.encode("ascii", "ignore")
 HASH = np.dtype("<u8")
 
 
-def normalised(text: str) -> bytes:
-    """Return UTF-8 of the normalised lines, with the same line breaks as `text`."""
+def normalised_lines(text: str) -> list[bytes]:
+    """Return UTF-8 of each line of `text`, normalised."""
     # Each line is stripped before control characters go: what stood behind one stays as it is.
-    stripped = "\n".join([line.strip() for line in text.split("\n")])
-    if stripped.isascii():
-        return stripped.encode().translate(_ASCII, _ASCII_GONE)
-    lowered = _GONE.sub("", _DIGIT.sub("0", stripped.lower()))
-    return lowered.encode("utf-8", "surrogatepass")
+    lines = [line.strip() for line in text.split("\n")]
+    other = [] if text.isascii() else [at for at, line in enumerate(lines) if not line.isascii()]
+    foreign = [lines[at] for at in other]
+    for at in other:
+        lines[at] = ""
+    # In one go over all lines of a kind; most lines of most pages are ASCII, where it is cheap.
+    found = "\n".join(lines).encode().translate(_ASCII, _ASCII_GONE).split(b"\n")
+    if foreign:
+        lowered = _GONE.sub("", _DIGIT.sub("0", "\n".join(foreign).lower()))
+        encoded = lowered.encode("utf-8", "surrogatepass").split(b"\n")
+        for at, line in zip(other, encoded, strict=True):
+            found[at] = line
+    return found
 
 
 def line_hashes(text: str) -> NDArray[np.uint64]:
@@ -58,9 +66,7 @@ def line_hashes(text: str) -> NDArray[np.uint64]:
         Shape (lines,), lines as `text.split("\n")` has them: an empty text has one.
     """
     sha1 = hashlib.sha1
-    heads = [
-        sha1(line, usedforsecurity=False).digest()[:8] for line in normalised(text).split(b"\n")
-    ]
+    heads = [sha1(line, usedforsecurity=False).digest()[:8] for line in normalised_lines(text)]
     return np.frombuffer(b"".join(heads), HASH).astype(np.uint64, copy=False)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import gzip
-import json
 import os
 import zipfile
 from pathlib import Path
@@ -72,29 +70,6 @@ def test_books_and_encodings(tmp_path: Path) -> None:
     assert found[0].licence == "CC0-1.0"
     assert found[2].bytes == 2
     assert decode(b"\xff\x00") is None
-
-
-def test_c4(tmp_path: Path) -> None:
-    lines = [{"text": f"text {i}", "url": f"https://a/{i}", "timestamp": "2019"} for i in range(3)]
-    content = "\n".join(json.dumps(line) for line in lines).encode()
-    (tmp_path / "c4-train.00000.json.gz").write_bytes(gzip.compress(content))
-    found = read("c4", tmp_path)
-    assert [(d.text, d.source) for d in found] == [(x["text"], x["url"]) for x in lines]
-    assert [d.text for d in read("c4", tmp_path, max_bytes=7)] == ["text 0", "text 1"]
-
-
-@pytest.mark.parametrize("line", [b"{", b"[]", b'"text"', b'{"url": ""}', b'{"text": 1}', b"\xff"])
-def test_c4_line_that_is_none(line: bytes, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b'{"text": "x"}\n' + line)
-    with pytest.raises(DataError, match=r"a\.jsonl, line 2: not a JSON object with a text"):
-        read("c4", tmp_path)
-
-
-def test_c4_cut_file(tmp_path: Path) -> None:
-    whole = gzip.compress(b'{"text": "x"}\n' * 1000)
-    (tmp_path / "a.json.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"a\.json\.gz: cannot be read after line"):
-        read("c4", tmp_path)
 
 
 def test_stackexchange_answers_by_the_number_of_their_score(tmp_path: Path) -> None:
@@ -249,21 +224,6 @@ def test_installed_packages_licence() -> None:
     assert found["click"].licence == "BSD-3-Clause"
     assert found["cpython"].licence == "PSF-2.0"
     assert "alpenglow" not in found
-
-
-def test_documentation_pages(tmp_path: Path) -> None:
-    module = tmp_path / "pkg.py"
-    module.write_text('"""About."""\n\ndef f(a, b=1):\n    """Add.\n\n    More.\n    """\n')
-    empty = tmp_path / "empty.py"
-    empty.write_text("x = 1\n")
-    broken = tmp_path / "broken.py"
-    broken.write_text("def (:\n")
-    inputs = tuple(
-        Input(str(p), f"pkg-1/{p.name}#documentation", "MIT", 1) for p in (module, empty, broken)
-    )
-    pages = list(commoncrawl.read(Unit("commoncrawl", "commoncrawl-00000", inputs), SliceRecipe()))
-    assert pages[0].text == "pkg\n\nAbout.\n\n\npkg.f(a, b=1)\n\nAdd.\n\nMore."
-    assert [page.fault for page in pages] == ["", "no docstring", "not Python"]
 
 
 def test_sample_dump_reads_like_prose() -> None:

@@ -28,7 +28,7 @@ END_MARKS = (".", "?", "!", '"')
 ELLIPSIS = "..."
 POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies",
           "use cookies")  # fmt: skip
-_END = re.compile(r"(\S*?)([.!?]+)[\"'”’)\]]*(?=\s|$)")
+_END = re.compile(r"([.!?]+)[\"'”’)\]]*(?=\s|$)")
 _SHORT = (
     "mr mrs ms dr prof sr jr st vs etc e.g i.e cf fig no vol inc ltd co corp dept est approx jan"
     " feb mar apr jun jul aug sep sept oct nov dec gen col lt capt sgt rev hon u.s u.k a.m p.m"
@@ -103,7 +103,7 @@ class Cleaner:
             stripped = raw.strip()
             if not stripped:
                 continue
-            line = CITATION.sub("", stripped)
+            line = CITATION.sub("", stripped) if "[" in stripped else stripped
             rule = self._no_sentence(stripped, line) or self._junk(line)
             if rule.startswith("page: "):
                 return Cleaned("\n".join([*kept, line]), rule.removeprefix("page: "), {})
@@ -125,8 +125,8 @@ class Cleaner:
     def _no_sentence(self, stripped: str, line: str) -> str:
         """Name the rule by which a line is none of prose; "" where it is."""
         rules = self._rules
-        words = stripped.split()
-        if len(stripped) > rules.longest_word and max(map(len, words)) > rules.longest_word:
+        most = rules.longest_word
+        if len(stripped) > most and max(map(len, stripped.split())) > most:
             return "too long word"
         if not line.endswith(END_MARKS) or line.endswith(ELLIPSIS):
             return "no end mark"
@@ -158,11 +158,13 @@ def count_sentences(line: str) -> int:
     """
     count, end = 0, 0
     for found in _END.finditer(line):
-        last = found[1].lstrip("\"'(“‘[").lower()
-        inside = found.end() < len(line)
-        short = found[2] == "." and (last in _ABBREVIATIONS or (len(last) == 1 and last.isalpha()))
-        if not (inside and short):
-            count, end = count + 1, found.end()
+        if found[1] == "." and found.end() < len(line):
+            # A word is not longer than 1,000 characters here; an abbreviation is far shorter.
+            before = line[max(0, found.start() - 40) : found.start()].split()
+            last = before[-1].lstrip("\"'(“‘[").lower() if before else ""
+            if last in _ABBREVIATIONS or (len(last) == 1 and last.isalpha()):
+                continue
+        count, end = count + 1, found.end()
     return count + bool(line[end:].strip())
 
 

@@ -78,7 +78,14 @@ class Pages:
             source = f"{item.source}#{record.name}"
             text, licence, read, fault = "", item.licence, record.size, ""
             try:
-                text, licence, read = self._text(record, licence, facts)
+                body, charset = self._body(record, facts)
+                read = len(body)
+                if record.kind == "conversion":
+                    text = self._wet_text(body, facts)
+                else:
+                    html = page_text.decoded(body, charset)
+                    licence = page_text.stated_licence(html) or licence
+                    text = page_text.page_text(html, main_content=self._rules.main_content)
                 self._judge(text, facts)
             except Refused as error:
                 fault = str(error)
@@ -144,8 +151,8 @@ class Pages:
             facts["truncated"] = headers["warc-truncated"]
         return facts
 
-    def _text(self, record: Record, licence: str, facts: dict[str, str]) -> tuple[str, str, int]:
-        """Text, licence and bytes read of a record; the title goes into `facts`."""
+    def _body(self, record: Record, facts: dict[str, str]) -> tuple[bytes, str]:
+        """Return a record's page, HTML or ready text, and its charset where that is stated."""
         if record.kind == "revisit":
             raise Refused(REVISIT)
         if record.content is None:
@@ -155,13 +162,11 @@ class Pages:
         if "truncated" in facts and not self._rules.truncated:
             raise Refused(TRUNCATED)
         if record.kind == "conversion":
-            return self._wet_text(record.content, facts), licence, record.size
-        body, kind, charset = _body(record)
+            return record.content, "utf-8"
+        body, kind, charset = _sent(record.content, record)
         if kind not in page_text.HTML_KINDS and (kind or not page_text.looks_html(body)):
             raise Refused(page_text.NOT_HTML)
-        html = page_text.decoded(body, charset)
-        text = page_text.page_text(html, main_content=self._rules.main_content)
-        return text, page_text.stated_licence(html) or licence, len(body)
+        return body, charset
 
     def _wet_text(self, content: bytes, facts: dict[str, str]) -> str:
         text = page_text.decoded(content, html=False)
@@ -195,9 +200,8 @@ def _known(record: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(record[name]) for name in OF_CCNET if record.get(name) not in (None, "")}
 
 
-def _body(record: Record) -> tuple[bytes, str, str]:
+def _sent(content: bytes, record: Record) -> tuple[bytes, str, str]:
     """Body, media type and charset of a response or a resource."""
-    content = record.content or b""
     stated = record.headers.get("content-type", "")
     if record.kind == "resource" and not stated.lower().startswith("application/http"):
         kind, charset = http.media_type(stated)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 from alpenglow.data.document import DataError
 
 LARGEST_PAGE = 10_000_000
@@ -18,6 +20,7 @@ PAGE_TOO_LARGE = "page larger than 10 MB"
 NOT_HTML = "not HTML"
 NO_TEXT = "no text"
 UNDECODABLE = "undecodable"
+NOT_PARSED = "cannot be parsed"
 TOO_DEEP = "nested too deeply"
 DEEPEST = 1000
 """Elements inside each other; browsers stop at 512."""
@@ -25,6 +28,7 @@ MOST_BROKEN = 0.01
 """Share of characters that the encoding has no meaning for."""
 HTML_KINDS = frozenset({"text/html", "application/xhtml+xml"})
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
+_LESS, _SLASH, _A, _Z = b"</az"
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)")
 _NO_END = (
     "area base br col embed hr img input link meta source track wbr p li dt dd tr td th thead tbody"
@@ -33,7 +37,9 @@ _NO_END = (
 _LEFT_OPEN = frozenset(_NO_END.split())
 """Elements without an end tag, or whose end tag people leave out: they tell nothing of depth."""
 _LOOKS_HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
-_LICENCE_TAG = re.compile(r"<(?:a|link)\b[^<>]{0,2000}>", re.IGNORECASE)
+LONGEST_TAG = 2000
+"""Characters on each side of the word that a tag is looked for in."""
+_LICENCE_TAG = re.compile(r"<(?:a|link)\s[^<>]*>", re.IGNORECASE)
 _LICENCE_REL = re.compile(r"\brel\s*=\s*[\"']?[^\"'>]*\blicense\b", re.IGNORECASE)
 _HREF = re.compile(r"\bhref\s*=\s*[\"']?([^\"'\s>]+)", re.IGNORECASE)
 _CREATIVE_COMMONS = re.compile(
@@ -53,7 +59,8 @@ def looks_html(body: bytes) -> bool:
 def decoded(body: bytes, charset: str = "", *, html: bool = True) -> str:
     """Decode a page: by its byte order mark, else the server's word, else the page's, else a guess.
 
-    Where the stated encoding leaves broken characters, the guess is tried, and the better one wins.
+    Where a page's stated encoding breaks more characters than it reads (a page in latin-1 that says
+    UTF-8), the guess is tried; a few broken ones among good ones stay as U+FFFD.
 
     Raises:
         Refused: binary, too large, or more than 1 % of the characters are broken.
@@ -61,11 +68,12 @@ def decoded(body: bytes, charset: str = "", *, html: bool = True) -> str:
     if len(body) > LARGEST_PAGE:
         raise Refused(PAGE_TOO_LARGE)
     marked = next((name for mark, name in _MARKS if body.startswith(mark)), "")
-    if not marked and b"\0" in body[:1024]:
+    wide = charset.lower().startswith(("utf-16", "utf16"))
+    if not (marked or wide) and b"\0" in body[:1024]:
         raise Refused(NOT_HTML if html else UNDECODABLE)
     text = _decode(body, marked or charset or ("" if html else "utf-8"), html=html)
     broken = text.count("\ufffd")
-    if broken and not marked:
+    if html and not marked and broken > len(text) - len(text.encode("ascii", "ignore")) - broken:
         other = _decode(body, "", html=False)
         if other.count("\ufffd") < broken:
             text, broken = other, other.count("\ufffd")
@@ -112,9 +120,12 @@ def page_text(html: str, *, main_content: bool = True) -> str:
         raise DataError(CURE) from None
     if deeper_than(html, DEEPEST):
         raise Refused(TOO_DEEP)
-    text = extract_plain_text(
-        html, main_content=main_content, alt_texts=False, comments=not main_content
-    )
+    try:
+        text = extract_plain_text(
+            html, main_content=main_content, alt_texts=False, comments=not main_content
+        )
+    except Exception:  # another's parser: what it cannot take is one page, not the unit
+        raise Refused(NOT_PARSED) from None
     text = "\n".join([line.rstrip() for line in text.split("\n")]).strip()
     if not text:
         raise Refused(NO_TEXT)
@@ -124,6 +135,13 @@ def page_text(html: str, *, main_content: bool = True) -> str:
 def deeper_than(html: str, depth: int) -> bool:
     """Whether more than `depth` elements stand inside each other."""
     if html.count("<") <= depth:
+        return False
+    # A bound that is quick to find: every tag without a slash counts as one that opens.
+    data = np.frombuffer(html.encode("utf-8", "replace"), np.uint8)
+    after = data[np.minimum(np.flatnonzero(data == _LESS) + 1, len(data) - 1)]
+    steps = np.where(after == _SLASH, -1, ((after | 32) >= _A) & ((after | 32) <= _Z))
+    levels = np.cumsum(steps)
+    if int((levels - np.minimum(np.minimum.accumulate(levels), 0)).max()) <= depth:
         return False
     level = 0
     for slash, name in _TAG.findall(html):
@@ -140,14 +158,17 @@ def stated_licence(html: str) -> str:
 
     "" where the page states none, or more than one: then it is not said which part has which.
     """
-    if "license" not in html:
-        return ""
     found = set()
-    for tag in _LICENCE_TAG.findall(html):
-        if _LICENCE_REL.search(tag):
+    at = html.find("license")
+    while at >= 0:
+        begin = html.rfind("<", max(0, at - LONGEST_TAG), at)
+        end = html.find(">", at, at + LONGEST_TAG)
+        tag = html[begin : end + 1] if begin >= 0 and end >= 0 else ""
+        if _LICENCE_TAG.match(tag) and _LICENCE_REL.search(tag):
             address = _HREF.search(tag)
             if address:
                 found.add(_spdx(address[1]))
+        at = html.find("license", max(end, at + 1))
     return found.pop() if len(found) == 1 else ""
 
 
