@@ -232,12 +232,9 @@ def round_bound(inside: float, outside: float | None, side: Side, dtype: np.dtyp
         bound = toward(inside * step) / step
         as_stored = kind(bound)
         holds = as_stored <= kind(inside) if side == "least" else as_stored >= kind(inside)
-        if outside is None:
-            parts = True
-        elif side == "least":
-            parts = as_stored > kind(outside)
-        else:
-            parts = as_stored < kind(outside)
-        if holds and parts:
+        beyond = outside is None or (
+            as_stored > kind(outside) if side == "least" else as_stored < kind(outside)
+        )
+        if holds and beyond:
             return float(bound)
     return inside

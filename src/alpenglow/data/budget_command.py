@@ -128,7 +128,7 @@ def sentences(
             said.append(
                 f"{each.slice}: cut at {each.cut.signal} = {each.value:g}; of the documents that "
                 f"the other rules keep, {each.within / each.documents:.1%} stay "
-                f"(the worst of them was {each.worst:g})"
+                f"(the worst of them was {each.worst:.4g})"
             )
         elif each.tokens > MUCH * each.target.tokens:
             said.append(
@@ -136,9 +136,8 @@ def sentences(
                 "signal to cut it by: give it a smaller weight in the mixture"
             )
     for name in left_out:
-        said.append(
-            f"{name}: nothing is kept of it; the target wants {_short(wanted[name].tokens)}"
-        )
+        size = _short(wanted[name].tokens)
+        said.append(f"{name}: nothing is kept of it; the target has {size} tokens of it")
     return said
 
 
@@ -165,9 +164,8 @@ def _signal(text: str) -> tuple[str, Cut | None]:
     name, _, signal = text.partition("=")
     signal, _, side = signal.partition(":")
     if name not in SLICES or not signal:
-        raise ValueError(
-            f"--signal {text}: should be SLICE=COLUMN, SLICE=COLUMN:most or SLICE=none"
-        )
+        shapes = "SLICE=COLUMN, SLICE=COLUMN:most or SLICE=none"
+        raise ValueError(f"--signal {text}: should be {shapes}")
     if signal == "none":
         return name, None
     if not side:
