@@ -30,7 +30,10 @@ PUBLISHED = ("llama", "redpajama")
 ENOUGH = 0.995
 """A slice that has this much of its target reaches it: published counts have three digits."""
 
-_SCORE = re.compile(r"rps_doc_ml_\w+_score")
+QUALITY = ("wikiref", "wikipedia", "palm")
+"""Classifiers of quality, as RedPajama v2 names them; others (toxicity) have to be named."""
+
+_SCORE = re.compile(rf"rps_doc_ml_({'|'.join(QUALITY)})\w*_score")
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ def scaled(
 
 
 def natural_cut(columns: Mapping[str, NDArray[Any]]) -> Cut | None:
-    """The signal that a slice is cut by if none is named: a classifier's score, else perplexity."""
+    """The signal to cut by if none is named: a quality classifier's score, else perplexity."""
     scores = sorted(name for name in columns if _SCORE.fullmatch(name))
     if scores:
         return Cut(scores[0], "least")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alpenglow.data.budget import (
     PUBLISHED,
+    QUALITY,
     Cut,
     SliceBudget,
     SliceColumns,
@@ -218,8 +219,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--signal", action="append", default=[], metavar="SLICE=COLUMN[:least|most]",
-        help="cut a slice by this column; by default by its first rps_doc_ml_*_score, else by "
-        "ccnet_perplexity, where they are stored; SLICE=none leaves it whole",
+        help="cut a slice by this column; by default by the score of a classifier whose name begins "
+        f"with {', '.join(QUALITY)}, else by ccnet_perplexity; SLICE=none leaves it whole",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, help="write the recipe's tables here too (TOML)")
     return parser

@@ -160,6 +160,10 @@ def test_classifier_first_then_perplexity() -> None:
     assert natural_cut(both) == Cut(SCORE, "least")
     assert natural_cut(documents(3, 0, (PERPLEXITY,)).columns) == Cut(PERPLEXITY, "most")
     assert natural_cut({"rps_doc_word_count": np.ones(3)}) is None
+    german = {"rps_doc_ml_toxicity_score": np.ones(3), "rps_doc_ml_wikiref_de_score": np.ones(3)}
+    assert natural_cut(german) == Cut("rps_doc_ml_wikiref_de_score", "least")
+    del german["rps_doc_ml_wikiref_de_score"]
+    assert natural_cut(german) is None  # more of it is not better
 
 
 def run(
