@@ -13,6 +13,7 @@ which one side lacks does not decide alone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from alpenglow.data.word_grams import WordGrams
 KIND = "importance model"
 BUCKETS = 10_000
 PAGES = 500_000
-"""Of each side, at most (RedPajama v2)."""
+"""Of each side (RedPajama v2)."""
 PART = 1000
 """Texts that are counted at once."""
 
@@ -57,7 +58,7 @@ class Importance:
             name: of the target.
             target: what the data should be like.
             source: what there is.
-            pages: random documents of each side, at most.
+            pages: random documents of each side, about.
 
         Raises:
             DataError: a side has no words.
@@ -68,9 +69,10 @@ class Importance:
         logs = []
         for seed in (target, source):
             count = np.zeros(BUCKETS, np.int64)
-            texts = seed.sample(pages)
-            for begin in range(0, len(texts), PART):
-                count += grams.counts(texts[begin : begin + PART])
+            share = pages / max(1, sum(1 for _ in seed.texts()))
+            texts = seed.part(share)
+            while some := list(itertools.islice(texts, PART)):
+                count += grams.counts(some)
             if not count.any():
                 raise DataError(f"{', '.join(map(str, seed.paths))}: no words to count")
             logs.append(np.log(count + 1.0) - np.log(count.sum() + BUCKETS))

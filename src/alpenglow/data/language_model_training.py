@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from alpenglow.data.language_model import (
     subwords,
 )
 from alpenglow.data.language_model_estimate import Vocabulary, as_lines, estimate
-from alpenglow.data.seed_text import Seed, text_rank
+from alpenglow.data.seed_text import Seed
 from alpenglow.data.word_table import WordTable
 
 UNKNOWN = "<unk>"
@@ -40,8 +40,8 @@ class LanguageModelSettings:
     """Subwords at most."""
     prune: int = 1
     """N-grams of three tokens or more seen so often or less are left out; 0 keeps all."""
-    max_bytes: int = 200_000_000
-    """Of more seed text than this, a random part of its documents is taken."""
+    max_bytes: int = 100_000_000
+    """Of more seed text than this, a random part of its documents is taken (4 GB of memory)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 8:
@@ -55,7 +55,7 @@ class LanguageModelSettings:
 def train(seed: Seed, settings: LanguageModelSettings) -> LanguageModel:
     """Train on seed text; the same documents in the same order give the same model.
 
-    Memory is about 60 bytes a byte of seed text, beside the text itself.
+    Memory is about 40 bytes a byte of the seed text that is taken.
 
     Raises:
         DataError: too little text, or seed text that cannot be read.
@@ -64,17 +64,10 @@ def train(seed: Seed, settings: LanguageModelSettings) -> LanguageModel:
 
     size = sum(len(text.encode("utf-8", "surrogatepass")) for text in seed.texts())
     share = min(1.0, settings.max_bytes / max(1, size))
-
-    def texts() -> Iterator[str]:
-        limit = int(share * 2**128)
-        for text in seed.texts():
-            if share == 1.0 or text_rank(text) < limit:
-                yield text
-
-    json = train_subwords(texts(), settings.vocabulary)
+    json = train_subwords(seed.part(share), settings.vocabulary)
     backend = Backend.from_str(json)
     vocabulary = Vocabulary(int(backend.get_vocab_size()))
-    stream, place = _tokens(texts(), backend, vocabulary)
+    stream, place = _tokens(seed.part(share), backend, vocabulary)
     tokens = int((place > 0).sum())
     if tokens < LEAST_TOKENS:
         raise DataError(

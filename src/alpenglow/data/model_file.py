@@ -110,4 +110,5 @@ def _mapped(path: Path, dataset: h5py.Dataset) -> NDArray[Any]:
         return np.asarray(dataset)
     if offset + dataset.nbytes > path.stat().st_size:
         raise ValueError(f"{dataset.name} ends beyond the file")
-    return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
+    # As a plain array: the class memmap costs time at every look-up, and keeps the same pages.
+    return np.asarray(np.memmap(path, dataset.dtype, "r", offset, dataset.shape))

@@ -69,6 +69,18 @@ class Seed:
                 {"name": name, "documents": documents, "bytes": size, "xxh3": hasher.hexdigest()}
             )
 
+    def part(self, share: float, key: int = 0) -> Iterator[str]:
+        """Yield a random part of the documents, in their order; all of them from a share of 1.
+
+        Args:
+            share: of the documents, 0 to 1; memory is that of one document.
+            key: another draws another part.
+        """
+        limit = share * 2.0**128
+        for text in self.texts():
+            if share >= 1 or text_rank(text, key) < limit:
+                yield text
+
     def sample(self, documents: int, key: int = 0) -> list[str]:
         """Draw documents at random: those whose keyed hash is smallest, in that order.
 

@@ -30,7 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", nargs="+", type=Path, required=True, metavar="SEED")
     parser.add_argument("--source", nargs="+", type=Path, required=True, metavar="SEED")
     parser.add_argument("--output", type=Path, required=True, help="the model's file")
-    parser.add_argument("--pages", type=int, default=PAGES, help=f"of each side; default {PAGES}")
+    parser.add_argument(
+        "--pages", type=int, default=PAGES, help=f"random documents of each side; default {PAGES}"
+    )
     options = parser.parse_args(arguments)
     if options.pages < 1:
         parser.error("--pages should be 1 or more")

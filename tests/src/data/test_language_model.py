@@ -330,3 +330,7 @@ def test_a_sample_depends_on_the_documents_alone(tmp_path: Path) -> None:
     assert set(one) != set(texts[:20])
     assert Seed([tmp_path / "b.jsonl"]).sample(20, key=1) != Seed([tmp_path / "b.jsonl"]).sample(20)
     assert sorted(Seed([tmp_path]).sample(1000)) == sorted(texts)
+    part = list(Seed([tmp_path / "b.jsonl"]).part(0.2))
+    assert 10 <= len(part) <= 60
+    assert part == [text for text in texts[50:] if text in part]
+    assert list(Seed([tmp_path / "b.jsonl"]).part(1)) == texts[50:]
