@@ -14,8 +14,7 @@ from alpenglow.data.document import DataError, Document, Input, InputAbsent, Uni
 from alpenglow.data.recipe import SLICES, SliceRecipe
 from alpenglow.data.slices import commoncrawl, github, installed, wikipedia
 from alpenglow.data.slices.arxiv import strip_comments
-from alpenglow.data.slices.html_text import plain
-from alpenglow.data.slices.source import Source, decode
+from alpenglow.data.slices.source import Source
 from alpenglow.data.slices.wikitext import clean
 
 
@@ -34,7 +33,7 @@ def read(name: str, root: Path, **changes: object) -> list[Document]:
 def test_data() -> Path:
     folder = os.environ.get("ALPENGLOW_TEST_DATA")
     if not folder:
-        pytest.skip("ALPENGLOW_TEST_DATA is not set: no StackExchange and arXiv samples to read")
+        pytest.skip("ALPENGLOW_TEST_DATA is not set: no arXiv samples to read")
     return Path(folder)
 
 
@@ -56,63 +55,6 @@ def test_an_origin_that_a_slice_does_not_know(name: str, tmp_path: Path) -> None
         slices.of_name(name).units(source(name, tmp_path, origin="installed"))
 
 
-def test_books_and_encodings(tmp_path: Path) -> None:
-    (tmp_path / "b.txt").write_bytes("Größe\r\n".encode("latin-1"))
-    (tmp_path / "a.txt").write_bytes("\ufeffNaïve\n".encode())
-    (tmp_path / "c.txt").write_bytes(b"\x00\x01")
-    (tmp_path / ".hidden.txt").write_text("no")
-    found = read("books", tmp_path, licence="CC0-1.0")
-    assert [(d.source, d.text, d.fault) for d in found] == [
-        ("a.txt", "Naïve\n", ""),
-        ("b.txt", "Größe\n", ""),
-        ("c.txt", "", "binary"),
-    ]
-    assert found[0].licence == "CC0-1.0"
-    assert found[2].bytes == 2
-    assert decode(b"\xff\x00") is None
-
-
-def test_stackexchange_answers_by_the_number_of_their_score(tmp_path: Path) -> None:
-    rows = [(7, 2, 9), (1, 1, 3), (2, 2, 2), (3, 2, 102), (4, 2, 10), (5, 2, -1), (6, 2, 10)]
-    body = "".join(
-        f'<row Id="{i}" PostTypeId="{kind}" Score="{score}" Body="&lt;p&gt;body {i}&lt;/p&gt;" '
-        + ('Title="Why?"' if kind == 1 else 'ParentId="1"')
-        + "/>"
-        for i, kind, score in rows
-    )
-    header = "<?xml version='1.0'?>\n<!DOCTYPE posts SYSTEM 'posts.dtd'>\n"
-    (tmp_path / "coffee_Posts.xml").write_text(f"{header}<posts>{body}</posts>")
-    (found,) = read("stackexchange", tmp_path, licence="CC BY-SA 4.0")
-    assert found.text.split("\n") == [
-        "Q: Why? body 1",
-        *[f"A: body {i}" for i in (3, 4, 6, 7, 2, 5)],
-    ]
-    assert found.source == "coffee/questions/1"
-    assert found.licence == "CC BY-SA 4.0"
-
-
-def test_stackexchange_real_sites(test_data: Path) -> None:
-    # One of the two files carries a DOCTYPE whose file does not exist.
-    found = read("stackexchange", test_data / "stackexchange")
-    sites = {d.source.partition("/")[0] for d in found}
-    assert sites == {"coffee", "history_meta"}
-    assert len(found) == len({d.id for d in found}) > 500
-    assert all(d.text.startswith("Q: ") for d in found)
-    first = next(d for d in found if d.source == "coffee/questions/1")
-    assert first.text.startswith("Q: How should I store whole bean coffee? I just got a pound")
-    assert not any("<p>" in d.text for d in found)
-
-
-@pytest.mark.parametrize("content", ["<posts><row Id='1'", "<posts><row Id='x'/></posts>"])
-def test_stackexchange_damaged(content: str, tmp_path: Path) -> None:
-    (tmp_path / "Posts.xml").write_text(content)
-    with pytest.raises(DataError, match=r"Posts\.xml: "):
-        read("stackexchange", tmp_path)
-
-
-def test_html() -> None:
-    markup = "<p>a &amp; b<br>c</p><ul><li>x</li><li>y</li></ul><pre>  if a &lt; b:\n    c</pre>"
-    assert plain(markup + "<script>no</script>") == "a & b\nc\n\n* x\n* y\n\n  if a < b:\n    c"
 
 
 @pytest.mark.parametrize(

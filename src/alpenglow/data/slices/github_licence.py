@@ -17,6 +17,7 @@ UNKNOWN = "not recognised"
 _NAME = re.compile(r"(?:un)?licen[cs]e|(?:licen[cs]e|copying)(?:[-_.].+)?", re.I)
 _PLAIN = re.compile(r"(?:un)?(?:licen[cs]e|copying)(?:\.(?:txt|md|rst|markdown|html))?", re.I)
 _SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9][^\n\r]*)")
+_COMPOUND = re.compile(" (?:AND|OR) ")
 _END = re.compile(r"\s*(?:\*/|-->|#\}|\*\)|[\"'`;]).*$")
 HEAD = 4000
 """Characters at the head of a file that may hold its SPDX line."""
@@ -44,6 +45,7 @@ _TITLES = (
 )
 _SENTENCES = (
     (r"apache licen[cs]e,? version 2 0", "Apache-2.0"),
+    (r"terms of the mozilla public licen[cs]e v(?:ersion)? 2 0", "MPL-2.0"),
     (r"boost software licen[cs]e version 1 0", "BSL-1.0"),
     (r"python software foundation licen[cs]e version 2", "PSF-2.0"),
     (r"this is free and unencumbered software released into the public domain", "Unlicense"),
@@ -89,9 +91,16 @@ def _grants(words: str) -> list[str]:
         keeps = "and this permission notice shall be included in all copies" in words
         keeps = keeps or re.search("permission notice .{0,60}shall be included", words) is not None
         found.append("MIT" if keeps else "MIT-0")
-    if re.search("permission to use copy modify (?:and )?(?:or )?distribute this software", words):
-        keeps = "provided that the above copyright notice and this permission notice" in words
-        found.append("ISC" if keeps else "0BSD")
+    use = re.search(
+        "permission to use copy modify (?:and )?(?:or )?distribute this software .{0,200}granted"
+        "( provided that the above copyright notice (?:and this permission notice )?)?",
+        words,
+    )
+    if use:
+        # The stack of licences of Python ends with one of this family.
+        names = {None: "0BSD", True: "ISC", False: "HPND"}
+        name = names[use[1] and "permission notice" in use[1]]
+        found += [] if "python software foundation" in words else [name]
     if "redistribution and use in source and binary forms" in words:
         if "all advertising materials mentioning features" in words:
             found.append("BSD-4-Clause")
@@ -112,17 +121,22 @@ def of_folder(files: Mapping[str, str]) -> str | None:
     """Tell the licence from all licence files of one folder: name -> text; None without a file.
 
     A file named just LICENSE or COPYING decides, all of them if there are several. With nothing
-    but LICENSE-MIT and LICENSE-APACHE, the custom of Rust, one may choose: OR.
+    but LICENSE-MIT and LICENSE-APACHE, the custom of Rust, one may choose: OR. So it is where the
+    plain file only says that one may choose either.
     """
-    plain = {of_file(text) for name, text in files.items() if _PLAIN.fullmatch(name)}
-    if plain:
-        return " AND ".join(_bracketed(item) for item in sorted(plain))
-    others = {of_file(text) for text in files.values()}
-    return " OR ".join(_bracketed(item) for item in sorted(others)) or None
+    plain = [text for name, text in files.items() if _PLAIN.fullmatch(name)]
+    found = {of_file(text) for text in plain}
+    others = {of_file(text) for name, text in files.items() if not _PLAIN.fullmatch(name)}
+    chosen = found == {UNKNOWN} and others and re.search(r"\beither\b", plain[0])
+    if plain and not chosen:
+        return _joined(found, " AND ")
+    return _joined(others, " OR ") or None
 
 
-def _bracketed(expression: str) -> str:
-    return f"({expression})" if re.search(r" (?:AND|OR) ", expression) else expression
+def _joined(expressions: set[str], word: str) -> str:
+    if len(expressions) == 1:
+        return next(iter(expressions))
+    return word.join(f"({e})" if _COMPOUND.search(e) else e for e in sorted(expressions))
 
 
 _TOKEN = re.compile(r"\(|\)|\bAND\b|\bOR\b", re.I)

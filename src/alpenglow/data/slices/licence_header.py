@@ -24,7 +24,7 @@ RULE = "licence header"
 _COPYRIGHT = re.compile("copyright", re.I)
 
 _NOTICE = re.compile(
-    r"""copyright\s*(?:\(c\)|©|:|by\b|holders?\b|the\b|notice|[12]\d{3})
+    r"""copyright\s*(?:\(c\)|©|:|by\b|holders?\b|the\b|notice|[12]\d{3}|(?-i:[A-Z]))
     | \(c\)\s*(?:copyright\b|[12]\d{3}) | © | \ball\s+rights\s+reserved\b | spdx-license-identifier
     | @licen[cs]e\b | \blicen[cs]ed?\s*: | \blicen[cs]ed\s+(?:to|under)\b
     | \b(?:under|of|see)\s+(?:the\s+)?(?:\S+\s+){0,8}?(?:licen[cs]e|copying)\b
