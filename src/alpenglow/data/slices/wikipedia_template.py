@@ -1,7 +1,7 @@
-"""Templates whose text is one of their arguments, as Wikipedias in many languages have them.
+"""Templates whose text is one of their arguments, by their names in the English Wikipedia.
 
-Everything else that a template prints is in the template's own page, which a dump's articles do not
-hold. Names are compared without case.
+Wikipedias in other languages share many of these names. Everything else that a template prints is
+in the template's own page, which a dump's articles do not hold.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _FIRST = frozenset(
      "var", "em", "strong", "abbr", "tooltip", "sic", "formatnum", "number", "as of", "start date",
      "smallcaps", "sc", "sc2", "math", "uc", "ucfirst", "lc", "lcfirst", "linktext", "visible anchor",
      "vanchor", "center", "quote", "blockquote", "cquote", "wikt-lang", "ill", "interlanguage link",
-     "not a typo", "proper name", "keypress", "key", "code", "samp", "kbd", "angle bracket", "bdi")
+     "not a typo", "nihongo", "flag", "flagcountry", "val", "nihongo", "flag", "flagcountry", "val", "proper name", "keypress", "key", "code", "samp", "kbd", "angle bracket", "bdi")
 )  # fmt: skip
 _SECOND = frozenset(
     ("lang", "langue", "transl", "transliteration", "script", "lang-x", "color", "wt")

@@ -1,7 +1,7 @@
 """Wiki markup to plain text: templates, tables, references and link syntax go, the prose stays.
 
 Small and linear on purpose: nested marks are matched by one scan with a stack, and no pattern looks
-further than its line or its own closing mark. What templates would have produced is mostly lost with
+further than its own closing mark. What templates would have produced is mostly lost with
 them; a few whose text is one of their arguments (`{{lang|fr|mot}}`, `{{nowrap|...}}`,
 `{{convert|5|km}}`) give it. Formulas stay, between dollar signs as in LaTeX. Code stays as it is.
 """
@@ -31,7 +31,9 @@ _QUOTES = re.compile(r"'{2,5}")
 _MAGIC = re.compile(r"__([^\W\d_]+)__")
 _VARIANT = re.compile(r"-\{([^{}\n]*)\}-")
 _BLANK = re.compile(r"\n{3,}")
-_EMPTY = re.compile(r" ?\([\s,;:]*\)|(?<=\()[ \t]*[,;:][ \t]*")  # left of "({{IPA|...}}, born"
+# What is left of "({{IPA|...}}, born 1900, {{age|...}})"; short, so that the scan stays linear.
+_EMPTY = re.compile(r" ?\([\s,;:]{0,99}\)|(?<=\()[ \t,;:]{1,9}|[ \t,;:]{1,9}(?=\))")
+_WORD = re.compile(r"[^\W_]")
 _SPACES = re.compile(r"[ \t]{2,}")
 _BEFORE_STOP = re.compile(r"(?<=\S) ([,.])(?=\s|\Z)")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[a-z]+)*:\S", re.A)
@@ -225,8 +227,8 @@ def _variant(match: re.Match[str]) -> str:
 
 def _plain(text: str, held: list[str]) -> str:
     text = html.unescape(text).replace("\xa0", " ")
-    text = _EMPTY.sub("", text)
     text = _SPACES.sub(" ", text)
+    text = _EMPTY.sub("", text)
     text = "\n".join([_line(line) for line in text.split("\n")])
     text = _BEFORE_STOP.sub(r"\1", text)
     if held:
@@ -241,8 +243,10 @@ def _line(line: str) -> str:
     if first == "=" and line.endswith("=") and len(line) > 2:
         return line.strip("=").strip()
     if first and first in "*#:;":
-        return line.lstrip("*#:; \t")
-    return "" if line[:2] in ("|-", "|}", "|+") else line
+        line = line.lstrip("*#:; \t")
+    if line[:2] in ("|-", "|}", "|+") or not _WORD.search(line):
+        return ""
+    return line.lstrip(",; ") if line[:1] in ",;" else line
 
 
 def _size(text: str) -> int:
