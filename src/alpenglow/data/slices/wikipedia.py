@@ -1,7 +1,11 @@
 """Wikipedia slice: articles of a pages-articles XML dump, redirects and other name spaces left out.
 
-The dump is streamed: memory is about one page. With origin `wheel` the dump is a file inside a
-wheel that pip downloads and nothing installs (the sample dump in gensim's).
+The dump is streamed (`wikipedia_dump`): memory is about one page. Language, names of spaces and
+addresses come from the dump's head, its language else from the file's name (`dewiki-...`). Mode
+`fixed` cleans markup with `wikitext`, `faithful` as RedPajama v1 did (`wikipedia_v1`).
+
+With origin `wheel` the dump is a file inside a wheel that pip downloads and nothing installs (the
+sample dump in gensim's).
 """
 
 from __future__ import annotations
@@ -9,18 +13,20 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
-import subprocess
-import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, cast
-from xml.etree import ElementTree
+from urllib.parse import quote
 
-from alpenglow.data.document import DataError, Document, Input, InputAbsent, Unit, one_each
+from alpenglow.data.document import DataError, Document, Unit, one_each
 from alpenglow.data.recipe import SliceRecipe
-from alpenglow.data.slices import wikitext
+from alpenglow.data.slices import wikipedia_languages, wikipedia_v1, wikitext
 from alpenglow.data.slices.source import Source, up_to
+from alpenglow.data.slices.wikipedia_dump import Dump, NotADump, Page, Site
+from alpenglow.data.slices.wikipedia_wheel import in_wheel
 
 NAME = "wikipedia"
 NEEDS = (
@@ -28,8 +34,6 @@ NEEDS = (
     "or one inside a wheel (origin = 'wheel')"
 )
 ENDINGS = (".xml.bz2", ".xml.gz", ".xml")
-DOWNLOAD_S = 120
-"""Longest time for pip to fetch a wheel."""
 
 
 def units(config: Source) -> list[Unit]:
@@ -39,7 +43,7 @@ def units(config: Source) -> list[Unit]:
         InputAbsent: there is no dump, or the wheel cannot be had.
     """
     if config.recipe.origin == "wheel":
-        inputs = [_in_wheel(config)]
+        inputs = [in_wheel(config, NEEDS)]
     else:
         inputs = config.files(ENDINGS, NEEDS)
     return one_each(NAME, inputs, config.recipe.max_bytes)
@@ -51,39 +55,90 @@ def read(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:
     Raises:
         DataError: the dump is cut or no XML.
     """
-    return up_to(_articles(unit), unit.limit)
+    return up_to(_articles(unit, recipe.mode == "faithful"), unit.limit)
 
 
-def _articles(unit: Unit) -> Iterator[Document]:
+def _articles(unit: Unit, faithful: bool) -> Iterator[Document]:
     (item,) = unit.inputs
+    dump: Dump | None = None
+    last = ""
     try:
         with _open(item.path) as stream:
-            for title, identity, markup in _pages(stream):
-                text = f"{title}\n\n{wikitext.clean(markup)}"
-                yield Document(
-                    text, NAME, f"{item.source}#{identity}", item.licence, {"title": title}
-                )
-    except (ElementTree.ParseError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise DataError(f"{item.path}: not a whole dump ({error}); fetch it again") from None
+            dump = Dump(stream, Path(item.path.partition("!")[2] or item.path).name)
+            cleaner: _Cleaner | None = None
+            for page in dump.pages():
+                last = page.title[:100]
+                if page.space != "0":
+                    continue
+                if cleaner is None:
+                    cleaner = _Cleaner(dump.site, faithful)
+                if page.fault or not cleaner.is_redirect(page):
+                    draft = Document(
+                        "", NAME, f"{item.source}#{page.id or page.title}", item.licence
+                    )
+                    yield cleaner.document(page, draft)
+    except (NotADump, OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError) as error:
+        place = f" after the page {last!r}" if last else ""
+        raise DataError(f"{item.path}: not a whole dump{place} ({error}); fetch it again") from None
 
 
-def _pages(stream: IO[bytes]) -> Iterator[tuple[str, str, str]]:
-    """Yield (title, page id, markup) of articles."""
-    events = ElementTree.iterparse(stream, events=("start", "end"))
-    root: ElementTree.Element | None = None
-    for event, element in events:
-        if root is None:
-            root = element
-        if event != "end" or (not element.tag.endswith("}page") and element.tag != "page"):
-            continue
-        space = element.tag[: -len("page")]
-        redirect = element.find(f"{space}redirect") is not None
-        markup = element.findtext(f"{space}revision/{space}text") or ""
-        redirect = redirect or markup.lstrip()[:9].lower() == "#redirect"
-        if element.findtext(f"{space}ns", "0") == "0" and not redirect:
-            title = element.findtext(f"{space}title") or ""
-            yield title, element.findtext(f"{space}id") or title, markup
-        root.clear()  # else every page read so far stays in memory
+class _Cleaner:
+    """Makes documents of pages.
+
+    Args:
+        site: what the dump's head says.
+        faithful: as RedPajama v1.
+    """
+
+    def __init__(self, site: Site, faithful: bool) -> None:
+        own = wikipedia_languages.of(site.language)
+        self._site = site
+        self._faithful = faithful
+        if faithful:
+            self._media = (*wikipedia_languages.MEDIA, *own.media)
+            self._category = (*wikipedia_languages.CATEGORY, *own.category)
+        else:
+            self._media = (*wikipedia_languages.MEDIA, *own.media, *site.media)
+            self._category = (*wikipedia_languages.CATEGORY, *own.category, *site.category)
+        self._redirect = (*wikipedia_languages.REDIRECT, *own.redirect)
+        self._markup = wikitext.Cleaner(self._media, self._category)
+
+    def is_redirect(self, page: Page) -> bool:
+        """Whether a page only names another; v1 goes by the dump's tag alone."""
+        if page.redirect:
+            return True
+        if self._faithful:
+            return page.text is None
+        return (page.text or "").lstrip()[:40].lower().startswith(self._redirect)
+
+    def document(self, page: Page, draft: Document) -> Document:
+        """Return a page as a document."""
+        title = page.title.replace(" ", "_")
+        url = self._site.base and self._site.base + quote(title, safe=";@$!*(),/~:")
+        if self._faithful and self._site.language:
+            url = f"https://{self._site.language}.wikipedia.org/wiki/{quote(page.title)}"
+        metadata = {"title": page.title, "page": page.id, "language": self._site.language}
+        if page.revision:
+            metadata["revision"] = page.revision
+        draft = replace(draft, url=url, timestamp=page.timestamp, metadata=metadata)
+        if page.fault or page.text is None:
+            return replace(draft, fault=page.fault or "no text", size=page.size)
+        if self._faithful:
+            return self._as_v1(page.text, page.size, draft)
+        text, trimmed = self._markup.clean(page.text)
+        if not text:
+            return replace(draft, fault="no text", size=page.size)
+        return replace(draft, text=f"{page.title}\n\n{text}", trimmed=trimmed)
+
+    def _as_v1(self, markup: str, size: int, draft: Document) -> Document:
+        try:
+            text = wikipedia_v1.clean(markup, self._media, self._category)
+        except wikipedia_v1.NotParsed:
+            return replace(draft, fault="not parsed", size=size)
+        if not text:
+            return replace(draft, fault="no text", size=size)
+        taken = size - len(text.encode("utf-8", "surrogatepass"))
+        return replace(draft, text=text, trimmed={"markup": taken} if taken > 0 else {})
 
 
 @contextlib.contextmanager
@@ -101,43 +156,3 @@ def _open(path: str) -> Iterator[IO[bytes]]:
         elif name.endswith(".gz"):
             raw = cast(IO[bytes], stack.enter_context(gzip.open(raw)))
         yield raw
-
-
-def _in_wheel(config: Source) -> Input:
-    recipe = config.recipe
-    wheel, member = cast(str, recipe.wheel), cast(str, recipe.member)
-    package = wheel.partition("==")[0]
-    pattern = f"{wheel.replace('==', '-').replace('-', '?')}-*.whl"
-    path = next(iter(sorted(config.root.glob(pattern))), None)
-    if path is None:
-        _download(wheel, config.root)
-        path = next(iter(sorted(config.root.glob(pattern))), None)
-    if path is None:
-        raise InputAbsent(f"{NAME}: pip brought no wheel of {wheel} into {config.root}; {NEEDS}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = archive.getinfo(member).file_size
-    except (zipfile.BadZipFile, OSError):
-        raise DataError(f"{path}: not a whole wheel; remove it and start again") from None
-    except KeyError:
-        raise DataError(f"{path}: holds no {member}; name another wheel or member") from None
-    return Input(f"{path}!{member}", f"{package}/{Path(member).name}", recipe.licence, size)
-
-
-def _download(wheel: str, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
-               "--quiet", "--disable-pip-version-check", "--retries", "1", "--timeout", "15",
-               "--dest", str(folder), wheel]  # fmt: skip
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=DOWNLOAD_S, check=False
-        )
-        reason = done.stderr.strip().splitlines()[-1:] if done.returncode else None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = [str(error)]
-    if reason is not None:
-        raise InputAbsent(
-            f"{NAME}: pip could not download {wheel} ({''.join(reason) or 'no reason given'}): "
-            f"is this machine offline? Put the wheel into {folder} to have this slice"
-        )
