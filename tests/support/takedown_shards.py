@@ -23,7 +23,7 @@ def identity(slice_name: str, number: int) -> bytes:
 def write_takedown_shards(
     folder: Path, *, shards: int = 2, documents: int = 60, longest: int = 400, vocabulary: int = 500
 ) -> Catalogue:
-    """Write `shards` shards of each of two slices; document n of a slice is `identity(slice, n)`."""
+    """Write shards of two slices; the n-th document of a slice is `identity(slice, n)`."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"added_tokens": [{"id": END, "content": "<|endoftext|>"}]})
     (folder / "tokenizer.json").write_text(text)

@@ -109,8 +109,11 @@ class DocumentIndex:
 
     def find(self, kind: str, value: str) -> NDArray[np.int64]:
         """Numbers of the documents that may have a value, ascending; see `KINDS`."""
-        found = self._tables[kind].find(key(kind, normal(kind, value)))
-        return np.asarray(found, np.int64)
+        return self.find_key(kind, key(kind, normal(kind, value)))
+
+    def find_key(self, kind: str, wanted: int) -> NDArray[np.int64]:
+        """The same by the 64 bits of a value."""
+        return np.asarray(self._tables[kind].find(wanted), np.int64)
 
     def places(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Shards (places in the catalogue) and rows in them."""

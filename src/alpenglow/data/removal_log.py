@@ -86,7 +86,7 @@ def damage(catalogue: Catalogue) -> str:
                 return f"line {number} is not as it was written"
             found = _chain(found, text.removesuffix(_after(after)))
     except DataError as error:
-        return str(error)
+        return str(error).removeprefix(f"{catalogue.folder / NAME}: ")
     if number != catalogue.removals:
         return f"{number} removals, and the catalogue has seen {catalogue.removals}"
     if found != catalogue.removals_hash or (after and after != catalogue.content):

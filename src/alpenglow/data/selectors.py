@@ -48,12 +48,14 @@ def selected(options: argparse.Namespace) -> tuple[str, list[str]] | None:
 def _ids(value: str) -> list[str]:
     """Ids from a file (one a line; # begins a comment) or from a list with commas."""
     path = Path(value)
+    if not set(value.lower()) - set("0123456789abcdef, "):
+        return [one.strip() for one in value.split(",") if one.strip()]
     try:
-        if not path.is_file():
-            if "/" in value or "." in value:
-                raise DataError(f"{value}: no such file of ids")
-            return [one.strip() for one in value.split(",") if one.strip()]
         lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(
+            f"{value}: no such file of ids, and no ids: an id has 32 hexadecimal digits"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{value}: not readable as a list of ids: {error}") from None
     return [one for line in lines if (one := line.partition("#")[0].strip())]

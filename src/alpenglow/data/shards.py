@@ -23,7 +23,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,26 +87,18 @@ class ShardWriter:
         slice: name of the slice.
         dtype: "uint16" or "uint32".
         tokenizer_hash, recipe_hash: what made the tokens, kept as attributes.
-        attributes: more of them.
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        slice: str,
-        dtype: str,
-        tokenizer_hash: str,
-        recipe_hash: str,
-        attributes: Mapping[str, str] | None = None,
+        self, path: Path, *, slice: str, dtype: str, tokenizer_hash: str, recipe_hash: str
     ) -> None:
         if dtype not in ("uint16", "uint32"):
             raise ShardError(f"{path}: tokens are uint16 or uint32, not {dtype}")
         self.path = path
         self.slice = slice
         self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._attributes = {"tokenizer_hash": tokenizer_hash, "recipe_hash": recipe_hash}
-        self._attributes |= attributes or {}
+        self.attributes = {"tokenizer_hash": tokenizer_hash, "recipe_hash": recipe_hash}
+        """Attributes of the file, beside what it says of itself; more may be added."""
         self._offsets = [0]
         self._ids: list[bytes] = []
         self._facts: dict[str, list[str]] = {name: [] for name in FACTS}
@@ -201,7 +192,7 @@ class ShardWriter:
             file.attrs["tokens"] = self.tokens
             file.attrs["documents"] = len(self._ids)
             file.attrs["created_by"] = f"alpenglow {alpenglow.__version__}"
-            for name, value in self._attributes.items():
+            for name, value in self.attributes.items():
                 file.attrs[name] = value
         return checksums
 

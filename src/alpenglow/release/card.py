@@ -135,6 +135,7 @@ def _data(record: RunRecord) -> Rows:
     return [
         ("catalogue", _known(record.fact("data", "catalogue"))),
         ("fingerprint", _known(record.fact("data", "fingerprint"))),
+        ("removals before the run", _known(record.fact("data", "removals"))),
         ("tokenizer", _known(record.fact("data", "tokenizer"))),
         ("order seed", _known(record.fact("recipe", "data", "seed"))),
     ]
