@@ -23,7 +23,7 @@ from alpenglow.data.signals.words import Words, word_hashes
 
 Columns = dict[str, NDArray[Any]]
 
-BLOCK = 1_000_000
+BLOCK = 500_000
 """Characters that are looked at together: arrays that fit into a processor's cache, and a bound of
 memory. A longer document is a block of its own."""
 
@@ -144,8 +144,8 @@ def _part(
     del words
     runs = Runs.of(row)
     line = LineSignals(row, runs, newlines, characters)
-    token = TokenSignals(row, runs, line.digits)
-    columns |= token.documents(lists.stop_words, lists.longest)
+    token = TokenSignals(row, runs)
+    columns |= token.documents(lists.stop_words, lists.longest, lists.beginnings)
     ends = np.sort(np.concatenate((token.enders(), line.lines.ends)), kind="stable")
     columns |= line.documents(token.sentence_ends(ends))
     for name in ("hash_symbols", "ellipses"):
