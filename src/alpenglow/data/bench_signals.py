@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from alpenglow.data.bench import hardware
@@ -78,7 +77,7 @@ def measure(documents: Sequence[Document]) -> Found:
             begin = time.process_time()
             results[name] = variants[name](portion)
             rates[name].append(size / MEGABYTE / (time.process_time() - begin))
-        different += _different(*results["signals"], results["reference"])
+        different += _different(results["signals"], results["reference"])
     return Found(rates, total, different)
 
 
@@ -94,7 +93,8 @@ def _portions(documents: Sequence[Document]) -> list[list[Document]]:
     return portions
 
 
-def _different(columns: Columns, lines: Columns, wanted: list[Any]) -> Counter[str]:
+def _different(computed: tuple[Columns, Columns], wanted: list[Any]) -> Counter[str]:
+    columns, lines = computed
     found: Counter[str] = Counter()
     for index, (values, of_lines) in enumerate(wanted):
         for name, value in values.items():
@@ -108,7 +108,9 @@ def _different(columns: Columns, lines: Columns, wanted: list[Any]) -> Counter[s
 
 
 def _close(one: float, other: float, error: float) -> bool:
-    return math.isclose(one, other, rel_tol=error, abs_tol=error) or one != one and other != other
+    return math.isclose(one, other, rel_tol=error, abs_tol=error) or (
+        math.isnan(one) and math.isnan(other)
+    )
 
 
 def memory(text: str, settings: SignalSettings | None = None) -> float:

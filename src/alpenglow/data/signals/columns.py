@@ -134,7 +134,9 @@ def _part(
 ) -> _Part:
     columns = words.documents(texts, lists.gopher[words.rewritten])
     if lists.phrases is not None:
-        columns["rps_doc_ldnoobw_words"] = words.blocked(lists.phrases[words.rewritten])
+        blocked = words.blocked(lists.phrases[words.rewritten])
+        columns["rps_doc_ldnoobw_words"] = blocked
+        columns["bad_words_per_word"] = blocked / np.maximum(words.count, 1)
     if settings.repetition:
         columns |= Repetition(words.hashes, words.offset, words.characters).columns()
     javascript = (

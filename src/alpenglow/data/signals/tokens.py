@@ -83,7 +83,9 @@ class TokenSignals:
     def enders(self) -> Places:
         """Return places of `.`, `!` and `?`, ascending."""
         places, found = self.row.rare
-        return places[(found == ord(".")) | (found == ord("!")) | (found == ord("?"))]
+        which = (found == ord(".")) | (found == ord("!")) | (found == ord("?"))
+        enders: Places = places[which]
+        return enders
 
     def documents(self, stop_words: HashSet, longest: int, beginnings: bytes) -> Columns:
         """Return columns of documents; shape (texts,) each.
