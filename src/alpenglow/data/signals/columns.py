@@ -23,7 +23,7 @@ from alpenglow.data.signals.words import Words, word_hashes
 
 Columns = dict[str, NDArray[Any]]
 
-BLOCK = 1_000_000
+BLOCK = 500_000
 """Characters that are looked at together: arrays that fit into a processor's cache, and a bound of
 memory. A longer document is a block of its own."""
 
@@ -134,7 +134,9 @@ def _part(
 ) -> _Part:
     columns = words.documents(texts, lists.gopher[words.rewritten])
     if lists.phrases is not None:
-        columns["rps_doc_ldnoobw_words"] = words.blocked(lists.phrases[words.rewritten])
+        blocked = words.blocked(lists.phrases[words.rewritten])
+        columns["rps_doc_ldnoobw_words"] = blocked
+        columns["bad_words_per_word"] = blocked / np.maximum(words.count, 1)
     if settings.repetition:
         columns |= Repetition(words.hashes, words.offset, words.characters).columns()
     javascript = (
@@ -144,8 +146,8 @@ def _part(
     del words
     runs = Runs.of(row)
     line = LineSignals(row, runs, newlines, characters)
-    token = TokenSignals(row, runs, line.digits)
-    columns |= token.documents(lists.stop_words, lists.longest)
+    token = TokenSignals(row, runs)
+    columns |= token.documents(lists.stop_words, lists.longest, lists.beginnings)
     ends = np.sort(np.concatenate((token.enders(), line.lines.ends)), kind="stable")
     columns |= line.documents(token.sentence_ends(ends))
     for name in ("hash_symbols", "ellipses"):

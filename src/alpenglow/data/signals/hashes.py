@@ -88,28 +88,36 @@ class Groups:
     """Whether a group begins there."""
 
     @classmethod
-    def of(cls, keys: Hashes) -> Groups:
+    def of(cls, keys: Hashes, width: int = 64) -> Groups:
         """Group equal keys.
 
         A sort of plain numbers is several times as fast as one that returns their order, so the
-        place goes into the low bits of each key; that this cuts no two different keys to the same
-        is checked, and where it does they are sorted whole.
+        place goes into the low bits of each key. Where there is no room for it, the key's own low
+        bits go; that this makes no two different keys equal is checked, and where it does they are
+        sorted whole.
+
+        Args:
+            keys: shape (pieces,).
+            width: bits that they have; all 64 are spread evenly (`mix`).
         """
         count = keys.size
-        width = np.uint64(max(1, count - 1).bit_length())
-        low = (np.uint64(1) << width) - np.uint64(1)
-        packed = (keys & ~low) | np.arange(count, dtype=np.uint64)
+        bits = max(1, count - 1).bit_length()
+        low = np.uint64((1 << bits) - 1)
+        whole = width + bits <= 64
+        packed = keys << np.uint64(bits) if whole else keys & ~low
+        packed |= np.arange(count, dtype=np.uint64)
         packed.sort()
-        order = (packed & low).astype(np.int64)
-        packed >>= width
+        order = (packed & low).view(np.int64)
+        packed >>= np.uint64(bits)
         first = np.ones(count, np.bool_)
         np.not_equal(packed[1:], packed[:-1], out=first[1:])
         del packed
-        whole = keys[order]
-        if np.any((whole[1:] != whole[:-1]) & ~first[1:]):
-            order = np.argsort(keys, kind="stable")
-            whole = keys[order]
-            np.not_equal(whole[1:], whole[:-1], out=first[1:])
+        if not whole:
+            again = np.flatnonzero(~first)
+            if np.any(keys[order[again]] != keys[order[again - 1]]):
+                order = np.argsort(keys, kind="stable")
+                ordered = keys[order]
+                np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
         return cls(order, first)
 
     @property

@@ -2,7 +2,7 @@
 
 RedPajama v2's (app/src/core/quality_signals/lines.py of its repository) look at lines that U+000A
 ends. The shares that Gopher (Rae et al. 2021, Table A1), C4 (Raffel et al. 2020, section 2.2),
-FineWeb (Penedo et al. 2024, section 3.5) and RedPajama v1's GitHub filter cut at follow.
+FineWeb (Penedo et al. 2024, section 3.6) and RedPajama v1's GitHub filter cut at follow.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ COOKIES = (b"cookie policy", b"uses cookies", b"use of cookies", b"use cookies")
 """C4 removes lines with these (T5's `c4_utils`, read in 2020's release)."""
 SHORT_LINE = 30
 """Characters of a short line (FineWeb)."""
-C4_WORDS = 3
-"""Words that C4 asks of a line."""
+C4_WORDS = 5
+"""Words that C4's builder asks of a line (c4_utils.py of TensorFlow Datasets; the paper says 3)."""
 PROSE_WORDS = 4
 
 

@@ -165,7 +165,7 @@ def _kept_by_c4(line: str) -> bool:
     return (
         end.endswith((".", "!", "?", '"'))
         and not end.endswith("...")
-        and len(line.split()) >= 3
+        and len(line.split()) >= 5
         and "javascript" not in _small(line)
         and not any(phrase in _small(line) for phrase in _POLICY)
     )

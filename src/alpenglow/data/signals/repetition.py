@@ -92,10 +92,10 @@ class Repetition:
         top = np.zeros(self._texts.size)
         covered = np.zeros(self._texts.size)
         if places.size:
-            keys = group[places].astype(np.uint64) << np.uint64(32)
+            width = int(group.max()).bit_length()
+            keys = group[places].astype(np.uint64) << np.uint64(width)
             keys |= group[places + 1].astype(np.uint64)
-            # Numbers of groups are made of the key's low bits too: the sort wants them above.
-            groups = Groups.of(mix(keys))
+            groups = Groups.of(keys, 2 * width) if width <= 20 else Groups.of(mix(keys))
             order, begins = groups.order, groups.begins
             sizes = np.diff(begins, append=order.size)
             if size in TOP:

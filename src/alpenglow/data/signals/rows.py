@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,16 @@ def totals(values: NDArray[Any], offset: Places) -> NDArray[Any]:
     """Add up values of lines or words: those from offset[i] to offset[i + 1], for each i."""
     running = np.concatenate(([0], np.cumsum(values, dtype=np.result_type(values, np.int64))))
     return running[offset[1:]] - running[offset[:-1]]
+
+
+def counts(which: NDArray[np.bool_], offset: Places) -> Places:
+    """Count those that are true from offset[i] to offset[i + 1], for each i."""
+    if which.size < 256 * offset.size:
+        return np.diff(np.searchsorted(np.flatnonzero(which), offset))
+    bounds = offset.tolist()
+    return np.array(
+        [np.count_nonzero(which[begin:end]) for begin, end in itertools.pairwise(bounds)], np.int64
+    )
 
 
 def share(part: NDArray[Any], whole: NDArray[Any], empty: float = 0.0) -> NDArray[np.float64]:
@@ -117,6 +128,15 @@ class Row:
     def count(self, places: Places) -> Places:
         """Count ascending places in each text; shape (texts,)."""
         return np.searchsorted(places, self.ends) - np.searchsorted(places, self.begins)
+
+    def having_bit(self, bit: int) -> Places:
+        """Count characters of each text whose class has a bit; the U+000A behind it has none.
+
+        Args:
+            bit: of the low eight, and none that U+000A has.
+        """
+        offset = np.append(self.begins, self.size)
+        return counts((self.classes & np.uint8(bit)) != 0, offset)
 
     def special(self) -> NDArray[np.bool_]:
         """Tell which texts Python has to normalise; shape (texts,)."""

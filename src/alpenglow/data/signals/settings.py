@@ -12,7 +12,7 @@ from types import MappingProxyType
 import xxhash
 
 from alpenglow.data.document import DataError
-from alpenglow.data.signals.characters import normalised
+from alpenglow.data.signals.characters import WIDE, normalised
 from alpenglow.data.signals.hashes import HashSet
 from alpenglow.data.signals.stop_words import ENGLISH, GOPHER
 from alpenglow.data.signals.words import phrase_hashes, word_hashes
@@ -78,7 +78,9 @@ class Lists:
 
     stop_words: HashSet
     longest: int
-    """Bytes of the longest stop word."""
+    """Characters of the longest stop word."""
+    beginnings: bytes
+    """First bytes of stop words in a row."""
     gopher: Mapping[bool, HashSet]
     """Stop words of which Gopher asks for two (its eight, or those of the file): hashes in texts
     that Python had to normalise, and in the others."""
@@ -116,6 +118,7 @@ def _lists(settings: SignalSettings, _content: str) -> Lists:
     return Lists(
         HashSet(hashes),
         max(len(word) for word in words),
+        bytes({min(ord(word[0]), WIDE) for word in words}),
         {rewritten: HashSet(word_hashes(single, rewritten)) for rewritten in (False, True)},
         phrases,
         domains,

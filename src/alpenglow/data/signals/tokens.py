@@ -16,14 +16,13 @@ from alpenglow.data.signals.characters import (
     ELLIPSIS,
     LETTER,
     LOWER,
-    NUMBER,
     SPACE,
     SURROGATE,
     UPPER,
     WORD,
 )
 from alpenglow.data.signals.hashes import Hashes, HashSet, Places, add_wide, pieces
-from alpenglow.data.signals.rows import Row, share
+from alpenglow.data.signals.rows import Row, counts, share
 from alpenglow.data.signals.runs import Runs
 
 Columns = dict[str, NDArray[Any]]
@@ -35,21 +34,17 @@ _SHORT = 64
 class TokenSignals:
     """All that is computed from the raw words of one row."""
 
-    def __init__(self, row: Row, runs: Runs, digits: Places) -> None:
-        """Find the tokens.
-
-        Args:
-            row: the texts.
-            runs: of it.
-            digits: places of ASCII digits.
-        """
-        self.row, self.runs, self._digits = row, runs, digits
+    def __init__(self, row: Row, runs: Runs) -> None:
+        """Find the tokens of a row."""
+        self.row = row
         which = np.flatnonzero(runs.kinds != SPACE)
-        self.kinds = runs.kinds[which]
         self.begins, self.ends = runs.begins[which], runs.begins[which + 1]
-        self.count = row.count(self.begins)
-        self.words = self.kinds == WORD
-        self._chunk = which
+        self.words = runs.kinds[which] == WORD
+        self.offset = np.append(np.searchsorted(self.begins, row.begins), which.size)
+        self.count = np.diff(self.offset)
+        # Runs of white space before each token: equal for those that one word holds.
+        self._chunk = which - np.arange(which.size)
+        self._word_begins = self.begins[self.words]
         self._bits = self._seen()
 
     def _seen(self) -> NDArray[np.uint8]:
@@ -63,10 +58,8 @@ class TokenSignals:
         size = self.ends - self.begins
         left = np.flatnonzero((bits & np.uint8(settled)) != settled)
         left = left[size[left] > 2]
-        plain = self.kinds[left] == WORD
-        if self.row.wide.size:
-            plain |= True
-        left = left[plain]  # signs of ASCII have none of these bits
+        if not self.row.wide.size:
+            left = left[self.words[left]]  # signs of ASCII have none of these bits
         done = 1
         while left.size and done < _SHORT:
             bits[left] |= classes[self.begins[left] + done]
@@ -83,21 +76,24 @@ class TokenSignals:
         RedPajama v2 counts what `\b[^.!?]+[.!?]*` finds. Whatever a match takes in, it is one run
         without `.`, `!` and `?` that has a letter, digit or underscore: each such run gives one.
         """
-        words = np.searchsorted(self.begins[self.words], places)
+        words = np.searchsorted(self._word_begins, places)
         ends: Places = places[np.diff(words, prepend=0) > 0]
         return ends
 
     def enders(self) -> Places:
         """Return places of `.`, `!` and `?`, ascending."""
         places, found = self.row.rare
-        return places[(found == ord(".")) | (found == ord("!")) | (found == ord("?"))]
+        which = (found == ord(".")) | (found == ord("!")) | (found == ord("?"))
+        enders: Places = places[which]
+        return enders
 
-    def documents(self, stop_words: HashSet, longest: int) -> Columns:
+    def documents(self, stop_words: HashSet, longest: int, beginnings: bytes) -> Columns:
         """Return columns of documents; shape (texts,) each.
 
         Args:
             stop_words: hashes of stop words (`pieces` of them, in small letters).
             longest: characters of the longest.
+            beginnings: first bytes of them in a row.
         """
         row, bits = self.row, self._bits
         sizes = row.ends - row.begins
@@ -121,19 +117,17 @@ class TokenSignals:
             "rps_doc_frac_all_caps_words": share(self._count(capitals), self.count, np.nan),
             "rps_doc_frac_no_alph_words": share(self._count(no_letter), self.count, np.nan),
             "rps_doc_stop_word_fraction": share(
-                self._count(self._stop_words(stop_words, longest)), self.count
+                self._count(self._stop_words(stop_words, longest, beginnings)), self.count
             ),
             "alphabetic_word_share": self._alphabetic(),
             "hash_symbols": hashes,
             "ellipses": ellipses,
-            "newlines_per_word": share(
-                row.count(row.of_rare("\n")), self.count, np.nan
-            ),
+            "newlines_per_word": share(row.count(row.of_rare("\n")), self.count, np.nan),
         }  # fmt: skip
 
     def _count(self, which: NDArray[np.bool_]) -> Places:
         """Count tokens in each text."""
-        return self.row.count(self.begins[which])
+        return counts(which, self.offset)
 
     def _dots(self) -> Places:
         """Count "..." as `str.count` does: every third dot of a run."""
@@ -153,22 +147,20 @@ class TokenSignals:
     def _letters(self, sizes: Places) -> Columns:
         """Count letters and digits: what words are made of, without underscores and digits."""
         row = self.row
-        lengths = np.where(self.words, self.ends - self.begins, 0)
-        running = np.concatenate(([0], np.cumsum(lengths)))
-        inside = (
-            running[np.searchsorted(self.begins, row.ends)]
-            - running[np.searchsorted(self.begins, row.begins)]
-        )
-        underscores = np.flatnonzero(row.row == ord("_"))
-        alphanumeric = inside - row.count(underscores)
-        letters = alphanumeric - row.count(self._digits) - row.count(row.having(NUMBER))
+        underscores = counts(row.row == ord("_"), np.append(row.begins, row.size))
         return {
-            "alphanumeric_share": share(alphanumeric, sizes),
-            "alphabetic_characters": letters,
+            "alphanumeric_share": share(row.having_bit(WORD) - underscores, sizes),
+            "alphabetic_characters": row.having_bit(LETTER),
         }
 
-    def _stop_words(self, stop_words: HashSet, longest: int) -> NDArray[np.bool_]:
-        which = np.flatnonzero(self.words & (self.ends - self.begins <= longest))
+    def _stop_words(
+        self, stop_words: HashSet, longest: int, beginnings: bytes
+    ) -> NDArray[np.bool_]:
+        first = np.zeros(256, np.bool_)
+        first[list(beginnings)] = True
+        chosen = first[self.row.row[self.begins]]
+        chosen &= self.ends - self.begins <= longest
+        which = np.flatnonzero(chosen)
         hashes = pieces(self.row.data, self.begins[which], self.ends[which])
         wide = self.row.wide
         if wide.size and which.size:
@@ -182,16 +174,15 @@ class TokenSignals:
 
     def _alphabetic(self) -> NDArray[np.float64]:
         """Return the share of words between white space that have a letter."""
-        row = self.row
-        chunk = np.cumsum(self.runs.kinds == SPACE)[self._chunk]
-        opens = np.ones(chunk.size, np.bool_)
-        opens[1:] = chunk[1:] != chunk[:-1]
+        chunk = self._chunk
         having = np.flatnonzero(self._bits & np.uint8(LETTER))
-        distinct = np.ones(having.size, np.bool_)
-        distinct[1:] = chunk[having][1:] != chunk[having][:-1]
-        return share(
-            row.count(self.begins[having[distinct]]), row.count(self.begins[opens]), np.nan
-        )
+        inside = chunk[having]
+        opens = np.flatnonzero(inside[1:] != inside[:-1]) + 1
+        lettered = np.diff(np.searchsorted(having[opens], self.offset))
+        if having.size:  # the first one opens too
+            lettered[np.searchsorted(self.offset, having[0], side="right") - 1] += 1
+        bounds = np.append(chunk, chunk[-1] + 1 if chunk.size else 0)[self.offset]
+        return share(lettered, np.diff(bounds), np.nan)
 
 
 def raw_hashes(words: Sequence[str]) -> Hashes:
