@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from alpenglow.data import columns, signals
 from alpenglow.data.collect import BATCH_BYTES
 from alpenglow.data.document_store import Store
-from alpenglow.data.models import Models, ModelSettings
+from alpenglow.data.model_settings import ModelSettings
+from alpenglow.data.models import Models
 from alpenglow.data.signals import SignalSettings
 
 FORMAT = 1

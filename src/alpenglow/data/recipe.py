@@ -17,7 +17,7 @@ import xxhash
 
 from alpenglow.config import to_tables
 from alpenglow.data.filters import Bound
-from alpenglow.data.models import ModelSettings
+from alpenglow.data.model_settings import ModelSettings
 from alpenglow.data.personal_data import Masks
 from alpenglow.data.signals import SignalSettings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import json
 import time
@@ -22,7 +23,7 @@ from alpenglow.data.collect import Collecting
 from alpenglow.data.document import DataError, Input, InputAbsent, Unit
 from alpenglow.data.filters import Bound, rules
 from alpenglow.data.ledger import Stage
-from alpenglow.data.models import ModelSettings
+from alpenglow.data.model_settings import ModelSettings
 from alpenglow.data.order import Order, natural
 from alpenglow.data.pipeline import Job, main
 from alpenglow.data.progress import Progress
@@ -324,12 +325,18 @@ def test_input_that_cannot_be_used(
     assert not list(tmp_path.glob(".shards.*"))
 
 
+def cut_short(path: Path) -> None:
+    """Replace a file by a gzip file whose end is missing."""
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes())[:-20])
+    path.unlink()
+
+
 def test_damaged_input_keeps_the_former_shards(raw: Path, tmp_path: Path, client: Any) -> None:
     output = tmp_path / "shards"
     assert job(recipe(raw, output), tmp_path / "run").run(client) == 0
     before = digests(output)
-    (raw / "c4" / "a.jsonl").write_text("{")
-    with pytest.raises(DataError, match=r"a\.jsonl, line 1"):
+    cut_short(raw / "c4" / "a.jsonl")
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz"):
         job(recipe(raw, output, shard_tokens=3000), tmp_path / "run").run(client)
     assert digests(output) == before
 
@@ -345,16 +352,18 @@ def test_failed_units_are_listed_and_the_others_done_once(
 ) -> None:
     output, run = tmp_path / "shards", tmp_path / "run"
     good = (raw / "c4" / "a.jsonl").read_text()
-    (raw / "c4" / "a.jsonl").write_text("{")
-    (raw / "c4" / "b.jsonl").write_text("[")
+    (raw / "c4" / "b.jsonl").write_text(good)
+    cut_short(raw / "c4" / "a.jsonl")
+    cut_short(raw / "c4" / "b.jsonl")
     made = recipe(raw, output)
-    with pytest.raises(DataError, match=r"2 of \d+ units failed, .* c4-00000: .*a\.jsonl, line 1"):
+    with pytest.raises(DataError, match=r"2 of \d+ units failed, .* c4-00000: .*a\.jsonl\.gz"):
         job(made, run).run(client)
     assert not output.exists()
     before = stores(run)
     assert len(before) > 1
     (raw / "c4" / "a.jsonl").write_text(good)
-    (raw / "c4" / "b.jsonl").unlink()
+    for name in ("a", "b"):
+        (raw / "c4" / f"{name}.jsonl.gz").unlink()
     assert job(made, run).run(client) == 0
     after = stores(run)
     assert before.items() <= after.items()
@@ -424,7 +433,7 @@ def test_main_says_one_sentence(
     assert errors == [
         f"prepare: {path}: unknown key outputs; did you mean output?",
         f"prepare: {tmp_path / 'absent.toml'}: no such recipe",
-        "prepare: slices.books.rules: unknown key length; known: none",
+        "prepare: slices.books.rules: unknown key length; known: splits",
     ]
 
 

@@ -55,8 +55,6 @@ def test_an_origin_that_a_slice_does_not_know(name: str, tmp_path: Path) -> None
         slices.of_name(name).units(source(name, tmp_path, origin="installed"))
 
 
-
-
 @pytest.mark.parametrize(
     ("line", "stripped"),
     [
