@@ -67,8 +67,8 @@ def pictures(found: Shards) -> list[Picture]:
             Picture(
                 "tokens", draw.tokens_figure(tokens),
                 "Bars of the share of tokens by slice beside RedPajama v1 and LLaMA",
-                "Shares of all tokens. LLaMA never published its tokens: RedPajama estimated them "
-                "from its table of sizes. Its mixture is what it trained on, epochs included.",
+                "Shares of all tokens. LLaMA never published its tokens: these are estimates from "
+                "its table 1. Its mixture is what it trained on, epochs included.",
             )
         )  # fmt: skip
     ordered = {name: found.lengths[name] for name in accounts if name in found.lengths}

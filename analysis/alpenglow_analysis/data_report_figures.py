@@ -145,7 +145,7 @@ def largest_rules(accounts: Mapping[str, SliceLedger]) -> list[Taken]:
 def tokens_figure(tokens: Mapping[str, int]) -> Figure:
     """Shares of tokens by slice beside RedPajama's and LLaMA's; amounts too where comparable."""
     redpajama, llama = values("redpajama", "tokens"), values("llama", "tokens")
-    weights = values("llama", "weight")
+    weights = values("llama", "mixture")
     names = list(redpajama)
     total = sum(tokens.values())
     amounts = total >= COMPARABLE * sum(redpajama.values())

@@ -121,7 +121,7 @@ def share(part: int, whole: int) -> str:
 def comparison_table(accounts: Accounts) -> Table:
     """Tokens by slice beside RedPajama's and LLaMA's; a slice that is not here has empty cells."""
     redpajama, llama = values("redpajama", "tokens"), values("llama", "tokens")
-    weights = values("llama", "weight")
+    weights = values("llama", "mixture")
     ours = {name: account.kept for name, account in accounts.items()}
     total = sum(each.tokens for each in ours.values())
     all_redpajama, all_llama = sum(redpajama.values()), sum(llama.values())
@@ -156,9 +156,9 @@ def comparison_table(accounts: Accounts) -> Table:
 
 def published_table(accounts: Accounts) -> list[Block]:
     """What duplicates cost beside what SlimPajama kept; bytes a token beside RedPajama's."""
-    before, after = values("redpajama", "bytes"), values("slimpajama", "bytes")
-    before_documents = values("redpajama", "documents")
-    after_documents = values("slimpajama", "documents")
+    before, after = values("slimpajama_before", "bytes"), values("slimpajama_kept", "bytes")
+    before_documents = values("slimpajama_before", "documents")
+    after_documents = values("slimpajama_kept", "documents")
     redpajama = values("redpajama", "tokens")
     rows = []
     for name, account in accounts.items():
@@ -181,11 +181,10 @@ def published_table(accounts: Accounts) -> list[Block]:
         "in SlimPajama", "bytes a token", "in RedPajama",
     ]  # fmt: skip
     sources = (
-        f"RedPajama: {source('redpajama', 'tokens')}; bytes: {source('redpajama', 'bytes')}. "
-        f"LLaMA: {source('llama', 'tokens')}; mixture: {source('llama', 'weight')}. "
-        f"SlimPajama: {source('slimpajama', 'bytes')}; it removed near duplicates of RedPajama's "
-        "text (MinHash, 13-character shingles) and short documents, so it keeps less than a search "
-        "for equal texts can."
+        f"RedPajama: {source('redpajama')}; its bytes are those that SlimPajama began with. LLaMA: "
+        f"{source('llama')}. SlimPajama: {source('slimpajama_kept')}; it removed near duplicates "
+        "of RedPajama's text (MinHash, 13-character shingles) and short documents, so it keeps "
+        "less than a search for equal texts can."
     )
     return [*([Table(heads, rows)] if rows else []), Note(sources)]
 

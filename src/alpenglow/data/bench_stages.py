@@ -49,7 +49,12 @@ class Rate:
 
 
 def sample(
-    name: str, folder: Path, megabytes: float, tokenizer: Tokenizer, scratch: Path
+    name: str,
+    folder: Path,
+    megabytes: float,
+    tokenizer: Tokenizer,
+    scratch: Path,
+    models: Mapping[str, Any],
 ) -> Sample:
     """Read about so much text of a slice.
 
@@ -68,7 +73,9 @@ def sample(
             documents.append(document)
     if not documents:
         raise DataError(f"{folder}: {name} made no text of it; name a folder with its raw input")
-    return Sample(name, documents, tokenizer, scratch, total, lambda: read(units, recipe, wanted))
+    return Sample(
+        name, documents, tokenizer, scratch, total, lambda: read(units, recipe, wanted), models
+    )
 
 
 def read(units: Sequence[Unit], recipe: SliceRecipe, wanted: int) -> Iterator[Document]:
@@ -174,6 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--megabytes", type=float, default=8.0, help="of each slice; default 8")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--stages", help="some of them, comma between; default all")
+    parser.add_argument("--language-model", type=Path, metavar="FILE", help="of train-lm")
+    parser.add_argument("--classifier", type=Path, metavar="FILE", help="of train-classifier")
     parser.add_argument("--no-peers", action="store_true", help="leave other tools out")
     parser.add_argument("--write", type=Path, metavar="FILE.json")
     options = parser.parse_args(arguments)
@@ -192,9 +201,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{', '.join(SLICES)} in it, each with raw input"
             )
         tokenizer = Tokenizer.load(options.tokenizer)
+        models: dict[str, Any] = {}
+        if options.language_model is not None:
+            models["language_model"] = options.language_model
+        if options.classifier is not None:
+            models["classifiers"] = {"quality": options.classifier}
         with tempfile.TemporaryDirectory(prefix="bench-stages-") as scratch:
             samples = [
-                sample(name, options.folder / name, options.megabytes, tokenizer, Path(scratch))
+                sample(
+                    name, options.folder / name, options.megabytes, tokenizer, Path(scratch), models
+                )
                 for name in there
             ]
             rates, absent = measure(samples, {name: table[name] for name in chosen}, options.rounds)

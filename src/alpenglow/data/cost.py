@@ -190,7 +190,7 @@ def report(found: Sequence[Line], place: Workplace, rates: Rates, nodes: Sequenc
     for each in estimates:
         jobs = "none" if each.bin is None else f"{each.jobs:,} x {each.bin.hours:g} h"
         said.append(
-            f"  {each.nodes:7,d}{each.hours:10,.1f}{each.node_hours:13,.0f}{jobs:>18s}"
+            f"  {each.nodes:7,d}{each.hours:10,.2f}{each.node_hours:13,.0f}{jobs:>18s}"
             f"{each.bound_by_files / each.hours:20.0%}"
             + ("   fewest nodes that end in one job" if one and each.nodes == one.nodes else "")
         )

@@ -75,8 +75,8 @@ def sizes() -> dict[tuple[str, str], Size]:
         )
         for row in csv.DictReader(text.splitlines())
     }
-    for name, value in values("redpajama", "bytes").items():
-        found[name, "kept"] = Size(value, source("redpajama", "bytes"), False)
+    for name, value in values("slimpajama_before", "bytes").items():
+        found[name, "kept"] = Size(value, source("slimpajama_before"), False)
     return found
 
 

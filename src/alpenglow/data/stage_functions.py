@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ class Sample:
     read_bytes: int
     """What the reader went through: faults and what rules took out of texts included."""
     read: Callable[[], Iterator[Document]]
+    models: Mapping[str, Any] = field(default_factory=dict)
+    """Files of trained models, as the recipe's `[models]` table names them."""
 
     @cached_property
     def bytes(self) -> int:
@@ -169,6 +171,14 @@ def _paragraphs(module: Any) -> Callable[[list[str]], object]:
     return run
 
 
+def _models(sample: Sample) -> tuple[Run, int]:
+    if not sample.models:
+        raise Absent("name trained models with --language-model and --classifier")
+    module = _module("models")
+    models, batches = module.Models(module.ModelSettings(**sample.models)), sample.batches
+    return lambda: [models.compute(batch) for batch in batches], sample.bytes
+
+
 def _module(name: str) -> Any:
     try:
         return importlib.import_module(name if "." in name else f"alpenglow.data.{name}")
@@ -208,6 +218,7 @@ STAGES: dict[str, Stage] = {
     "signals": over_documents(
         "signals", lambda module: partial(module.compute, settings=module.SignalSettings())
     ),
+    "models": _models,
     "filters": _filters,
     "tokenise": _tokenise,
     "shards": _shards,

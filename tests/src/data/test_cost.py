@@ -10,6 +10,7 @@ import pytest
 
 from alpenglow.data.bench_stages import main as bench_stages
 from alpenglow.data.bench_workers import Timed, report
+from alpenglow.data.bench_workers import main as bench_workers
 from alpenglow.data.cost import (
     Workplace,
     estimate,
@@ -212,6 +213,24 @@ def test_a_folder_without_slices_is_one_sentence(
     (tmp_path / "books").mkdir()
     assert bench_stages([str(tmp_path), *words]) == 1
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_whole_pipelines_in_turn_make_equal_files(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        f'[slices.books]\ninput = "{raw / "books"}"\n[tokenizer]\norigin = "file"\n'
+        f'file = "{raw / "tokenizer.json"}"\n[cluster]\nprotocol = "tcp"\n'
+    )
+    words = [str(recipe), "--workers", "1", "--rounds", "2", "--scratch", str(tmp_path)]
+    assert bench_workers(words) == 0
+    said = capsys.readouterr().out
+    assert "files of all 2 runs are equal" in said
+    assert "2 interleaved rounds" in said
+    assert list(tmp_path.iterdir()) == [recipe]
+    assert bench_workers([*words, "slices.books.mode=other"]) == 1
+    assert capsys.readouterr().err.startswith("bench_workers: ")
 
 
 def test_efficiency_of_workers_and_files_that_differ() -> None:
