@@ -219,8 +219,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--signal", action="append", default=[], metavar="SLICE=COLUMN[:least|most]",
-        help="cut a slice by this column; by default by the score of a classifier whose name begins "
-        f"with {', '.join(QUALITY)}, else by ccnet_perplexity; SLICE=none leaves it whole",
+        help="cut a slice by this column; by default by the score of a classifier with a name that "
+        f"begins with {', '.join(QUALITY)}, else by ccnet_perplexity; SLICE=none leaves it whole",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, help="write the recipe's tables here too (TOML)")
     return parser

@@ -279,7 +279,7 @@ def _batches(texts: Iterable[str]) -> Iterator[tuple[list[list[str]], NDArray[np
 
 
 def _line_pieces(text: str) -> Iterator[str]:
-    """Cut a long text at the end of a line, if there is one, at white space if not."""
+    """Cut a long text at the end of a line if there is one in a megabyte, anywhere if not."""
     begin = 0
     while len(text) - begin > 2 * PIECE:
         end = text.rfind("\n", begin + 1, begin + 2 * PIECE)

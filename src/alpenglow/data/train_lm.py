@@ -94,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--megabytes", type=float, default=100.0,
-        help="of more seed text, a random part of its documents is taken; default 100; memory is 40 times as much",
+        help="of more seed text, a random part of its documents is taken; default 100; memory is "
+        "40 times as much",
     )  # fmt: skip
     parser.add_argument(
         "--cutoffs", nargs="+", type=Path, metavar="SAMPLE",

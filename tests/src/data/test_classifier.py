@@ -251,6 +251,7 @@ def test_models_of_a_recipe(real: tuple[Classifier, Path], tmp_path: Path) -> No
     assert buckets[1] == 2
     assert set(buckets) <= {0, 1, 2}
     assert Models(ModelSettings()).compute(documents) == {}
+    assert [len(column) for column in Models(settings).compute([]).values()] == [0] * 4
     with pytest.raises(DataError, match="a classifier, where a language model is asked for"):
         Models(ModelSettings(language_model=folder / "model.h5"))
     with pytest.raises(DataError, match=r"absent\.h5: the classifier is not there; train it with"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
@@ -262,9 +263,31 @@ def test_damaged_files_are_named(
         LanguageModel.load(path)
 
 
+def test_nothing_is_left_of_a_model_that_cannot_be_written(
+    english: tuple[LanguageModel, list[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = english[0]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"en\.h5: cannot be written"):
+        model.save(tmp_path / "file" / "en.h5")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model.save(tmp_path / "en.h5")
+    before = (tmp_path / "en.h5").read_bytes()
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(DataError, match=r"en\.h5: cannot be written .*No space left"):
+        model.save(tmp_path / "en.h5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["en.h5", "file"]
+    assert (tmp_path / "en.h5").read_bytes() == before
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pages = topics()
-    lines = [json.dumps({"text": page}) for page in pages[:30]]
+    lines = [json.dumps({"text": page}) for page in [*pages[:30], "half a pair: \ud800", "日本語"]]
     (tmp_path / "seed.jsonl").write_text("\n".join(lines))
     with StoreWriter(tmp_path / "crawl.h5", "key", "commoncrawl") as writer:
         writer.add([Document(page, "commoncrawl", str(n), "") for n, page in enumerate(pages)], {})
