@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import json
 import time
@@ -33,6 +34,8 @@ SENTENCES = (
     "Nobody in village {} could say how long the snow would stay on the northern side.",
     "A path of {} steps leads from the last house to the hut below the glacier.",
 )
+CUT = gzip.compress(b'{"text": "x"}')[:-4]
+"""A file of JSON lines whose end is missing."""
 
 
 def book(number: int) -> str:
@@ -310,8 +313,8 @@ def test_damaged_input_keeps_the_former_shards(raw: Path, tmp_path: Path, client
     output = tmp_path / "shards"
     assert job(recipe(raw, output), tmp_path / "run").run(client) == 0
     before = digests(output)
-    (raw / "c4" / "a.jsonl").write_text("{")
-    with pytest.raises(DataError, match=r"a\.jsonl, line 1"):
+    (raw / "c4" / "b.jsonl.gz").write_bytes(CUT)
+    with pytest.raises(DataError, match=r"b\.jsonl\.gz: cannot be read"):
         job(recipe(raw, output, shard_tokens=3000), tmp_path / "run").run(client)
     assert digests(output) == before
 
@@ -321,16 +324,18 @@ def test_failed_units_are_listed_and_the_others_done_once(
 ) -> None:
     output, run = tmp_path / "shards", tmp_path / "run"
     good = (raw / "c4" / "a.jsonl").read_text()
-    (raw / "c4" / "a.jsonl").write_text("{")
-    (raw / "c4" / "b.jsonl").write_text("[")
+    (raw / "c4" / "a.jsonl").unlink()
+    for name in ("a", "b"):
+        (raw / "c4" / f"{name}.jsonl.gz").write_bytes(CUT)
     made = recipe(raw, output)
-    with pytest.raises(DataError, match=r"2 of \d+ units failed, .* c4-00000: .*a\.jsonl, line 1"):
+    with pytest.raises(DataError, match=r"2 of \d+ units failed, .* c4-00000: .*a\.jsonl\.gz: "):
         job(made, run).run(client)
     assert not output.exists()
     before = {path.name: path.stat().st_mtime_ns for path in (run / "documents").glob("books-*")}
     assert len(before) > 1
     (raw / "c4" / "a.jsonl").write_text(good)
-    (raw / "c4" / "b.jsonl").unlink()
+    for name in ("a", "b"):
+        (raw / "c4" / f"{name}.jsonl.gz").unlink()
     assert job(made, run).run(client) == 0
     after = {path.name: path.stat().st_mtime_ns for path in (run / "documents").iterdir()}
     assert before.items() <= after.items()
