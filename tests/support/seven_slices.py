@@ -220,7 +220,7 @@ def main() -> int:
         ]
         for name in ("wikipedia", "commoncrawl")
     }
-    run("train-lm", *stores["wikipedia"], "--output", str(folder / "lm.h5"), "--cutoffs",
+    run("train-lm", *stores["wikipedia"], "--language", "en", "--output", str(folder / "lm.h5"), "--cutoffs",
         *stores["commoncrawl"])  # fmt: skip
     run("train-classifier", "--name", "wikiref", "--positives", *stores["wikipedia"],
         "--negatives", *stores["commoncrawl"], "--output", str(folder / "wikiref.h5"))  # fmt: skip

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpenglow.data.document import DataError
-from alpenglow.data.published_counts import values
+from alpenglow.data.published_counts import published
 from alpenglow.data.recipe import SLICES
 
 Side = Literal["least", "most"]
@@ -105,9 +105,12 @@ def targets(name: str) -> dict[str, Target]:
         DataError: no such file, not TOML, or no positive numbers of tokens by slice.
     """
     if name in PUBLISHED:
-        epochs = values(name, "epochs") if name == "llama" else {}
-        tokens = values(name, "tokens").items()
-        return {slice: Target(count, epochs.get(slice, 1.0)) for slice, count in tokens}
+        rows = published()[name].values()
+        return {
+            row.slice: Target(row.tokens, row.epochs or 1.0)
+            for row in rows
+            if row.tokens is not None
+        }
     path = Path(name)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))

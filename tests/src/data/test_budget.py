@@ -23,7 +23,7 @@ from alpenglow.data.budget import (
     targets,
 )
 from alpenglow.data.document import DataError
-from alpenglow.data.published_counts import values
+from alpenglow.data.published_counts import LLAMA_TOKENS, published
 from alpenglow.data.recipe import SLICES
 
 SCORE, PERPLEXITY = "rps_doc_ml_wikiref_score", "ccnet_perplexity"
@@ -110,15 +110,31 @@ def test_bounds_are_short_decimals() -> None:
 
 
 def test_published_counts() -> None:
-    assert sum(values("redpajama", "tokens").values()) == pytest.approx(1210e9)
-    tokens, epochs = values("llama", "tokens"), values("llama", "epochs")
-    weight = values("llama", "weight")
-    assert set(tokens) == set(epochs) == set(weight) == set(SLICES)
-    # Two sources of LLaMA's tokens agree: RedPajama's table, and mixture over epochs.
-    for name in SLICES:
-        assert tokens[name] == pytest.approx(1.4e12 * weight[name] / epochs[name], rel=0.15)
-    dropped = values("slimpajama", "documents")
-    assert set(dropped) == set(SLICES)
+    found = published()
+    assert list(found) == ["redpajama", "llama", "slimpajama_before", "slimpajama_kept"]
+    for rows in found.values():
+        assert set(rows) == set(SLICES)
+        assert all(row.source for row in rows.values())
+    tokens = [row.tokens or 0 for row in found["redpajama"].values()]
+    assert sum(tokens) == pytest.approx(1210e9)
+    for row in found["redpajama"].values():
+        assert row.mixture == pytest.approx((row.tokens or 0) / 1210e9, abs=0.0006)
+    llama = found["llama"]
+    assert sum(row.mixture or 0 for row in llama.values()) == pytest.approx(1)
+    # Two sources of LLaMA's tokens agree: a tutorial's counts, and mixture over epochs.
+    for name in ("commoncrawl", "c4", "github", "arxiv"):
+        row = llama[name]
+        assert not row.derived
+        mixture, epochs = row.mixture or 0, row.epochs or 0
+        assert row.tokens == pytest.approx(LLAMA_TOKENS * mixture / epochs, rel=0.05)
+    assert llama["wikipedia"].derived
+    assert llama["wikipedia"].tokens == pytest.approx(25.7e9, rel=0.01)
+    before, after = (
+        sum(row.bytes or 0 for row in found[f"slimpajama_{name}"].values())
+        for name in ("before", "kept")
+    )
+    assert before == pytest.approx(5152e9, rel=0.001)
+    assert after == pytest.approx(2567e9, rel=0.001)
 
 
 def test_targets_are_scaled_to_what_is_there() -> None:
@@ -198,8 +214,8 @@ def test_what_cannot_be_reached_is_said_in_epochs(
     slices: dict[str, SliceColumns], capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = int(slices["wikipedia"].tokens[slices["wikipedia"].kept].sum())
-    total = 2 * there * sum(values("llama", "tokens")[name] for name in slices)
-    total /= values("llama", "tokens")["wikipedia"]
+    total = 2 * there * sum(published()["llama"][name].tokens or 0 for name in slices)
+    total /= published()["llama"]["wikipedia"].tokens or 1
     code, said, _ = run(["--target", "llama", "--total", str(total)], slices, capsys)
     assert code == 0
     assert "wikipedia: " in said
