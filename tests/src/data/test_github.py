@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ FILES = {
 }
 
 
-def write(folder: Path, files: dict[str, str | bytes] | dict[str, str]) -> Path:
+def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,8 @@ def test_a_folder_of_owners_and_repositories(tmp_path: Path) -> None:
 
 
 def test_faithful_is_v1(tmp_path: Path) -> None:
-    write(tmp_path / "owner/tool", {**FILES, "l.f": "\n" * 3, "w.c": b"\xff", "x.PY": "x"})  # type: ignore[dict-item]
+    write(tmp_path / "owner/tool", FILES)
+    write(tmp_path / "owner/tool", {"l.f": "\n" * 3, "w.c": b"\xff", "x.PY": "x"})
     found = by_path(documents("github", tmp_path, mode="faithful"))
     assert found["run.sh"].text == "echo\n"
     assert found["src/a.c"].text == found["src/b.c"].text == "\nint a;\n"

@@ -393,7 +393,7 @@ def test_main_says_one_sentence(
     assert errors == [
         f"prepare: {path}: unknown key outputs; did you mean output?",
         f"prepare: {tmp_path / 'absent.toml'}: no such recipe",
-        "prepare: slices.books.rules: unknown key length; known: none",
+        "prepare: slices.books.rules: unknown key length; known: splits",
     ]
 
 
