@@ -16,7 +16,8 @@ from slice_input import documents, units
 
 from alpenglow.config import ConfigError
 from alpenglow.data.document import DataError, Document, InputAbsent
-from alpenglow.data.slices import github_archive, github_dump
+from alpenglow.data.recipe import SliceRecipe
+from alpenglow.data.slices import github, github_archive, github_dump
 
 MIT = (
     "Permission is hereby granted, free of charge, to any person obtaining a copy. The above "
@@ -311,6 +312,25 @@ def test_a_changed_licence_changes_the_unit(tmp_path: Path) -> None:
     write(tmp_path / "r", {"LICENSE": MIT})
     (after,) = units("github", tmp_path)
     assert before.key != after.key
+
+
+@pytest.mark.parametrize("root", [".", "in", "in/r"])
+def test_an_input_named_from_here(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in/r", {"a/a.py": "x", "LICENSE": MIT})
+    write(tmp_path, {"LICENSE": "All mine."} if root == "in" else {})
+    monkeypatch.chdir(tmp_path)
+    (found,) = documents("github", Path(root))
+    assert (found.licence, found.metadata["repository"]) == ("MIT", "in/r" if root == "." else "r")
+
+
+def test_a_file_that_is_gone(tmp_path: Path) -> None:
+    write(tmp_path / "r", {"a.py": "x", "b.py": "yy", "LICENSE": MIT})
+    (unit,) = units("github", tmp_path)
+    (tmp_path / "r/b.py").unlink()
+    found = list(github.read(unit, SliceRecipe(input=tmp_path)))
+    assert [(d.fault, d.bytes) for d in found] == [("", 1), ("cannot be opened", 2)]
 
 
 def test_nothing_that_is_a_source(tmp_path: Path) -> None:
