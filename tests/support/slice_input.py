@@ -19,7 +19,7 @@ def units(name: str, root: Path, **recipe: Any) -> list[Unit]:
 
 def documents(name: str, root: Path, **recipe: Any) -> list[Document]:
     """Read them all, and check what holds for every document of every slice."""
-    found = []
+    found: list[Document] = []
     for unit in units(name, root, **recipe):
         found += slices.of_name(name).read(unit, SliceRecipe(input=root, **recipe))
     for document in found:

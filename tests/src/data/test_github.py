@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from slice_input import documents, units
 
 from alpenglow.config import ConfigError
 from alpenglow.data.document import DataError, Document, InputAbsent
-from alpenglow.data.slices import github_archive, github_dump
+from alpenglow.data.recipe import SliceRecipe
+from alpenglow.data.slices import github, github_archive, github_dump
 
 MIT = (
     "Permission is hereby granted, free of charge, to any person obtaining a copy. The above "
@@ -36,7 +38,7 @@ FILES = {
 }
 
 
-def write(folder: Path, files: dict[str, str | bytes] | dict[str, str]) -> Path:
+def write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +87,8 @@ def test_a_folder_of_owners_and_repositories(tmp_path: Path) -> None:
 
 
 def test_faithful_is_v1(tmp_path: Path) -> None:
-    write(tmp_path / "owner/tool", {**FILES, "l.f": "\n" * 3, "w.c": b"\xff", "x.PY": "x"})  # type: ignore[dict-item]
+    write(tmp_path / "owner/tool", FILES)
+    write(tmp_path / "owner/tool", {"l.f": "\n" * 3, "w.c": b"\xff", "x.PY": "x"})
     found = by_path(documents("github", tmp_path, mode="faithful"))
     assert found["run.sh"].text == "echo\n"
     assert found["src/a.c"].text == found["src/b.c"].text == "\nint a;\n"
@@ -309,6 +312,25 @@ def test_a_changed_licence_changes_the_unit(tmp_path: Path) -> None:
     write(tmp_path / "r", {"LICENSE": MIT})
     (after,) = units("github", tmp_path)
     assert before.key != after.key
+
+
+@pytest.mark.parametrize("root", [".", "in", "in/r"])
+def test_an_input_named_from_here(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "in/r", {"a/a.py": "x", "LICENSE": MIT})
+    write(tmp_path, {"LICENSE": "All mine."} if root == "in" else {})
+    monkeypatch.chdir(tmp_path)
+    (found,) = documents("github", Path(root))
+    assert (found.licence, found.metadata["repository"]) == ("MIT", "in/r" if root == "." else "r")
+
+
+def test_a_file_that_is_gone(tmp_path: Path) -> None:
+    write(tmp_path / "r", {"a.py": "x", "b.py": "yy", "LICENSE": MIT})
+    (unit,) = units("github", tmp_path)
+    (tmp_path / "r/b.py").unlink()
+    found = list(github.read(unit, SliceRecipe(input=tmp_path)))
+    assert [(d.fault, d.bytes) for d in found] == [("", 1), ("cannot be opened", 2)]
 
 
 def test_nothing_that_is_a_source(tmp_path: Path) -> None:

@@ -95,12 +95,9 @@ def test_fixed_takes_out_and_never_adds(text: str, path: str) -> None:
 
 
 def test_real_programs_mean_the_same_without_their_headers() -> None:
-    folders = [
-        Path(sysconfig.get_paths()["stdlib"]),
-        *Path(sysconfig.get_paths()["purelib"]).iterdir(),
-    ]
+    stdlib, packages = (Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib"))
     changed = 0
-    for path in sorted(path for folder in folders[:60] for path in folder.glob("*.py")):
+    for path in [*sorted(stdlib.glob("*.py"))[::2], *sorted(packages.glob("*/*.py"))[:200]]:
         text = path.read_text(encoding="utf-8", errors="replace")
         stripped = licence_header.strip(text, path.name, "fixed")
         if stripped != text:
@@ -178,5 +175,6 @@ def test_a_licence_rule(expression: str, kept: bool) -> None:
 
 def test_which_files_hold_licences() -> None:
     names = ["LICENSE", "license.txt", "LICENCE.md", "COPYING.LESSER", "LICENSE-MIT", "UNLICENSE"]
-    others = ["license.py", "LICENSES", "licensee.txt", "copying.c", "README"]
+    others = ["license.py", "LICENSES", "licensee.txt", "copying.c", "license-rules.rst",
+              "README"]  # fmt: skip
     assert [n for n in names + others if github_licence.is_licence_file(n)] == names

@@ -121,7 +121,12 @@ def _files(item: Input, recipe: SliceRecipe, layout: str) -> Iterator[SourceFile
 
 
 def _whole(item: Input, path: str, repository: str) -> SourceFile:
-    with Path(item.path).open("rb") as file:
-        data = file.read(LARGEST + 1)
+    try:
+        with Path(item.path).open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except OSError:
+        return SourceFile(
+            item.source, path, repository, item.licence, b"", item.size, "cannot be opened"
+        )
     whole = data if len(data) <= LARGEST else None
     return SourceFile(item.source, path, repository, item.licence, whole, item.size)

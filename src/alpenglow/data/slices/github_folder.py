@@ -58,13 +58,17 @@ class FolderLicences:
     """
 
     def __init__(self, root: Path) -> None:
-        self._known: dict[str, str | None] = {str(root.parent): None}
+        self._root = str(root)
+        self._known: dict[str, str | None] = {}
 
     def of(self, folder: str) -> str | None:
         """Return the licence, None where no folder up to the root has a licence file."""
+        folder = folder or "."
         if folder not in self._known:
-            own = self._own(folder)
-            self._known[folder] = self.of(os.path.dirname(folder)) if own is None else own  # noqa: PTH120
+            found, above = self._own(folder), os.path.dirname(folder)  # noqa: PTH120
+            if found is None and folder not in (self._root, above, "."):
+                found = self.of(above)
+            self._known[folder] = found
         return self._known[folder]
 
     @staticmethod

@@ -14,8 +14,13 @@ from alpenglow.data.slices.github_endings import language
 UNKNOWN = "not recognised"
 """Of a licence file that holds none of these."""
 
-_NAME = re.compile(r"(?:un)?licen[cs]e|(?:licen[cs]e|copying)(?:[-_.].+)?", re.I)
-_PLAIN = re.compile(r"(?:un)?(?:licen[cs]e|copying)(?:\.(?:txt|md|rst|markdown|html))?", re.I)
+_KINDS = (
+    "mit|x11|bsd|0bsd|apache|asl|a?gpl|lgpl|lesser|lib|mpl|epl|eupl|isc|zlib|boost|bsl|cc|psf|"
+    "python|artistic|unlicense|wtfpl|ofl"
+)
+_ENDING = r"(?:\.(?:txt|md|rst|markdown|html))?"
+_PLAIN = re.compile(rf"(?:un)?(?:licen[cs]e|copying){_ENDING}", re.I)
+_NAME = re.compile(rf"(?:un)?(?:licen[cs]e|copying)(?:[-_.](?:{_KINDS})[^/]*)?{_ENDING}", re.I)
 _SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([A-Za-z0-9][^\n\r]*)")
 _COMPOUND = re.compile(" (?:AND|OR) ")
 _END = re.compile(r"\s*(?:\*/|-->|#\}|\*\)|[\"'`;]).*$")
@@ -60,7 +65,10 @@ _SENTENCES = (
 
 
 def is_licence_file(name: str) -> bool:
-    """Whether a file of this name, without folders, holds a licence: not so `license.py`."""
+    """Whether a file of this name, without folders, holds a licence.
+
+    `LICENSE-MIT` does; `license.py` and `license-rules.rst` do not.
+    """
     if not _NAME.fullmatch(name):
         return False
     return language(name) in ("", "Markdown", "reStructuredText", "HTML")
@@ -98,8 +106,8 @@ def _grants(words: str) -> list[str]:
     )
     if use:
         # The stack of licences of Python ends with one of this family.
-        names = {None: "0BSD", True: "ISC", False: "HPND"}
-        name = names[use[1] and "permission notice" in use[1]]
+        terms = use[1] or ""
+        name = "ISC" if "permission notice" in terms else "HPND" if terms else "0BSD"
         found += [] if "python software foundation" in words else [name]
     if "redistribution and use in source and binary forms" in words:
         if "all advertising materials mentioning features" in words:

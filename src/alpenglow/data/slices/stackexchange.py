@@ -4,8 +4,9 @@
 disk and out of it again, so that memory does not depend on the site; the documents come in the
 order of the questions' numbers. `fixed` orders answers by their score as a number and keeps when
 a question was asked; `faithful` is RedPajama v1 (data_prep/stack_exchange of branch rp_v1): by the
-score as a string, texts by BeautifulSoup, all dated 2023-03-29. That v1 could not read a file with
-a DOCTYPE at all is not repeated.
+score as a string, texts by BeautifulSoup, all dated 2023-03-29. Two defects of v1 are not repeated:
+it could not read a file with a DOCTYPE at all, and it lost the answers' numbers, authors and
+licences, without which nothing can be taken down later.
 
 The dump comes as .7z archives, which Python cannot read: unpack them first, `7z x SITE.7z -oSITE`.
 """
