@@ -2,7 +2,7 @@
 
     index = DocumentIndex.open(catalogue)          # built first where it is absent or stale
     numbers = index.find("url", "https://example.org/a")
-    shards, rows = index.places(numbers)
+    for shard, rows in index.by_shard(numbers): ...
 
 It is found by 64-bit hashes (`index_keys`), so what it gives are candidates: a reader compares them
 with the shard. A removal leaves documents where they are, so an index stays good for what the log
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import itertools
 import mmap
 import os
 import sys
@@ -36,7 +37,7 @@ from alpenglow.data.catalogue import Catalogue, CatalogueError
 from alpenglow.data.checksums import file_hash
 from alpenglow.data.document import DataError
 from alpenglow.data.index_keys import KINDS, domains, host, key, normal
-from alpenglow.data.index_table import RUN, Table, TableBuilder
+from alpenglow.data.index_table import RUN, Numbers, Table, TableBuilder
 from alpenglow.data.removal_log import leads_to
 from alpenglow.data.shards import PAGE, ShardError
 
@@ -107,18 +108,21 @@ class DocumentIndex:
         """Documents in all shards."""
         return int(self._first[-1])
 
-    def find(self, kind: str, value: str) -> NDArray[np.int64]:
-        """Numbers of the documents that may have a value, ascending; see `KINDS`."""
+    def find(self, kind: str, value: str) -> Numbers:
+        """Numbers of the documents that may have a value, ascending, mapped; see `KINDS`."""
         return self.find_key(kind, key(kind, normal(kind, value)))
 
-    def find_key(self, kind: str, wanted: int) -> NDArray[np.int64]:
+    def find_key(self, kind: str, wanted: int) -> Numbers:
         """The same by the 64 bits of a value."""
-        return np.asarray(self._tables[kind].find(wanted), np.int64)
+        return self._tables[kind].find(wanted)
 
-    def places(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Shards (places in the catalogue) and rows in them."""
-        shards = np.searchsorted(self._first[1:], numbers.astype(np.uint64), "right")
-        return shards, numbers - self._first[shards].astype(np.int64)
+    def by_shard(self, numbers: Numbers) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Shards (places in the catalogue) with the rows in them of some documents, ascending."""
+        # Needles of the array's own type: it would be copied to another one, 50 million and all.
+        cuts = np.searchsorted(numbers, self._first.astype(numbers.dtype)).tolist()
+        for shard, (begin, end) in enumerate(itertools.pairwise(cuts)):
+            if begin < end:
+                yield shard, numbers[begin:end].astype(np.int64) - int(self._first[shard])
 
 
 class IndexBuilder:

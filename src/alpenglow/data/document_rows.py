@@ -20,6 +20,7 @@ from alpenglow.data.checksums import FACTS
 from alpenglow.data.document import DataError
 from alpenglow.data.document_index import DocumentIndex
 from alpenglow.data.index_keys import domains, host, normal
+from alpenglow.data.index_table import Numbers
 from alpenglow.data.shards import ShardError
 
 FEW = 64
@@ -42,26 +43,31 @@ class Record:
     removed: bool
 
 
-def choose(catalogue: Catalogue, index: DocumentIndex, kind: str, values: Sequence[str]) -> Chosen:
+def candidates(index: DocumentIndex, kind: str, values: Sequence[str]) -> Numbers:
+    """Numbers of the documents that may have one of some values, ascending."""
+    found = [index.find(kind, value) for value in values]
+    return found[0] if len(found) == 1 else np.unique(np.concatenate(found))
+
+
+def choose(
+    catalogue: Catalogue, index: DocumentIndex, kind: str, values: Sequence[str]
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Find the documents that have one of some values, each compared with its shard.
+
+    Returns:
+        Places of shards in the catalogue with the rows of documents in them; one after the other,
+        so that who wants a few reads a few.
 
     Raises:
         ShardError: a shard is not readable.
     """
     wanted = {normal(kind, value) for value in values}
-    numbers = np.unique(np.concatenate([index.find(kind, value) for value in values]))
-    shards, rows = index.places(numbers)
-    borders = np.flatnonzero(np.diff(shards)) + 1
-    chosen: dict[int, NDArray[np.int64]] = {}
-    parts = zip(np.split(shards, borders), np.split(rows, borders), strict=True)
-    for place, mine in parts if len(numbers) else ():
-        shard = int(place[0])
-        column = "url" if kind == "domain" else kind
-        found = column_of(catalogue.folder / catalogue.shards[shard].file, column, mine)
+    column = "url" if kind == "domain" else kind
+    for shard, rows in index.by_shard(candidates(index, kind, values)):
+        found = column_of(catalogue.folder / catalogue.shards[shard].file, column, rows)
         same = np.array([bool(wanted.intersection(_values(kind, one))) for one in found], bool)
         if same.any():
-            chosen[shard] = mine[same]
-    return chosen
+            yield shard, rows[same]
 
 
 def _values(kind: str, value: str) -> Sequence[str]:
@@ -92,22 +98,21 @@ def column_of(path: Path, name: str, rows: NDArray[np.int64]) -> list[str]:
         raise ShardError(f"{path}: its list of documents is not readable ({error})") from None
 
 
-def records(catalogue: Catalogue, chosen: Chosen) -> Iterator[Record]:
-    """What is known of the documents chosen, shard by shard."""
-    for shard, rows in chosen.items():
-        path = catalogue.folder / catalogue.shards[shard].file
-        columns = {name: column_of(path, name, rows) for name in ("id", *FACTS)}
-        opened = catalogue.open(shard)
-        starts, removed = opened.document_starts.astype(np.int64), opened.removed
-        for at, row in enumerate(rows.tolist()):
-            yield Record(
-                shard,
-                row,
-                bytes.fromhex(columns["id"][at]),
-                {name: columns[name][at] for name in FACTS},
-                int(starts[row + 1] - starts[row]),
-                removed is not None and bool(removed[row]),
-            )
+def records(catalogue: Catalogue, shard: int, rows: NDArray[np.int64]) -> Iterator[Record]:
+    """What is known of some documents of a shard."""
+    path = catalogue.folder / catalogue.shards[shard].file
+    columns = {name: column_of(path, name, rows) for name in ("id", *FACTS)}
+    opened = catalogue.open(shard)
+    starts, removed = opened.document_starts, opened.removed
+    for at, row in enumerate(rows.tolist()):
+        yield Record(
+            shard,
+            row,
+            bytes.fromhex(columns["id"][at]),
+            {name: columns[name][at] for name in FACTS},
+            int(starts[row + 1]) - int(starts[row]),
+            removed is not None and bool(removed[row]),
+        )
 
 
 def lawful(kind: str, values: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from alpenglow.data.catalogue import Catalogue, CatalogueError
 from alpenglow.data.document import DataError
 from alpenglow.data.document_index import DocumentIndex
-from alpenglow.data.document_rows import Record, choose, nearest, records
+from alpenglow.data.document_rows import Record, candidates, choose, nearest, records
 from alpenglow.data.selectors import add_selectors, selected
 from alpenglow.data.shards import ShardError
 
@@ -34,31 +34,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=20, help="show so many; 0 shows all")
     parser.add_argument("--only-ids", action="store_true", help="print ids alone, one a line")
     options = parser.parse_args(arguments)
+    if options.limit < 0:
+        parser.error(f"--limit {options.limit}: 0 shows all")
     try:
         named = selected(options)
         if named is None:
             parser.error("name documents by --ids, --url, --domain, --licence or --source")
         catalogue = Catalogue.load(options.shards)
         index = DocumentIndex.open(catalogue, _say)
-        chosen = choose(catalogue, index, *named)
-        count = sum(len(rows) for rows in chosen.values())
-        if not count:
-            kind, values = named
+        kind, values = named
+        shown = 0
+        for shard, rows in choose(catalogue, index, kind, values):
+            few = rows[: options.limit - shown] if options.limit else rows
+            for record in records(catalogue, shard, few):
+                if not shown and not options.only_ids:
+                    sys.stdout.write(HEAD + "\n")
+                text = record.id.hex() if options.only_ids else line(catalogue, record)
+                sys.stdout.write(text + "\n")
+                shown += 1
+            if shown == options.limit:
+                break
+        if not shown:
             hint = nearest(catalogue, kind, values[0])
             raise DataError(f"{catalogue.folder}: no document of {kind} {', '.join(values)}{hint}")
-        shown = 0
-        if not options.only_ids:
-            sys.stdout.write(HEAD + "\n")
-        for record in records(catalogue, chosen):
-            if options.limit and shown == options.limit:
-                break
-            text = record.id.hex() if options.only_ids else line(catalogue, record)
-            sys.stdout.write(text + "\n")
-            shown += 1
+        count = len(candidates(index, kind, values))
     except (CatalogueError, DataError, ShardError) as error:
         sys.stderr.write(f"find: {error}\n")
         return 1
-    if shown < count:
+    if options.limit and shown == options.limit < count:
         sys.stderr.write(f"find: {shown} of {count:,} shown; --limit 0 shows all\n")
     return 0
 

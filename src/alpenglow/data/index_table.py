@@ -13,6 +13,7 @@ each 16-bit beginning starts leaves a search within a few KB.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ BEGINNINGS = 1 << 16
 
 Keys = NDArray[np.uint64]
 Numbers = NDArray[np.unsignedinteger[Any]]
+Mapped = np.memmap[Any, np.dtype[Any]]
 
 
 class TableBuilder:
@@ -127,8 +129,8 @@ class TableBuilder:
 
     def _range(
         self,
-        keys: NDArray[np.uint64],
-        documents: Numbers,
+        keys: Mapped,
+        documents: Mapped,
         spans: list[tuple[int, int]],
         least: int,
         most: int,
@@ -145,10 +147,12 @@ class TableBuilder:
                 for at in range(begin, end, self._run):
                     part = slice(at, min(end, at + self._run))
                     yield np.array(keys[part]), np.array(documents[part])
+                    _let_go(keys, documents)
         elif size <= self._run:
             chunk = np.concatenate([keys[begin:end] for begin, end in spans])
             order = np.argsort(chunk, kind="stable")
             numbers = np.concatenate([documents[begin:end] for begin, end in spans])
+            _let_go(keys, documents)
             yield chunk[order], numbers[order]
         else:
             middle = (least + most) // 2
@@ -188,8 +192,17 @@ def _beginnings(keys: Keys) -> NDArray[np.uint64]:
     )
 
 
+def _let_go(*arrays: Mapped) -> None:
+    """Give back the memory of what was read of mapped files; the next look reads it again."""
+    for array in arrays:
+        mapping = getattr(array, "_mmap", None)
+        if mapping is not None:
+            mapping.madvise(mmap.MADV_DONTNEED)
+
+
 def _copy(path: Path, group: h5py.Group, name: str) -> None:
-    values = np.fromfile(path, "<u8", 0) if not path.stat().st_size else np.memmap(path, "<u8", "r")
-    dataset = group.create_dataset(name, values.shape, "<u8")
-    for at in range(0, len(values), RUN):
-        dataset[at : at + RUN] = values[at : at + RUN]
+    count = path.stat().st_size // 8
+    dataset = group.create_dataset(name, (count,), "<u8")
+    with path.open("rb") as file:
+        for at in range(0, count, RUN):
+            dataset[at : at + RUN] = np.fromfile(file, "<u8", RUN)

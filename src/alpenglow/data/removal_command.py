@@ -99,7 +99,7 @@ def _chosen(
         DataError: there is no such document at all.
     """
     index = DocumentIndex.open(catalogue, _say)
-    found = choose(catalogue, index, kind, values)
+    found = dict(choose(catalogue, index, kind, values))
     if not found:
         hint = nearest(catalogue, kind, values[0])
         raise DataError(
@@ -126,12 +126,14 @@ def _show(catalogue: Catalogue, kind: str, values: Sequence[str]) -> int:
         _say("a removal was broken off here; the next `remove` without --dry-run completes it")
     chosen, before, missing = _chosen(catalogue, kind, values)
     documents = tokens = 0
-    for record in records(catalogue, chosen):
-        if not documents:
-            sys.stdout.write(HEAD + "\n")
-        if documents < SHOWN:
+    if chosen:
+        sys.stdout.write(HEAD + "\n")
+    for shard, rows in chosen.items():
+        for record in records(catalogue, shard, rows[: max(0, SHOWN - documents)]):
             sys.stdout.write(line(catalogue, record) + "\n")
-        documents, tokens = documents + 1, tokens + record.tokens
+        starts = catalogue.open(shard).document_starts
+        documents += len(rows)
+        tokens += int((starts[rows + 1] - starts[rows]).sum())
     if documents > SHOWN:
         sys.stdout.write(f"... and {documents - SHOWN:,} more\n")
     size = sum(catalogue.shards[shard].bytes for shard in chosen)

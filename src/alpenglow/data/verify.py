@@ -164,16 +164,15 @@ def others(catalogue: Catalogue) -> Iterator[Examined]:
             yield _file(path, () if file_hash(path) == listed else ("not as it was written",))
         elif path.exists():
             yield Examined(name, 0, notes=("no checksum in this catalogue: not checked",))
-    if catalogue.removals or (folder / removal_log.NAME).exists():
+    path = folder / removal_log.NAME
+    if (folder / PENDING).exists():
+        note = f"a removal was broken off: `alpenglow data remove {folder}` completes it"
+        yield Examined(PENDING, 0, notes=(note,))
+    elif path.exists():
         found = removal_log.damage(catalogue)
-        path = folder / removal_log.NAME
-        if (folder / PENDING).exists():
-            note = f"a removal was broken off: `alpenglow data remove {folder}` completes it"
-            yield Examined(PENDING, 0, notes=(note,))
-        elif not path.exists():
-            yield Examined(path.name, 0, ("missing",))
-        else:
-            yield _file(path, (found,) if found else ())
+        yield _file(path, (found,) if found else ())
+    elif catalogue.removals:
+        yield Examined(path.name, 0, ("missing",))
     path = folder / document_index.NAME
     if path.exists():
         whole = document_index.intact(path)

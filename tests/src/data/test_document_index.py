@@ -25,7 +25,7 @@ def catalogue(tmp_path: Path) -> Catalogue:
 
 def numbers(catalogue: Catalogue, kind: str, value: str) -> list[tuple[int, int]]:
     chosen = choose(catalogue, DocumentIndex.open(catalogue), kind, [value])
-    return [(shard, row) for shard, rows in chosen.items() for row in rows.tolist()]
+    return [(shard, row) for shard, rows in chosen for row in rows.tolist()]
 
 
 @pytest.mark.parametrize("run", [7, 64, 1 << 21])

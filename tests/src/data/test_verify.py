@@ -9,12 +9,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 from takedown_shards import identity, write_takedown_shards
 
+from alpenglow.data import removal
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.document_index import build
 from alpenglow.data.loader import Loader
@@ -199,6 +201,40 @@ def test_a_flipped_bit_in_a_window_is_caught_when_it_is_read(copy: Path) -> None
     block = 2 * (start + 30) >> 20
     with pytest.raises(ShardError, match=rf"{path.name}: MiB block {block} of its tokens does not"):
         Loader(order, catalogue).read(samples[5:6])
+
+
+def test_a_half_done_removal_is_no_damage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = write_takedown_shards(tmp_path, shards=2)
+    real, done = removal._shard, []
+
+    def one_only(*given: Any) -> None:
+        if done:
+            raise OSError("no space left on device")
+        done.append(given)
+        real(*given)
+
+    monkeypatch.setattr(removal, "_shard", one_only)
+    assert remove([str(tmp_path), "--licence", "MIT"]) == 1
+    assert "make room and run `alpenglow data remove" in capsys.readouterr().err
+    changed = [info.file for info in catalogue.shards if shard(tmp_path, [info]).damage]
+    assert changed == ["github-00000.h5"]
+    assert main([str(tmp_path)]) == 0
+    assert "a removal was broken off" in capsys.readouterr().out
+    flip(tmp_path / "github-00000.h5", 4200)
+    assert main([str(tmp_path)]) == 1
+    flip(tmp_path / "github-00000.h5", 4200)
+    monkeypatch.undo()
+    assert remove([str(tmp_path)]) == 0
+    assert main([str(tmp_path)]) == 0
+
+
+def test_a_damaged_ledger_stays_damaged(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flip(copy / "ledger.json", 3)
+    assert remove([str(copy), "--licence", "MIT"]) == 0
+    assert main([str(copy)]) == 1
+    assert f"{copy / 'ledger.json'}: not as it was written" in said(capsys)
 
 
 def test_what_crashes_the_reader_is_named_too(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

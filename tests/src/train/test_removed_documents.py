@@ -83,7 +83,7 @@ def test_no_label_gives_no_loss_and_no_gradient(kind: Any) -> None:
     labels = torch.full((2, 16), IGNORED_LABEL)
     loss = loss_function(config, model.group)(model(tokens[:, :-1]), labels)
     assert loss.item() == 0.0
-    loss.backward()
+    torch.autograd.backward(loss)
     for parameter in model.parameters():
         assert parameter.grad is None or not parameter.grad.any()
     assert loss_sum(config, model.group)(model(tokens[:, :-1]), labels).tolist() == [0.0, 0.0]
@@ -96,7 +96,7 @@ def test_no_label_gives_no_loss_and_no_gradient(kind: Any) -> None:
 @pytest.mark.distributed
 def test_a_run_goes_on_and_says_what_it_has_seen(tmp_path: Path) -> None:
     """All documents go between two segments: what is left to learn is nothing, not NaN."""
-    steps = {"steps": 200, "checkpoint_every": 200, "log_every": 100}
+    steps: dict[str, object] = {"steps": 200, "checkpoint_every": 200, "log_every": 100}
     (tmp_path / "tiny.toml").write_text(small_recipe(steps))
     write_small_shards(tmp_path / "shards")
     ranks = begin(tmp_path)
