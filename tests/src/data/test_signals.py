@@ -244,5 +244,7 @@ def test_hash_sets_of_any_size() -> None:
         members = rng.integers(0, 2**63, size, dtype=np.uint64)
         found = HashSet(members)
         others = rng.integers(0, 2**63, 1000, dtype=np.uint64)
-        assert (found.find(members) >= 0).all()
-        assert not (found.find(others) >= 0).any()
+        which, index = found.find(members)
+        assert which.tolist() == list(range(size))
+        assert (found.members[index] == members).all()
+        assert found.find(others)[0].size == 0

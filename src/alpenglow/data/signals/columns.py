@@ -147,7 +147,7 @@ def _part(
     runs = Runs.of(row)
     line = LineSignals(row, runs, newlines, characters)
     token = TokenSignals(row, runs)
-    columns |= token.documents(lists.stop_words, lists.longest, lists.beginnings)
+    columns |= token.documents(lists.stop_words)
     ends = np.sort(np.concatenate((token.enders(), line.lines.ends)), kind="stable")
     columns |= line.documents(token.sentence_ends(ends))
     for name in ("hash_symbols", "ellipses"):

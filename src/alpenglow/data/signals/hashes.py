@@ -121,6 +121,13 @@ class Groups:
         return cls(order, first)
 
     @property
+    def twice(self) -> NDArray[np.bool_]:
+        """Tell for each place in `order` whether its group has two pieces or more."""
+        alone = self.first.copy()
+        alone[:-1] &= self.first[1:]
+        return np.logical_not(alone, out=alone)
+
+    @property
     def begins(self) -> Places:
         """Where each group begins in `order`; shape (groups,)."""
         return np.flatnonzero(self.first)
@@ -136,31 +143,43 @@ class HashSet:
     """A set of hashes that whole arrays are looked up in: a table of one probe.
 
     Args:
-        hashes: the members; at most a few thousand stay one probe.
+        hashes: the members; up to some thousands stay one probe.
     """
 
     def __init__(self, hashes: Hashes) -> None:
         self.members = np.unique(hashes)
-        self._shift = np.uint64(64)
         size = 1 << max(10, 2 * self.members.size.bit_length())
-        self._table: NDArray[np.int64] | None = None
-        if size <= 1 << 22:
-            self._shift = np.uint64(64 - (size.bit_length() - 1))
-            for factor in range(1, 200, 2):
-                self._factor = np.uint64(factor)
-                slots = (self.members * self._factor) >> self._shift
-                if np.unique(slots).size == slots.size:
-                    self._table = np.zeros(size, np.int64)
-                    self._table[slots] = np.arange(slots.size)
-                    break
+        self._shift = np.uint64(64 - (size.bit_length() - 1))
+        self._table: Hashes | None = None
+        if not 0 < self.members.size <= 1 << 11:
+            return
+        for factor in range(1, 200, 2):
+            self._factor = np.uint64(factor) * _TWO
+            slots = (self.members * self._factor) >> self._shift
+            if np.unique(slots).size == slots.size:
+                self._number = np.zeros(size, np.int64)
+                self._number[slots] = np.arange(slots.size)
+                # An empty slot holds what none that leads to it is: a member of another slot.
+                self._table = np.full(size, self.members[0], np.uint64)
+                self._table[slots] = self.members
+                self._table[slots[0]] = self.members[0]
+                break
 
-    def find(self, hashes: Hashes) -> Places:
-        """Return the index of each hash among the members, -1 where it is none."""
+    def find(self, hashes: Hashes) -> tuple[Places, Places]:
+        """Return which of the hashes are members, and the index of each of these."""
+        nothing = np.empty(0, np.int64)
         if not self.members.size:
-            return np.full(hashes.shape, -1, np.int64)
+            return nothing, nothing
         if self._table is not None:
-            index = self._table[(hashes * self._factor) >> self._shift]
-        else:
-            index = np.minimum(np.searchsorted(self.members, hashes), self.members.size - 1)
-        index[self.members[index] != hashes] = -1
-        return np.asarray(index)
+            slots = (hashes * self._factor) >> self._shift
+            which = np.flatnonzero(self._table[slots] == hashes)
+            return which, self._number[slots[which]]
+        index = np.minimum(np.searchsorted(self.members, hashes), self.members.size - 1)
+        which = np.flatnonzero(self.members[index] == hashes)
+        return which, index[which]
+
+
+def small_pieces(row: bytes, begins: Places, lengths: Places) -> Hashes:
+    """Return pieces of at most 8 bytes as numbers: different ones for different pieces."""
+    eights = np.ndarray((len(row) - PADDING + 1,), "<u8", row, 0, (1,))
+    return np.asarray(eights[begins] & _MASKS[lengths])

@@ -62,7 +62,8 @@ class Repetition:
             # -sum(c/T log(c/T)) over words that occur c times = log T - sum(c log c) / T
             entropy[some] = np.log(counts[some]) - weighted[some] / counts[some]
             entropy = np.maximum(entropy, 0.0)
-            group = _numbers(order, begins, sizes)
+            group = np.full(order.size, -1, np.int32)
+            _number(self._groups, None, group)
             self._groups = None
         columns["rps_doc_frac_unique_words"] = share(unique, counts, np.nan)
         columns["rps_doc_unigram_entropy"] = entropy
@@ -96,16 +97,13 @@ class Repetition:
             keys = group[places].astype(np.uint64) << np.uint64(width)
             keys |= group[places + 1].astype(np.uint64)
             groups = Groups.of(keys, 2 * width) if width <= 20 else Groups.of(mix(keys))
-            order, begins = groups.order, groups.begins
-            sizes = np.diff(begins, append=order.size)
             if size in TOP:
+                begins = groups.begins
+                sizes = np.diff(begins, append=places.size)
                 twice = sizes > 1
-                top = self._top(size, places[order[begins[twice]]], sizes[twice])
-            numbers = _numbers(order, begins, sizes)
-            kept = numbers >= 0
-            places, numbers = places[kept], numbers[kept]
+                top = self._top(size, places[groups.order[begins[twice]]], sizes[twice])
             group[:] = -1
-            group[places] = numbers
+            places = _number(groups, places, group)
             if size in DUPLICATE:
                 covered = self._covered(size, places)
         if size in TOP:
@@ -135,9 +133,25 @@ class Repetition:
         return share(totals(characters, bounds), self._all)
 
 
-def _numbers(order: Places, begins: Places, sizes: Places) -> NDArray[np.int32]:
-    """Return for each piece the number of its group, or -1 where it is the only one."""
-    number = np.where(sizes > 1, np.arange(sizes.size, dtype=np.int32), np.int32(-1))
-    result = np.empty(order.size, np.int32)
-    result[order] = np.repeat(number, np.diff(begins, append=order.size))
-    return result
+def _number(groups: Groups, places: Places | None, group: NDArray[np.int32]) -> Places:
+    """Give each piece of a group of two or more the group's number.
+
+    Args:
+        groups: of pieces.
+        places: where each piece stands, ascending; None: piece by piece.
+        group: is given the numbers, at these places.
+
+    Returns:
+        The places of such pieces, ascending.
+    """
+    twice = groups.twice
+    pieces = groups.order[twice]
+    numbers = np.cumsum(groups.first[twice], dtype=np.int32)
+    numbers -= 1
+    if places is None:
+        group[pieces] = numbers
+        return np.flatnonzero(group >= 0)
+    kept = np.zeros(places.size, np.bool_)
+    kept[pieces] = True
+    group[places[pieces]] = numbers
+    return places[kept]

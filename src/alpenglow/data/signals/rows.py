@@ -27,6 +27,8 @@ from alpenglow.data.signals.hashes import PADDING, Places
 
 def totals(values: NDArray[Any], offset: Places) -> NDArray[Any]:
     """Add up values of lines or words: those from offset[i] to offset[i + 1], for each i."""
+    if values.dtype == np.bool_:
+        return counts(values, offset)
     running = np.concatenate(([0], np.cumsum(values, dtype=np.result_type(values, np.int64))))
     return running[offset[1:]] - running[offset[:-1]]
 

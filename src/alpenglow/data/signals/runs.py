@@ -34,11 +34,6 @@ class Runs:
         np.add(inner, 1, out=begins[1:-1])
         return cls(begins, kind[begins[:-1]])
 
-    def spaces(self) -> tuple[Places, Places]:
-        """Return where runs of white space begin and end."""
-        which = np.flatnonzero(self.kinds == SPACE)
-        return self.begins[which], self.begins[which + 1]
-
 
 @dataclass(frozen=True)
 class Lines:
@@ -114,14 +109,15 @@ class Lines:
         inside[texts_end] = False
         begins = np.concatenate(([0], breaks[:-1] + 1))
         # Every break is white space: the run that holds it tells what stands before and behind.
-        space_begins, space_ends = runs.spaces()
-        run = np.searchsorted(space_begins, breaks, side="right") - 1
-        words = np.diff(run, prepend=-1 if runs.kinds[0] != SPACE else 0)
+        run = np.searchsorted(runs.begins, breaks, side="right") - 1
+        spaces = np.cumsum(runs.kinds == SPACE, dtype=np.int32)[run].astype(np.int64)
+        inked = runs.kinds[0] != SPACE
+        words = np.diff(spaces, prepend=0 if inked else 1)
         first = np.empty_like(breaks)
-        first[1:] = space_ends[run[:-1]]
-        first[0] = 0 if runs.kinds[0] != SPACE else space_ends[0]
+        first[1:] = runs.begins[run[:-1] + 1]
+        first[0] = 0 if inked else runs.begins[1]
         offset = np.concatenate(([0], np.cumsum(valid)[texts_end]))
         return cls(
             begins[valid], breaks[valid], offset, inside[valid], first[valid],
-            space_begins[run][valid] - 1, words[valid], np.flatnonzero(valid),
+            runs.begins[run[valid]] - 1, words[valid], np.flatnonzero(valid),
         )  # fmt: skip

@@ -12,9 +12,10 @@ from types import MappingProxyType
 import xxhash
 
 from alpenglow.data.document import DataError
-from alpenglow.data.signals.characters import WIDE, normalised
+from alpenglow.data.signals.characters import normalised
 from alpenglow.data.signals.hashes import HashSet
 from alpenglow.data.signals.stop_words import ENGLISH, GOPHER
+from alpenglow.data.signals.tokens import StopWords
 from alpenglow.data.signals.words import phrase_hashes, word_hashes
 
 FORMAT = 1
@@ -76,11 +77,7 @@ class SignalSettings:
 class Lists:
     """Word lists as whole arrays of hashes are looked up in them."""
 
-    stop_words: HashSet
-    longest: int
-    """Characters of the longest stop word."""
-    beginnings: bytes
-    """First bytes of stop words in a row."""
+    stop_words: StopWords
     gopher: Mapping[bool, HashSet]
     """Stop words of which Gopher asks for two (its eight, or those of the file): hashes in texts
     that Python had to normalise, and in the others."""
@@ -94,10 +91,6 @@ def _lists(settings: SignalSettings, _content: str) -> Lists:
     words = entries(settings.stop_words) if settings.stop_words else list(ENGLISH)
     if not words:
         raise DataError(f"{settings.stop_words}: no stop word is in it; write one a line")
-    # Raw words are compared as they stand, those of Gopher after normalisation.
-    from alpenglow.data.signals.tokens import raw_hashes
-
-    hashes = raw_hashes(words)
     common = words if settings.stop_words else GOPHER
     single = [word for word in common if len(normalised(word).split()) == 1]
     phrases = None
@@ -116,9 +109,7 @@ def _lists(settings: SignalSettings, _content: str) -> Lists:
         }
     domains = _domains(settings.blocked_domains) if settings.blocked_domains else {}
     return Lists(
-        HashSet(hashes),
-        max(len(word) for word in words),
-        bytes({min(ord(word[0]), WIDE) for word in words}),
+        StopWords(words),
         {rewritten: HashSet(word_hashes(single, rewritten)) for rewritten in (False, True)},
         phrases,
         domains,

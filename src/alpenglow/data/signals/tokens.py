@@ -21,7 +21,7 @@ from alpenglow.data.signals.characters import (
     UPPER,
     WORD,
 )
-from alpenglow.data.signals.hashes import Hashes, HashSet, Places, add_wide, pieces
+from alpenglow.data.signals.hashes import HashSet, Places, add_wide, pieces, small_pieces
 from alpenglow.data.signals.rows import Row, counts, share
 from alpenglow.data.signals.runs import Runs
 
@@ -29,6 +29,23 @@ Columns = dict[str, NDArray[Any]]
 
 _SHORT = 64
 """Characters of a token that is looked at by itself beyond."""
+
+
+class StopWords:
+    """Stop words as raw words are looked up among them."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """Take some words; capitals stay."""
+        row = Row.of(words)
+        lengths = row.ends - row.begins
+        hashes = pieces(row.data, row.begins, row.ends)
+        add_wide(hashes, row.begins, row.wide, row.codes)
+        narrow = np.array([word.isascii() for word in words], np.bool_) & (lengths <= 8)
+        self.small = HashSet(small_pieces(row.data, row.begins[narrow], lengths[narrow]))
+        self.others = HashSet(hashes[~narrow])
+        self.longest = int(lengths.max())
+        self.beginnings = np.zeros(256, np.bool_)
+        self.beginnings[row.row[row.begins]] = True
 
 
 class TokenSignals:
@@ -87,13 +104,11 @@ class TokenSignals:
         enders: Places = places[which]
         return enders
 
-    def documents(self, stop_words: HashSet, longest: int, beginnings: bytes) -> Columns:
+    def documents(self, stop_words: StopWords) -> Columns:
         """Return columns of documents; shape (texts,) each.
 
         Args:
-            stop_words: hashes of stop words (`pieces` of them, in small letters).
-            longest: characters of the longest.
-            beginnings: first bytes of them in a row.
+            stop_words: of the language, as raw words.
         """
         row, bits = self.row, self._bits
         sizes = row.ends - row.begins
@@ -117,7 +132,7 @@ class TokenSignals:
             "rps_doc_frac_all_caps_words": share(self._count(capitals), self.count, np.nan),
             "rps_doc_frac_no_alph_words": share(self._count(no_letter), self.count, np.nan),
             "rps_doc_stop_word_fraction": share(
-                self._count(self._stop_words(stop_words, longest, beginnings)), self.count
+                self._count(self._stop_words(stop_words)), self.count
             ),
             "alphabetic_word_share": self._alphabetic(),
             "hash_symbols": hashes,
@@ -153,24 +168,33 @@ class TokenSignals:
             "alphabetic_characters": row.having_bit(LETTER),
         }
 
-    def _stop_words(
-        self, stop_words: HashSet, longest: int, beginnings: bytes
-    ) -> NDArray[np.bool_]:
-        first = np.zeros(256, np.bool_)
-        first[list(beginnings)] = True
-        chosen = first[self.row.row[self.begins]]
-        chosen &= self.ends - self.begins <= longest
-        which = np.flatnonzero(chosen)
-        hashes = pieces(self.row.data, self.begins[which], self.ends[which])
-        wide = self.row.wide
-        if wide.size and which.size:
-            # Only placeholders inside of the tokens looked at.
-            token = np.searchsorted(self.begins[which], wide, side="right") - 1
-            inside = (token >= 0) & (wide < self.ends[which][token])
-            add_wide(hashes, self.begins[which], wide[inside], self.row.codes[inside])
+    def _stop_words(self, stop_words: StopWords) -> NDArray[np.bool_]:
+        row = self.row
+        lengths = self.ends - self.begins
         found = np.zeros(self.begins.size, np.bool_)
-        found[which[stop_words.find(hashes) >= 0]] = True
+        chosen = stop_words.beginnings[row.row[self.begins]]
+        which = np.flatnonzero(chosen & (lengths <= 8))
+        if row.wide.size:
+            # A placeholder tells nothing: such tokens are looked at as the long ones are.
+            narrow = (self._wide_before(self.ends) == self._wide_before(self.begins))[which]
+            which = which[narrow]
+        small, _ = stop_words.small.find(small_pieces(row.data, self.begins[which], lengths[which]))
+        found[which[small]] = True
+        if stop_words.others.members.size:
+            chosen &= lengths <= stop_words.longest
+            chosen[which] = False
+            which = np.flatnonzero(chosen)
+            hashes = pieces(row.data, self.begins[which], self.ends[which])
+            if row.wide.size and which.size:
+                token = np.searchsorted(self.begins[which], row.wide, side="right") - 1
+                inside = (token >= 0) & (row.wide < self.ends[which][token])
+                add_wide(hashes, self.begins[which], row.wide[inside], row.codes[inside])
+            others, _ = stop_words.others.find(hashes)
+            found[which[others]] = True
         return found
+
+    def _wide_before(self, places: Places) -> Places:
+        return np.searchsorted(self.row.wide, places)
 
     def _alphabetic(self) -> NDArray[np.float64]:
         """Return the share of words between white space that have a letter."""
@@ -183,11 +207,3 @@ class TokenSignals:
             lettered[np.searchsorted(self.offset, having[0], side="right") - 1] += 1
         bounds = np.append(chunk, chunk[-1] + 1 if chunk.size else 0)[self.offset]
         return share(lettered, np.diff(bounds), np.nan)
-
-
-def raw_hashes(words: Sequence[str]) -> Hashes:
-    """Return the hash of each of some words as `TokenSignals` has it of a token."""
-    row = Row.of(words)
-    hashes = pieces(row.data, row.begins, row.ends)
-    add_wide(hashes, row.begins, row.wide, row.codes)
-    return hashes

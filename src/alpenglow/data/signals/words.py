@@ -86,12 +86,11 @@ class Words:
 
     def _distinct(self, members: HashSet) -> Places:
         """Count the different members that each text holds."""
-        index = members.find(self.hashes)
-        which = np.flatnonzero(index >= 0)
+        which, index = members.find(self.hashes)
         text = np.searchsorted(self.offset, which, side="right") - 1
         width = max(1, members.members.size)
         seen = np.zeros((self.texts, width), np.bool_)
-        seen[text, index[which]] = True
+        seen[text, index] = True
         counts: Places = seen.sum(axis=1)
         return counts
 
@@ -105,7 +104,7 @@ class Words:
         for size, members in phrases.items():
             if size > self.hashes.size:
                 continue
-            place = np.flatnonzero(members.find(phrase_hashes(self.hashes, size)) >= 0)
+            place, _ = members.find(phrase_hashes(self.hashes, size))
             text = np.searchsorted(self.offset, place, side="right") - 1
             place_ends = self.offset[text + 1]
             found += np.bincount(text[place + size <= place_ends], minlength=self.texts)
