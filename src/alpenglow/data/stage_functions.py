@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from alpenglow.data import filters, signals
 from alpenglow.data.collect import BATCH_BYTES
 from alpenglow.data.document import Document
 from alpenglow.data.document_store import Store, StoreWriter
-from alpenglow.data.filters import Filter
-from alpenglow.data.recipe import FilterRecipe
 from alpenglow.data.shards import ShardWriter
 from alpenglow.data.tokenizer import Tokenizer
 
@@ -88,7 +87,7 @@ def _write(sample: Sample) -> tuple[Run, int]:
     def run() -> None:
         with StoreWriter(sample.scratch / f"{sample.slice}.h5", "bench", sample.slice) as writer:
             for batch in sample.batches:
-                writer.add(batch, {})
+                writer.add(batch)
             writer.close()
 
     return run, sample.bytes
@@ -107,8 +106,10 @@ def _load(sample: Sample) -> tuple[Run, int]:
 
 
 def _filters(sample: Sample) -> tuple[Run, int]:
-    keep = Filter(FilterRecipe())
-    return lambda: [keep(document) for document in sample.documents], sample.bytes
+    settings = signals.SignalSettings(lines=False)
+    columns = [signals.compute(batch, settings)[0] for batch in sample.batches]
+    rules = filters.rules(("basic", "prose", "gopher", "fineweb", "c4"), {})
+    return lambda: [filters.select(part, rules) for part in columns], sample.bytes
 
 
 def _tokenise(sample: Sample) -> tuple[Run, int]:
