@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
-import zlib
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import warc_files
+from crawl_pages import GERMAN, PAGE, PROSE, SMALL, long, of_records, page, read, units
 
 from alpenglow.config import ConfigError
 from alpenglow.data import slices
 from alpenglow.data.collect import Collecting, collect
-from alpenglow.data.document import DataError, Document, Input, Unit
+from alpenglow.data.document import DataError, Input, Unit
 from alpenglow.data.recipe import SliceRecipe
 from alpenglow.data.slices import commoncrawl, page_text
-from alpenglow.data.slices.source import LARGEST, Source
-
-PROSE = (
-    "The glow on the summits comes after the sun has set, when light from beyond the horizon "
-    "reaches the highest rocks. Painters and travellers have described it for centuries, and "
-    "in clear weather it lasts for some minutes. The colours run from a pale rose to a deep red. "
-    "Whoever stands in the valley sees the last of it on the tallest peaks of the range."
-)
-GERMAN = (
-    "Das Leuchten der Gipfel beginnt, wenn die Sonne schon untergegangen ist und ihr Licht von "
-    "jenseits des Horizonts noch die höchsten Felsen erreicht. Maler und Reisende haben es seit "
-    "Jahrhunderten beschrieben, und bei klarem Wetter dauert es einige Minuten. Die Farben reichen "
-    "von einem blassen Rosa bis zu einem tiefen Rot über den Gletschern."
-)
-PAGE = f"""<!DOCTYPE html><html><head><title>Glow</title></head><body><nav><a href="/">Home</a>
-</nav><article><h1>Glow</h1><p>{PROSE}</p></article><footer>All rights</footer></body></html>"""
-SMALL = {"min_characters": 1}
-
-
-def units(root: Path, **changes: Any) -> list[Unit]:
-    return commoncrawl.units(Source.of("commoncrawl", SliceRecipe(input=root, **changes), 1 << 20))
-
-
-def read(root: Path, **changes: Any) -> list[Document]:
-    recipe = SliceRecipe(input=root, **changes)
-    return [d for unit in units(root, **changes) for d in commoncrawl.read(unit, recipe)]
-
-
-def of_records(folder: Path, parts: Sequence[bytes], name: str = "a.warc", **rules: Any) -> Any:
-    warc_files.write(folder / name, parts)
-    return read(folder, rules=rules)
-
-
-def page(folder: Path, content: bytes, **rules: Any) -> Document:
-    (found,) = of_records(folder, [warc_files.record("response", content)], **rules)
-    return found  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -118,10 +80,6 @@ def test_a_real_crawl_cut_at_a_tenth(tenth: int, crawl: Path, tmp_path: Path) ->
     assert not about.path(unit).exists()
 
 
-def long(text: str) -> bytes:
-    return f"<html><body><p>{text}</p></body></html>".encode()
-
-
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
@@ -174,97 +132,6 @@ def test_records_that_are_no_page(tmp_path: Path) -> None:
         tmp_path, [warc_files.record("response", good, 3, WARC_Truncated="length")], truncated=True
     )
     assert [(d.fault, d.metadata["truncated"]) for d in cut] == [("", "length")]
-
-
-def brotli(data: bytes, writer: str = "BrotliWriter") -> bytes:
-    stream_io = pytest.importorskip("fastwarc.stream_io", reason="fastwarc is not installed")
-
-    class Kept(io.BytesIO):
-        def close(self) -> None:
-            pass
-
-    target = Kept()
-    packer = getattr(stream_io, writer)(target)
-    packer.write(data)
-    packer.close()
-    return target.getvalue()
-
-
-@pytest.mark.parametrize("coding", ["gzip", "deflate", "raw deflate", "br", "zstd", "none"])
-@pytest.mark.parametrize("chunked", [False, True])
-def test_bodies_as_they_came_over_the_wire(coding: str, chunked: bool, tmp_path: Path) -> None:
-    body = PAGE.encode()
-    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    packed = {
-        "gzip": lambda: gzip.compress(body),
-        "deflate": lambda: zlib.compress(body),
-        "raw deflate": lambda: packer.compress(body) + packer.flush(),
-        "br": lambda: brotli(body),
-        "zstd": lambda: brotli(body, "ZstdWriter"),
-        "none": lambda: body,
-    }[coding]()
-    fields: dict[str, Any] = (
-        {} if coding == "none" else {"Content_Encoding": coding.removeprefix("raw ")}
-    )
-    if chunked:
-        cut = [packed[at : at + 100] for at in range(0, len(packed), 100)]
-        packed = b"".join(b"%x;a=b\r\n%b\r\n" % (len(c), c) for c in cut) + b"0\r\n\r\n"
-        fields["Transfer_Encoding"] = "chunked"
-    assert page(tmp_path, warc_files.http(packed, **fields)).text == f"Glow\n\n{PROSE}"
-    if coding != "none":
-        # Many crawlers store the body unpacked and leave the header as it was.
-        assert page(tmp_path, warc_files.http(body, **fields)).text == f"Glow\n\n{PROSE}"
-
-
-@pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_a_body_that_unpacks_to_far_more(coding: str, tmp_path: Path) -> None:
-    bomb = zlib.compressobj(9, wbits=zlib.MAX_WBITS | (16 if coding == "gzip" else 0))
-    data = b"".join(bomb.compress(bytes(1 << 20)) for _ in range(LARGEST // (1 << 20) + 2))
-    found = page(tmp_path, warc_files.http(data + bomb.flush(), Content_Encoding=coding))
-    assert (found.fault, found.text) == ("larger than 50 MB", "")
-    assert found.size is not None
-    assert found.size < 100_000  # what was read, not what it would have become
-
-
-@pytest.mark.parametrize(
-    ("text", "encoding", "kind", "head"),
-    [
-        ("Größe und Maß, schön gewählt", "utf-8", "text/html; charset=utf-8", ""),
-        ("Größe und Maß, schön gewählt", "iso-8859-1", "text/html", '<meta charset="latin1">'),
-        ("Größe und Maß, schön gewählt", "iso-8859-1", "text/html; charset=utf-8", ""),
-        ("アルプスの夕焼けは美しいです", "shift_jis", "text/html; charset=Shift_JIS", ""),
-        ("アルプスの夕焼けは美しいです", "euc-jp", "text/html",
-         '<meta http-equiv="Content-Type" content="text/html; charset=euc-jp">'),
-        ("Вечерняя заря над вершинами гор", "windows-1251", "text/html", ""),
-        ("Вечерняя заря над вершинами гор", "utf-16", "text/html; charset=utf-8", ""),
-        ("Вечерняя заря над вершинами гор", "utf-16-le", "text/html; charset=UTF-16LE", ""),
-        ("“Quoted” – dash", "cp1252", "text/html; charset=iso-8859-1", ""),
-    ],
-)  # fmt: skip
-def test_encodings(text: str, encoding: str, kind: str, head: str, tmp_path: Path) -> None:
-    html = f"<html><head>{head}</head><body><p>{text} {text}</p></body></html>"
-    content = warc_files.http(html.encode(encoding), kind)
-    found = page(tmp_path, content, min_characters=1, languages=[])
-    assert found.text == f"{text} {text}"
-
-
-@pytest.mark.parametrize(
-    ("link", "licence"),
-    [
-        ('<a rel="license" href="https://creativecommons.org/licenses/by-sa/4.0/">x</a>',
-         "CC-BY-SA-4.0"),
-        ("<link href='http://creativecommons.org/publicdomain/zero/1.0/' rel='license nofollow'>",
-         "CC0-1.0"),
-        ('<a rel=license href=https://example.org/terms>x</a>', "https://example.org/terms"),
-        ('<a href="https://creativecommons.org/licenses/by/4.0/">of a picture</a>', "unknown"),
-        ('<a rel="license" href="/a">x</a><a rel="license" href="/b">y</a>', "unknown"),
-    ],
-)  # fmt: skip
-def test_a_licence_that_a_page_states(link: str, licence: str, tmp_path: Path) -> None:
-    body = PAGE.replace("<footer>", f"<footer>{link}").encode()
-    warc_files.write(tmp_path / "a.warc", [warc_files.record("response", warc_files.http(body))])
-    (found,) = read(tmp_path, licence="unknown")
-    assert found.licence == licence
 
 
 def wet(text: str, number: int = 1) -> bytes:
@@ -397,46 +264,3 @@ def test_documentation_pages(tmp_path: Path) -> None:
     pages = list(commoncrawl.read(unit, SliceRecipe(origin="installed")))
     assert pages[0].text == "pkg\n\nAbout.\n\n\npkg.f(a, b=1)\n\nAdd.\n\nMore."
     assert [page.fault for page in pages] == ["", "no docstring", "not Python"]
-
-
-@pytest.mark.parametrize(
-    ("html", "deep"),
-    [
-        ("<div>" * 1001, True),
-        ("<div>" * 1000 + "</div>" * 2000 + "<div>" * 900, False),
-        ("</div>" * 2000 + "<div>" * 1001, True),
-        ("<p>x<br><li>" * 5000, False),
-        ("<b><p>" * 1001, True),
-        ("<div><p>x</p></div>" * 5000, False),
-        ("< a <1 <!-- <" * 5000, False),
-        ("<" * 3000, False),
-    ],
-)
-def test_depth(html: str, deep: bool) -> None:
-    assert page_text.deeper_than(html, 1000) == deep
-
-
-@pytest.mark.parametrize("kind", ["response", "conversion"])
-def test_a_broken_character_among_good_ones(kind: str, tmp_path: Path) -> None:
-    text = "Größe und Maß, schön gewählt. " * 9
-    broken = text.encode().replace("ö".encode(), b"\xc3", 1)
-    body = broken if kind == "conversion" else warc_files.http(b"<html><p>%b</p>" % broken)
-    (found,) = of_records(tmp_path, [warc_files.record(kind, body)], min_characters=1, languages=[])
-    assert found.text == text.replace("ö", "\ufffd", 1).strip()
-
-
-def test_a_page_that_the_parser_cannot_take(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    html2text = pytest.importorskip("resiliparse.extract.html2text")
-    true = html2text.extract_plain_text
-
-    def fails_on_one(html: str, **options: Any) -> str:
-        if "poison" in html:
-            raise RuntimeError("of another's code")
-        return str(true(html, **options))
-
-    monkeypatch.setattr(html2text, "extract_plain_text", fails_on_one)
-    bodies = [long("poison"), PAGE.encode()]
-    parts = [warc_files.record("response", warc_files.http(b), n) for n, b in enumerate(bodies)]
-    assert [d.fault for d in of_records(tmp_path, parts)] == ["cannot be parsed", ""]

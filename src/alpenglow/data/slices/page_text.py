@@ -15,7 +15,7 @@ import numpy as np
 from alpenglow.data.document import DataError
 
 LARGEST_PAGE = 10_000_000
-"""Bytes of HTML; CommonCrawl itself keeps 1 MB of a page (5 MB since 2025)."""
+"""Bytes of HTML; CommonCrawl itself kept 1 MiB of a page in the dumps that RedPajama v1 read."""
 PAGE_TOO_LARGE = "page larger than 10 MB"
 NOT_HTML = "not HTML"
 NO_TEXT = "no text"
@@ -29,13 +29,15 @@ MOST_BROKEN = 0.01
 HTML_KINDS = frozenset({"text/html", "application/xhtml+xml"})
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 _LESS, _SLASH, _A, _Z = b"</az"
+_FOREIGN = re.compile(r"<(?:svg|math)\b", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9-]*)")
+_NEVER_DEEP = frozenset("br hr img meta embed p li dt dd body".split())  # noqa: SIM905
 _NO_END = (
-    "area base br col embed hr img input link meta source track wbr p li dt dd tr td th thead tbody"
-    " tfoot option optgroup colgroup html body"
+    "area base col input link source track wbr tr td th thead tbody tfoot option colgroup html"
 )
-_LEFT_OPEN = frozenset(_NO_END.split())
-"""Elements without an end tag, or whose end tag people leave out: they tell nothing of depth."""
+_LEFT_OPEN = _NEVER_DEEP | frozenset(_NO_END.split())
+"""Elements without an end tag, or whose end tag people leave out: they tell nothing of depth. But
+inside of <svg> and <math> all but the first few are elements as any other, and nest."""
 _LOOKS_HTML = re.compile(rb"<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 LONGEST_TAG = 2000
 """Characters on each side of the word that a tag is looked for in."""
@@ -143,9 +145,11 @@ def deeper_than(html: str, depth: int) -> bool:
     levels = np.cumsum(steps)
     if int((levels - np.minimum(np.minimum.accumulate(levels), 0)).max()) <= depth:
         return False
+    foreign = _FOREIGN.search(html) is not None
+    shallow = _NEVER_DEEP if foreign else _LEFT_OPEN
     level = 0
     for slash, name in _TAG.findall(html):
-        if name.lower() in _LEFT_OPEN:
+        if name.lower() in shallow:
             continue
         level = max(0, level - 1) if slash else level + 1
         if level > depth:
