@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_WORDS, MOST_CHARACTERS = 1_000_000, 16_000_000
-"""The table is emptied beyond: about 200 MB of memory, and a text in new words stays as quick."""
+MOST_WORDS, MOST_CHARACTERS = 400_000, 6_000_000
+"""The table is emptied beyond: about 100 MB of memory at most."""
 PIECE = 500_000
 """Characters of a text that are split into words at once: bounds memory for texts of any length."""
 
