@@ -25,15 +25,16 @@ from alpenglow.data.budget import (
 )
 from alpenglow.data.document import DataError
 from alpenglow.data.recipe import SLICES
+from alpenglow.data.stored_columns import read_columns
 from alpenglow_lsf.files import write_text
 
 MUCH = 1.02
 """A slice within 2 % above its target needs no word."""
 
-Read = Callable[[Path], Mapping[str, SliceColumns]]
+Read = Callable[[Path, Mapping[str, Cut | None]], Mapping[str, SliceColumns]]
 
 
-def main(arguments: Sequence[str] | None = None, read: Read | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, read: Read = read_columns) -> int:
     """Find thresholds; returns the exit code.
 
     Args:
@@ -48,15 +49,9 @@ def main(arguments: Sequence[str] | None = None, read: Read | None = None) -> in
         named = dict(_signal(text) for text in options.signal)
     except ValueError as error:
         parser.error(str(error))
-    if read is None:
-        from alpenglow.data.selection import (  # type: ignore[import-not-found, unused-ignore]
-            read_columns,
-        )
-
-        read = read_columns
     try:
         wanted = targets(options.target)
-        slices = read(options.run)
+        slices = read(options.run, named)
         aims, scale, scarcest = scaled(wanted, slices, options.scale, options.total)
         found = [
             fit(name, slices[name], aims[name], _cut(name, slices[name], named))

@@ -213,13 +213,13 @@ class Job:
             vocab_size=encoder.vocab_size,
             recipe_hash=recipe.hash,
         )
-        dataclasses.replace(catalogue, folder=building).write()
         facts = {
             "recipe_hash": recipe.hash,
             "fingerprint": catalogue.fingerprint,
             "tails": assembly.tails(catalogue, recipe.sequence_length),
         }
         write_json(building / LEDGER, ledger.tables(**facts))
+        dataclasses.replace(catalogue, folder=building).write()  # last: it has their checksums
         assembly.swap(building, recipe.output)
         return catalogue, steps.used()
 

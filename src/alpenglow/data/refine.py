@@ -1,10 +1,13 @@
 """Paragraphs that came before: a store of documents to a store without its repeated lines.
 
-CommonCrawl's menus, notices and mastheads stand on every page of a site. As cc_net does (Wenzek et
-al. 2020, section 3.2), a line goes whose normalised form was seen before: in an earlier document
-of the unit, or in an earlier unit of its group. First every unit of a group writes the sorted
-hashes of its lines, `SLICE-KEY.lines.npy`; then each looks its own up in those before it, memory-
-mapped. What goes depends on the order of the units alone, never on who was done first.
+Menus, notices and mastheads stand on every page of a site. After cc_net (Wenzek et al. 2020, section
+3.2) a line goes whose normalised form was seen before: in an earlier document of the unit, or in an
+earlier unit of its group. First every unit of a group writes the sorted hashes of
+its lines, `SLICE-KEY.lines.npy`; then each looks its own up in those before it, memory-mapped. What
+goes depends on the order of the units alone, never on who was done first.
+
+cc_net's own code takes out every occurrence of a repeated line, the first one too: mode `faithful`
+does so, and looks into all other units of the group.
 """
 
 from __future__ import annotations
@@ -33,14 +36,14 @@ NOTHING_LEFT = "nothing but repeated paragraphs"
 
 @dataclass(frozen=True)
 class Earlier:
-    """The units of a group that come before one: files of hashes, and a mark of all of them."""
+    """The other units that one is compared with: files of hashes, and a mark of all of them."""
 
     files: tuple[Path, ...]
     mark: str
 
     @classmethod
     def of(cls, units: tuple[Unit, ...], about: Collecting) -> Earlier:
-        """Name the files of these units."""
+        """Name the files of these units: those before it in its group; all others if faithful."""
         marks = [about.mark(unit) for unit in units]
         return cls(tuple(_hashes(about, unit) for unit in units), xxhash.xxh3_64_hexdigest(
             " ".join(marks).encode()))  # fmt: skip
@@ -56,9 +59,7 @@ def hash_lines(unit: Unit, about: Collecting) -> None:
     if _load(path) is not None:
         return
     with collect(unit, about) as store:
-        found = paragraphs.unique_hashes(
-            text for first, last in store.batches(BATCH_BYTES) for text in store.texts(first, last)
-        )
+        found = paragraphs.unique_hashes(_texts(store))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -90,7 +91,10 @@ def refine(unit: Unit, about: Collecting, earlier: Earlier) -> Store:
             raise DataError(f"{file}: the hashes of an earlier unit are gone or cut; start again")
         before.append(hashes)
     with collect(unit, about) as store, StoreWriter(path, mark, unit.slice) as writer:
-        seen: set[int] = set()
+        seen: set[int] | None = set()
+        if about.recipe.mode == "faithful":
+            before.append(paragraphs.repeated_hashes(_texts(store)))
+            seen = None
         for batch in store.documents(BATCH_BYTES):
             kept: list[Document] = []
             for document in _refined(batch, before, seen):
@@ -104,9 +108,13 @@ def refine(unit: Unit, about: Collecting, earlier: Earlier) -> Store:
 
 
 def _refined(
-    batch: list[Document], before: list[NDArray[np.uint64]], seen: set[int]
+    batch: list[Document], before: list[NDArray[np.uint64]], seen: set[int] | None
 ) -> Iterator[Document]:
-    texts = paragraphs.without_repeated([document.text for document in batch], before, seen)
+    texts = [document.text for document in batch]
+    if seen is None:  # within a document cc_net keeps the first
+        texts = [paragraphs.without_repeated([text], before, set())[0] for text in texts]
+    else:
+        texts = paragraphs.without_repeated(texts, before, seen)
     for document, text in zip(batch, texts, strict=True):
         metadata = {
             **document.metadata,
@@ -124,6 +132,11 @@ def _refined(
             )
         else:
             yield dataclasses.replace(document, fault=NOTHING_LEFT, size=document.bytes)
+
+
+def _texts(store: Store) -> Iterator[str]:
+    for first, last in store.batches(BATCH_BYTES):
+        yield from store.texts(first, last)
 
 
 def _hashes(about: Collecting, unit: Unit) -> Path:

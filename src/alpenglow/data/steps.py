@@ -70,20 +70,24 @@ class Steps:
         self._tokenising: Tokenising | None = None
 
     def _groups(self) -> list[Earlier | None]:
-        """Tell each unit of a slice whose repeated paragraphs go which units come before it."""
-        found: list[Earlier | None] = []
-        before: dict[str, list[Unit]] = {}
-        for unit in self._units:
-            rules = slices.rules_of(unit.slice, self._recipe.slices[unit.slice])
+        """Tell each unit of a slice whose repeated paragraphs go which units it is compared with.
+
+        Groups are of so many units as the slice's rules say, in their order.
+        """
+        found: dict[str, Earlier] = {}
+        for name, config in self._recipe.slices.items():
+            rules = slices.rules_of(name, config)
             if not getattr(rules, "paragraphs", False):
-                found.append(None)
                 continue
-            group = before.setdefault(unit.slice, [])
-            if len(group) == rules.paragraph_group:
-                group.clear()
-            found.append(Earlier.of(tuple(group), self._tasks[unit.slice].collecting))
-            group.append(unit)
-        return found
+            units = [unit for unit in self._units if unit.slice == name]
+            about, size = self._tasks[name].collecting, int(rules.paragraph_group)
+            for place, unit in enumerate(units):
+                begin = place - place % size
+                others = units[begin:place]
+                if config.mode == "faithful":
+                    others += units[place + 1 : begin + size]
+                found[unit.name] = Earlier.of(tuple(others), about)
+        return [found.get(unit.name) for unit in self._units]
 
     def tokenizer(self) -> Tokenizer:
         """Load the tokenizer that is given, or that an earlier start trained, or train one.

@@ -169,7 +169,7 @@ def test_classifier_first_then_perplexity() -> None:
 def run(
     arguments: list[str], slices: Mapping[str, SliceColumns], capsys: pytest.CaptureFixture[str]
 ) -> tuple[int, str, str]:
-    code = budget_command.main(["runs/x", *arguments], lambda _: slices)
+    code = budget_command.main(["runs/x", *arguments], lambda *_: slices)
     said = capsys.readouterr()
     return code, said.out, said.err
 
