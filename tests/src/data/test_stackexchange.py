@@ -302,3 +302,28 @@ def test_memory_does_not_grow_with_the_site(tmp_path: Path) -> None:
 def test_html() -> None:
     markup = "<p>a &amp; b<br>c</p><ul><li>x</li><li>y</li></ul><pre>  if a &lt; b:\n    c</pre>"
     assert plain(markup + "<script>no</script>") == "a & b\nc\n\n* x\n* y\n\n  if a < b:\n    c"
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("a < b > c <3 x", "a < b > c <3 x"),
+        ("<a title='x > y'>z</a>", "z"),
+        ("<a it's>z", "z"),
+        ("a<!-- b <p> -->c<!-- d", "ac<!-- d"),
+        ("<script>if (a < b) {}</SCRIPT >c<style>p", "c"),
+        ("<!DOCTYPE html><?pi?></p>a&nbsp;b&#33;&lt;p&gt;", "a\xa0b!<p>"),
+        ("<ol><li>a<LI>b</ol><hr/>c<br/>d", "* a\n* b\nc\nd"),
+        ("", ""),
+    ],
+)
+def test_html_at_its_edges(markup: str, text: str) -> None:
+    assert plain(markup) == text
+
+
+@pytest.mark.parametrize(
+    "piece", ["<a ", "<a b='", "<!--", "<!", "</", "<script>", "&#", "<p>", "<![CDATA[", "<a \"'"]
+)
+def test_markup_that_never_ends_takes_no_longer_than_its_length(piece: str) -> None:
+    # Python's html.parser would need hours for some of these, and a day for one.
+    assert len(plain(piece * 300_000)) <= len(piece) * 300_000
