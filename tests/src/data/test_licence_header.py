@@ -94,6 +94,17 @@ def test_fixed_takes_out_and_never_adds(text: str, path: str) -> None:
         assert stripped == text
 
 
+@pytest.mark.parametrize("path", ["a.c", "a.py", "a.html", "a.php", "a.sql"])
+@pytest.mark.parametrize(
+    "piece", [" ", "# ", "#", "/*", "<!--", "//", "\n", "\n\n#", "copyright ", "under the ", "-- ("]
+)
+def test_time_grows_with_the_length(piece: str, path: str) -> None:
+    # A rule that looks back from every place would need hours.
+    text = piece * 300_000 + "\nx"
+    assert licence_header.strip(text, path, "fixed").endswith("x")
+    assert licence_header.strip(text, path, "faithful").endswith("x")
+
+
 def test_real_programs_mean_the_same_without_their_headers() -> None:
     stdlib, packages = (Path(sysconfig.get_paths()[name]) for name in ("stdlib", "purelib"))
     changed = 0
