@@ -59,6 +59,7 @@ BSD = "Redistribution and use in source and binary forms, with or without modifi
         ("a.php", "<?php\n#[A]\n# Copyright A\n", "<?php\n#[A]\n# Copyright A\n",
          "<?php\n#[A]\n# Copyright A\n"),
         ("a.vb", "' Copyright A\nx", "' Copyright A\nx", "' Copyright A\nx"),
+        ("a.py", "# Copyright A\f\f\u2028b\nx", "x", "x"),
         ("a.py", "", "", ""),
         ("a.py", "\n\n", "", "\n\n"),
         ("a.py", "# Copyright A", "", ""),

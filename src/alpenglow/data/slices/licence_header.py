@@ -183,7 +183,7 @@ def _skip_blank(text: str, position: int) -> int:
 
 def _without_notice(block: str, syntax: _Syntax) -> str:
     """Take the paragraphs from the first to the last notice out of a run of comment lines."""
-    lines = block.splitlines(keepends=True)
+    lines = re.split(r"(?<=\n)", block)  # not at form feeds, which end no comment
     words = [_words(line, syntax) for line in lines]
     marked: list[tuple[int, int]] = []
     first = 0
