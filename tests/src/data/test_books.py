@@ -56,6 +56,14 @@ def test_what_gutenberg_put_around(text: str, faithful: None, fixed: str, tmp_pa
     assert ("Emma" in found.metadata.get("title", "")) == ("Title:" in text)
 
 
+@pytest.mark.parametrize(
+    "piece", ["\n", " ", "*", "** ", "*END", "*** START OF THE PROJECT GUTENBERG "]
+)
+def test_time_grows_with_the_length(piece: str) -> None:
+    text = piece * 300_000
+    assert len(gutenberg.strip(text)[0]) <= len(text) + 1
+
+
 def test_an_end_in_the_middle_of_a_book_is_none() -> None:
     long = "x\n" + END + "\n" + "word " * 20_000
     assert gutenberg.strip(long)[0] == long

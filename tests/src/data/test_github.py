@@ -9,12 +9,13 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from slice_input import documents, units
 
 from alpenglow.config import ConfigError
+from alpenglow.data.collect import Collecting, collect
 from alpenglow.data.document import DataError, Document, InputAbsent
 from alpenglow.data.recipe import SliceRecipe
 from alpenglow.data.slices import github, github_archive, github_dump
@@ -100,6 +101,20 @@ def test_faithful_is_v1(tmp_path: Path) -> None:
     assert found["l.f"].trimmed == {"licence header": 3}
     assert found["owner/tool/w.c"].fault == "binary"
     assert not any(name.endswith(".PY") for name in found)
+
+
+@pytest.mark.parametrize("mode", ["fixed", "faithful"])
+def test_every_byte_is_accounted_for(mode: Literal["fixed", "faithful"], tmp_path: Path) -> None:
+    write(tmp_path / "raw/owner/tool", FILES)
+    recipe = SliceRecipe(input=tmp_path / "raw", mode=mode)
+    (unit,) = units("github", tmp_path / "raw", mode=mode)
+    with collect(unit, Collecting(tmp_path, recipe, "key")) as store:
+        kept = sum(len(text.encode()) for text in store.texts(0, len(store)))
+        gone = sum(size for _, size in (*store.dropped.values(), *store.trimmed.values()))
+        assert store.read == (unit_files := len(unit.inputs), kept + gone)
+        assert len(store) + sum(count for count, _ in store.dropped.values()) == unit_files
+        assert kept + gone == unit.size
+        assert store.rejects["licence"][0]["text"]
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ BSD = "Redistribution and use in source and binary forms, with or without modifi
         ("a.php", "<?php\n#[A]\n# Copyright A\n", "<?php\n#[A]\n# Copyright A\n",
          "<?php\n#[A]\n# Copyright A\n"),
         ("a.vb", "' Copyright A\nx", "' Copyright A\nx", "' Copyright A\nx"),
+        ("a.py", "# Copyright A\f\f\u2028b\nx", "x", "x"),
         ("a.py", "", "", ""),
         ("a.py", "\n\n", "", "\n\n"),
         ("a.py", "# Copyright A", "", ""),
@@ -92,6 +93,17 @@ def test_fixed_takes_out_and_never_adds(text: str, path: str) -> None:
     assert all(character in characters for character in stripped)
     if "copyright" not in text.lower():
         assert stripped == text
+
+
+@pytest.mark.parametrize("path", ["a.c", "a.py", "a.html", "a.php", "a.sql"])
+@pytest.mark.parametrize(
+    "piece", [" ", "# ", "#", "/*", "<!--", "//", "\n", "\n\n#", "copyright ", "under the ", "-- ("]
+)
+def test_time_grows_with_the_length(piece: str, path: str) -> None:
+    # A rule that looks back from every place would need hours.
+    text = piece * 300_000 + "\nx"
+    assert licence_header.strip(text, path, "fixed").endswith("x")
+    assert licence_header.strip(text, path, "faithful").endswith("x")
 
 
 def test_real_programs_mean_the_same_without_their_headers() -> None:

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
 import pytest
@@ -163,6 +165,39 @@ def test_order_changes_in_so_many_real_questions(sites: Path) -> None:
     assert not any("<p>" in document.text for document in fixed.values())
 
 
+def as_v1(path: Path) -> list[str]:
+    """Write a site's texts by v1's method, all in memory; a DOCTYPE is taken out first."""
+    from bs4 import BeautifulSoup
+
+    def text(markup: str) -> str:
+        for tag, sign in (("<li>", "\n*"), ("</li>", ""), ("<ol>", "\n*"), ("</ol>", "")):
+            markup = markup.replace(tag, sign)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return str(BeautifulSoup(markup, "lxml").get_text())
+
+    lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+    whole = "".join(line for line in lines if not line.startswith("<!DOCTYPE"))
+    posts = [dict(post.attrib) for post in ElementTree.fromstring(whole.encode())]
+    answers: dict[str, list[dict[str, str]]] = {}
+    for post in posts:
+        if "ParentId" in post:
+            answers.setdefault(post["ParentId"], []).append(post)
+    found = []
+    for post in posts:
+        if "ParentId" not in post and (post["Id"] in answers or "Title" in post):
+            best = sorted(answers.get(post["Id"], []), key=lambda a: a["Score"], reverse=True)
+            first = text(f"{post['Title']} {post['Body']}")
+            found.append("\nA: ".join([f"Q: {first}", *(text(a["Body"]) for a in best)]))
+    return found
+
+
+@pytest.mark.parametrize("name", ["coffee_Posts.xml", "history_meta_Posts.xml"])
+def test_faithful_is_v1_to_the_byte(name: str, sites: Path) -> None:
+    found = documents("stackexchange", sites / name, mode="faithful")
+    assert [document.text for document in found] == as_v1(sites / name)
+
+
 def faults(found: list[Document]) -> dict[str, str]:
     return {document.source: document.fault for document in found if document.fault}
 
@@ -302,3 +337,28 @@ def test_memory_does_not_grow_with_the_site(tmp_path: Path) -> None:
 def test_html() -> None:
     markup = "<p>a &amp; b<br>c</p><ul><li>x</li><li>y</li></ul><pre>  if a &lt; b:\n    c</pre>"
     assert plain(markup + "<script>no</script>") == "a & b\nc\n\n* x\n* y\n\n  if a < b:\n    c"
+
+
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        ("a < b > c <3 x", "a < b > c <3 x"),
+        ("<a title='x > y'>z</a>", "z"),
+        ("<a it's>z", "z"),
+        ("a<!-- b <p> -->c<!-- d", "ac<!-- d"),
+        ("<script>if (a < b) {}</SCRIPT >c<style>p", "c"),
+        ("<!DOCTYPE html><?pi?></p>a&nbsp;b&#33;&lt;p&gt;", "a\xa0b!<p>"),
+        ("<ol><li>a<LI>b</ol><hr/>c<br/>d", "* a\n* b\nc\nd"),
+        ("", ""),
+    ],
+)
+def test_html_at_its_edges(markup: str, text: str) -> None:
+    assert plain(markup) == text
+
+
+@pytest.mark.parametrize(
+    "piece", ["<a ", "<a b='", "<!--", "<!", "</", "<script>", "&#", "<p>", "<![CDATA[", "<a \"'"]
+)
+def test_markup_that_never_ends_takes_no_longer_than_its_length(piece: str) -> None:
+    # Python's html.parser would need hours for some of these, and a day for one.
+    assert len(plain(piece * 300_000)) <= len(piece) * 300_000

@@ -3,7 +3,8 @@
 PG-19 (github.com/google-deepmind/pg19) has train/, validation/ and test/ of ID.txt, and
 metadata.csv with ID, title, date of publication and address. `fixed` reads train/ alone, since the
 other two are a benchmark's, and takes off Project Gutenberg's own text; `faithful` reads all three
-as they stand, as RedPajama v1 did (data_prep/book of branch rp_v1).
+as they stand, as RedPajama v1 did (data_prep/book of branch rp_v1). Not repeated: by its README's
+commands v1 wrote those two over the last part of train/, 602 books, whose order is not published.
 
 Books3 is refused by its name: its dataset card calls it "defunct" for reasons of copyright.
 """

@@ -13,13 +13,13 @@ RULE = "Project Gutenberg"
 """Name of the rule in the account of what was trimmed."""
 
 _START = re.compile(
-    r"^\s*\*{2,}\s*START OF (?:THE|THIS) PROJECT GUTENBERG\b[^\n]*(?:\n[^\n]+)?\*{2,}[^\n]*$"
+    r"^[ \t]*\*{2,}[ \t]*START OF (?:THE|THIS) PROJECT GUTENBERG\b[^\n]*(?:\n[^\n]+)?\*{2,}[^\n]*$"
     r"|^[^\n]*\*END\*? ?THE SMALL PRINT[^\n]*$",
     re.M | re.I,
 )
 _END = re.compile(
-    r"^\s*\*{2,}\s*END OF (?:THE|THIS) PROJECT GUTENBERG\b"
-    r"|^\s*End of (?:the |this )?Project Gutenberg(?:'s| etext| ebook)",
+    r"^[ \t]*\*{2,}[ \t]*END OF (?:THE|THIS) PROJECT GUTENBERG\b"
+    r"|^[ \t]*End of (?:the |this )?Project Gutenberg(?:'s| etext| ebook)",
     re.M | re.I,
 )
 _HEAD = 60_000

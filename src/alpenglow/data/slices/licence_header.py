@@ -42,7 +42,7 @@ _DIRECTIVE = re.compile(
 )
 """Comment lines that a program reads."""
 
-_PREAMBLE = re.compile(r"\s*(?:<\?xml\b.*\?>|<\?php|<!doctype\b[^>]*>|@echo off)?\s*", re.I)
+_PREAMBLE = re.compile(r"(?:<\?xml\b.*\?>|<\?php|<!doctype\b[^>]*>|@echo off)?", re.I)
 """What may stand before a header, by itself on a line."""
 
 _FILL = re.compile(r"[\s*#]+")
@@ -146,7 +146,7 @@ def _skip_preamble(text: str, position: int) -> int:
     while position < len(text):
         end = _line_end(text, position)
         line = text[position:end]
-        if not (_PREAMBLE.fullmatch(line) or _DIRECTIVE.match(line)):
+        if not (_PREAMBLE.fullmatch(line.strip()) or _DIRECTIVE.match(line)):
             break
         position = end
     return position
@@ -183,7 +183,7 @@ def _skip_blank(text: str, position: int) -> int:
 
 def _without_notice(block: str, syntax: _Syntax) -> str:
     """Take the paragraphs from the first to the last notice out of a run of comment lines."""
-    lines = block.splitlines(keepends=True)
+    lines = re.split(r"(?<=\n)", block)  # not at form feeds, which end no comment
     words = [_words(line, syntax) for line in lines]
     marked: list[tuple[int, int]] = []
     first = 0
