@@ -110,9 +110,14 @@ class Catalogue:
         return catalogue
 
     def write(self) -> Path:
-        """Write `catalogue.json` under a temporary name and rename it; write other files before."""
+        """Write `catalogue.json` under a temporary name and rename it; write other files before.
+
+        A checksum of those that is known already stays: they were not read since.
+        """
         files = {
-            name: file_hash(self.folder / name) for name in BESIDE if (self.folder / name).is_file()
+            name: self.files.get(name) or file_hash(self.folder / name)
+            for name in BESIDE
+            if name in self.files or (self.folder / name).is_file()
         }
         later = {"removals": self.removals, "removals_hash": self.removals_hash, "files": files}
         later["made_from"] = self.made_from
