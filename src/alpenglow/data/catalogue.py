@@ -24,7 +24,7 @@ FORMAT = 1
 NAME = "catalogue.json"
 PENDING = "removal.pending.json"
 """Lies beside the catalogue while a removal is going on, or after it was broken off."""
-BESIDE = ("ledger.json", "rejects.jsonl", "compaction.json")
+BESIDE = ("ledger.json", "rejects.jsonl", "compaction.json", "removals.before.jsonl")
 """Files whose checksums the catalogue keeps."""
 
 
