@@ -24,7 +24,7 @@ FORMAT = 1
 NAME = "catalogue.json"
 PENDING = "removal.pending.json"
 """Lies beside the catalogue while a removal is going on, or after it was broken off."""
-BESIDE = ("ledger.json", "rejects.jsonl", "compaction.json")
+BESIDE = ("ledger.json", "rejects.jsonl", "compaction.json", "removals.before.jsonl")
 """Files whose checksums the catalogue keeps."""
 
 
@@ -110,9 +110,14 @@ class Catalogue:
         return catalogue
 
     def write(self) -> Path:
-        """Write `catalogue.json` under a temporary name and rename it; write other files before."""
+        """Write `catalogue.json` under a temporary name and rename it; write other files before.
+
+        A checksum of those that is known already stays: they were not read since.
+        """
         files = {
-            name: file_hash(self.folder / name) for name in BESIDE if (self.folder / name).is_file()
+            name: self.files.get(name) or file_hash(self.folder / name)
+            for name in BESIDE
+            if name in self.files or (self.folder / name).is_file()
         }
         later = {"removals": self.removals, "removals_hash": self.removals_hash, "files": files}
         later["made_from"] = self.made_from

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 BLOCK_BYTES = 1 << 20
 """A checksum covers this many bytes of tokens."""
-READ_BYTES = 1 << 22
+READ_BYTES = 1 << 20
 """Bytes of a file read at once."""
 
 FACTS = ("source", "url", "licence", "timestamp")

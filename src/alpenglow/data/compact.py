@@ -4,7 +4,8 @@
 
 Same slices, documents in their order, shards cut anew: the document that reaches `--shard-tokens`
 closes one. Every shard and the catalogue name what they were made from; `compaction.json` is the
-account: for each slice, documents and tokens read = kept + removed, exactly. The source is read,
+account: for each slice, documents and tokens read = kept + removed, exactly;
+`removals.before.jsonl` keeps the log of what was removed. The source is read,
 each block against its checksum, and never changed. The new folder appears whole or not at all; it
 has another order of samples, so a run that began on the source goes on with the source.
 """
@@ -23,13 +24,14 @@ from typing import Any
 
 import numpy as np
 
+from alpenglow.data import removal_log
 from alpenglow.data.assembly import open_building, swap
 from alpenglow.data.catalogue import PENDING, Catalogue, CatalogueError
 from alpenglow.data.checksums import FACTS
 from alpenglow.data.document import DataError
 from alpenglow.data.recipe import PrepareRecipe
 from alpenglow.data.shards import ShardError, ShardInfo, ShardWriter
-from alpenglow_lsf.files import write_json
+from alpenglow_lsf.files import write_json, write_text
 
 ACCOUNT = "compaction.json"
 FORMAT = 1
@@ -133,6 +135,12 @@ def compact(source: Catalogue, output: Path, shard_tokens: int) -> dict[str, Sli
         for name in (source.tokenizer, *COPIED):
             if (source.folder / name).is_file():
                 shutil.copyfile(source.folder / name, building / name)
+        logs = [
+            text
+            for name in (removal_log.BEFORE, removal_log.NAME)
+            for text in removal_log.lines(source.folder, name)
+        ]
+        write_text(building / removal_log.BEFORE, "".join(logs))
         slices = {name: dataclasses.asdict(account) for name, account in accounts.items()}
         tables = {"format": FORMAT, "made_from": made_from, "shard_tokens": shard_tokens}
         write_json(building / ACCOUNT, {**tables, "slices": slices})

@@ -160,6 +160,7 @@ class TableBuilder:
                 begin + int(np.searchsorted(keys[begin:end], np.uint64(middle)))
                 for begin, end in spans
             ]
+            _let_go(keys)
             lower = [(begin, cut) for (begin, _), cut in zip(spans, cuts, strict=True)]
             upper = [(cut, end) for (_, end), cut in zip(spans, cuts, strict=True)]
             yield from self._range(keys, documents, lower, least, middle)

@@ -15,35 +15,37 @@ from typing import Any
 
 import xxhash
 
-from alpenglow.data.catalogue import Catalogue
+from alpenglow.data.catalogue import PENDING, Catalogue
 from alpenglow.data.document import DataError
 
 NAME = "removals.jsonl"
+BEFORE = "removals.before.jsonl"
+"""The logs of the shards that compacted ones were made from."""
 
 
-def entries(folder: Path) -> Iterator[dict[str, Any]]:
+def entries(folder: Path, name: str = NAME) -> Iterator[dict[str, Any]]:
     """The removals that shards have seen, in their order.
 
     Raises:
         DataError: a line is no JSON object.
     """
-    for number, text in enumerate(lines(folder), 1):
+    for number, text in enumerate(lines(folder, name), 1):
         try:
             found = json.loads(text)
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise DataError(f"{folder / NAME}: line {number} is no removal: the log is damaged")
+            raise DataError(f"{folder / name}: line {number} is no removal: the log is damaged")
         yield found
 
 
-def lines(folder: Path) -> Iterator[str]:
+def lines(folder: Path, name: str = NAME) -> Iterator[str]:
     """The lines of the log with their line ends; none where there is no log.
 
     Raises:
         DataError: not readable as text.
     """
-    path = folder / NAME
+    path = folder / name
     if not path.exists():
         return
     try:
@@ -97,10 +99,31 @@ def damage(catalogue: Catalogue) -> str:
 def removed_ids(folder: Path) -> set[bytes]:
     """Ids of all documents that were ever removed from shards, 16 bytes each.
 
+    Those of shards that these were compacted from are among them: who makes the shards anew from
+    the same text leaves them out.
+
     Raises:
-        DataError: the log is damaged.
+        DataError: a log is damaged.
     """
-    return {bytes.fromhex(one) for entry in entries(folder) for one in entry["documents"]}
+    return {
+        bytes.fromhex(one)
+        for name in (BEFORE, NAME)
+        for entry in entries(folder, name)
+        for one in entry["documents"]
+    }
+
+
+def refuse_replacing(folder: Path) -> None:
+    """Keep shards that documents were removed from from being made anew with all of them.
+
+    Raises:
+        DataError: documents were removed from the shards here.
+    """
+    if (folder / NAME).exists() or (folder / BEFORE).exists() or (folder / PENDING).exists():
+        raise DataError(
+            f"{folder}: documents were removed from these shards, and making them anew would bring "
+            f"them back; name another output, and remove them there by the ids in {folder / NAME}"
+        )
 
 
 def leads_to(folder: Path, before: str, after: str) -> bool:

@@ -240,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tenth = int(10 * min(1.0, read / total))
             seconds = time.perf_counter() - begin
             sys.stderr.write(
-                f"verify {read / 1e6:,.0f} of {total / 1e6:,.0f} MB, "
+                f"verify {min(read, total) / 1e6:,.0f} of {total / 1e6:,.0f} MB of shards, "
                 f"{read / 1e6 / seconds:,.0f} MB/s\n"
             )
         sys.stdout.flush()
