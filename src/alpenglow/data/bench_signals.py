@@ -173,6 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for size in (8, LARGEST):
         text = (joined * (size * MEGABYTE // len(joined) + 1))[: size * MEGABYTE]
         print(f"memory beside one text of {size} M characters: {memory(text):.0f} MB")
+    text = "a b c d e f g h\n" * (LARGEST * MEGABYTE // 16)
+    print(f"memory beside {LARGEST} M characters of words of one letter: {memory(text):.0f} MB")
     return int(any(found.different.values()))
 
 
