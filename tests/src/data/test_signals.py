@@ -158,6 +158,15 @@ def test_memory_is_bounded() -> None:
     assert columns.LONGEST <= 10_000_000
 
 
+def test_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_signals.main([str(tmp_path)]) == 1
+    assert "no text in the folders" in capsys.readouterr().err
+    for number, text in enumerate(real_texts(0.1)):
+        (tmp_path / f"{number}.txt").write_text(text, "utf-8")
+    assert bench_signals.main([str(tmp_path), "--megabytes", "0.05"]) == 0
+    assert "differ from the reference's: none" in capsys.readouterr().out
+
+
 def test_normalisation_goes_by_characters() -> None:
     """What the table of characters takes for granted, over all of Unicode."""
     following = characters._following()
