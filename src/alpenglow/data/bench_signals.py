@@ -1,11 +1,12 @@
 """Quality signals beside a plain loop over documents, on real text, in one process.
 
-    python -m alpenglow.data.bench_signals --megabytes 20 [FOLDER ...]
+    python -m alpenglow.data.bench_signals --megabytes 20 [--memory] [FOLDER ...]
 
 Text is taken from the folders named (source code, documentation, HTML as text, prose), or from this
 Python's library and packages. It is read in portions; on each one all variants run in turn, in an
 order that changes, and every signal of every document and line is compared. Time is the process's
-CPU time. Masking of personal data runs on the same portions; memory is measured on single texts.
+CPU time. Masking of personal data runs on the same portions; `--memory` adds what single long texts
+take.
 """
 
 from __future__ import annotations
@@ -151,11 +152,24 @@ def report(found: Found) -> str:
     return "\n".join(lines)
 
 
+def _memory_of_long_texts(joined: str) -> str:
+    lines = []
+    for size in (8, LARGEST):
+        text = (joined * (size * MEGABYTE // len(joined) + 1))[: size * MEGABYTE]
+        lines.append(f"memory beside one text of {size} M characters: {memory(text):.0f} MB")
+    text = "a b c d e f g h\n" * (LARGEST * MEGABYTE // 16)
+    lines.append(
+        f"memory beside {LARGEST} M characters of words of one letter: {memory(text):.0f} MB"
+    )
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; exit code 1 if any signal differs."""
     parser = argparse.ArgumentParser(prog="python -m alpenglow.data.bench_signals")
     parser.add_argument("folders", type=Path, nargs="*", help="default: this Python's library")
     parser.add_argument("--megabytes", type=float, default=20.0)
+    parser.add_argument("--memory", action="store_true", help="measure memory too: a minute more")
     options = parser.parse_intermixed_args(arguments)
     installed = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
     sizes: Counter[str] = Counter()
@@ -169,10 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(given):,} documents, {wide:,} of them more than ASCII: {kinds}")
     found = measure([Document(text, "books", "a", "") for text in given])
     print(report(found))
-    joined = "\n".join(given)
-    for size in (8, LARGEST):
-        text = (joined * (size * MEGABYTE // len(joined) + 1))[: size * MEGABYTE]
-        print(f"memory beside one text of {size} M characters: {memory(text):.0f} MB")
+    if options.memory:
+        print(_memory_of_long_texts("\n".join(given)))
     return int(any(found.different.values()))
 
 

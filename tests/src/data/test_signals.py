@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from alpenglow.data import bench_signals
 from alpenglow.data.document import DataError, Document
 from alpenglow.data.signals import SignalSettings, characters, columns, compute, reference
 from alpenglow.data.signals.hashes import Groups, HashSet
@@ -131,6 +132,39 @@ def test_blocks_and_their_order_do_not_matter(monkeypatch: pytest.MonkeyPatch) -
         for name, column in before.items():
             # Sums run over other blocks: equal but for the last bits of a logarithm.
             np.testing.assert_allclose(after[name], column, rtol=1e-12, err_msg=name)
+
+
+def test_long_documents_are_looked_at_from_their_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "Some words, {and} more \u00e9 x_1.\n" * 100 + "\ud800\0}}} end" * 50
+    whole, _ = compute(documents([text]), PLAIN)
+    monkeypatch.setattr(columns, "LONGEST", 1000)
+    monkeypatch.setattr(columns, "BLOCK", 300)
+    cut, _ = compute(documents(["a", text, "b"]), PLAIN)
+    short, _ = compute(documents([text[:1000]]), PLAIN)
+    of_all = {"characters", "ccnet_length", "ccnet_nlines", "alphanumeric_share", "binary",
+              "alphabetic_characters", "not_unicode", "curly_brackets", "rps_doc_curly_bracket",
+              "ccnet_original_length", "ccnet_original_nlines"}  # fmt: skip
+    assert whole["binary"].tolist() == whole["not_unicode"].tolist() == [1]
+    for name in whole:
+        wanted = whole if name in of_all else short
+        np.testing.assert_allclose(cut[name][1], wanted[name][0], rtol=1e-12, err_msg=name)
+
+
+def test_memory_is_bounded() -> None:
+    """Words of one letter are what takes most; the bound of a worker has room for it."""
+    assert bench_signals.memory("a b c d e f g h\n" * 125_000) < 250
+    assert columns.LONGEST <= 10_000_000
+
+
+def test_bench(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench_signals.main([str(tmp_path)]) == 1
+    assert "no text in the folders" in capsys.readouterr().err
+    for number, text in enumerate(real_texts(0.1)):
+        (tmp_path / f"{number}.txt").write_text(text, "utf-8")
+    assert bench_signals.main([str(tmp_path), "--megabytes", "0.05"]) == 0
+    assert "differ from the reference's: none" in capsys.readouterr().out
 
 
 def test_normalisation_goes_by_characters() -> None:

@@ -97,7 +97,7 @@ def _following() -> frozenset[str]:
     """Return the characters that follow another one in a canonical decomposition."""
     found = {chr(code) for code in (*range(0x1161, 0x1176), *range(0x11A8, 0x11C3))}  # Hangul
     found.add("\u0307")  # of U+0130 in lower case
-    for code in range(0x80, _CODES):
+    for code in range(0x80, 0x20000):  # beyond, all decompositions are to one character
         parts = unicodedata.decomposition(chr(code)).split()
         if len(parts) == 2 and not parts[0].startswith("<"):
             found.add(chr(int(parts[1], 16)))

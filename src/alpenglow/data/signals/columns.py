@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alpenglow.data.document import Document
-from alpenglow.data.signals.characters import normalised
+from alpenglow.data.signals.characters import LETTER, SURROGATE, WORD, normalised
 from alpenglow.data.signals.lines import LineSignals
 from alpenglow.data.signals.repetition import Repetition
 from alpenglow.data.signals.rows import Row
@@ -26,6 +26,11 @@ Columns = dict[str, NDArray[Any]]
 BLOCK = 500_000
 """Characters that are looked at together: arrays that fit into a processor's cache, and a bound of
 memory. A longer document is a block of its own."""
+
+
+LONGEST = 10_000_000
+"""Of a longer document only what counts characters is of the whole text (`_long`), all else of so
+many from its beginning: then a block's memory is bounded whatever the text holds."""
 
 
 def compute(documents: Sequence[Document], settings: SignalSettings) -> tuple[Columns, Columns]:
@@ -46,11 +51,17 @@ def compute(documents: Sequence[Document], settings: SignalSettings) -> tuple[Co
     blocks = list(_blocks(documents)) or [np.empty(0, np.int64)]
     parts = []
     for block in blocks:
-        parts += _block([documents[index].text for index in block], block, settings, lists)
+        texts = [documents[index].text[:LONGEST] for index in block]
+        parts += _block(texts, block, settings, lists)
+        del texts
     columns = {
         name: _put([part.columns[name] for part in parts], [part.which for part in parts])
         for name in parts[0].columns
     }
+    for index, document in enumerate(documents):
+        if len(document.text) > LONGEST:
+            for name, value in _long(document.text).items():
+                columns[name][index] = value
     columns |= _of_facts(documents, columns, settings, lists)
     lines: Columns = {}
     if settings.lines:
@@ -91,10 +102,11 @@ def _put(values: list[NDArray[Any]], places: list[NDArray[np.int64]]) -> NDArray
 def _blocks(documents: Sequence[Document]) -> Iterator[NDArray[np.int64]]:
     begin, size = 0, 0
     for index, document in enumerate(documents):
-        if size and size + len(document.text) > BLOCK:
+        length = min(len(document.text), LONGEST)
+        if size and size + length > BLOCK:
             yield np.arange(begin, index)
             begin, size = index, 0
-        size += len(document.text) + 1
+        size += length + 1
     if begin < len(documents):
         yield np.arange(begin, len(documents))
 
@@ -103,35 +115,31 @@ def _block(
     texts: list[str], which: NDArray[np.int64], settings: SignalSettings, lists: Lists
 ) -> list[_Part]:
     if not texts:
-        row = Row.of([""])
-        part = _part(row, [""], Words(row), which, settings, lists)
+        part = _part(Row.of([""]), [""], False, which, settings, lists)
         nothing = {name: column[:0] for name, column in part.columns.items()}
         return [_Part(which, nothing, part.lines[:0], part.line_columns)]
     row = Row.of(texts)
     special = row.special()
     if not special.any():
-        return [_part(row, texts, Words(row), which, settings, lists)]
+        return [_part(row, texts, False, which, settings, lists)]
     parts = []
-    for chosen in (np.flatnonzero(~special), np.flatnonzero(special)):
+    for rewritten in (False, True):
+        chosen = np.flatnonzero(special == rewritten)
         if chosen.size:
             some = [texts[index] for index in chosen]
-            row = Row.of(some)
-            if special[chosen[0]]:
-                words = Words(Row.of([normalised(text) for text in some]), rewritten=True)
-            else:
-                words = Words(row)
-            parts.append(_part(row, some, words, which[chosen], settings, lists))
+            parts.append(_part(Row.of(some), some, rewritten, which[chosen], settings, lists))
     return parts
 
 
 def _part(
     row: Row,
     texts: Sequence[str],
-    words: Words,
+    rewritten: bool,
     which: NDArray[np.int64],
     settings: SignalSettings,
     lists: Lists,
 ) -> _Part:
+    words = Words(Row.of([normalised(text) for text in texts]) if rewritten else row, rewritten)
     columns = words.documents(texts, lists.gopher[words.rewritten])
     if lists.phrases is not None:
         blocked = words.blocked(lists.phrases[words.rewritten])
@@ -157,6 +165,29 @@ def _part(
     columns["ccnet_nlines"] = row.count(row.of_rare("\n")) + (row.ends > row.begins)
     line_columns = line.columns(javascript) if javascript is not None else {}
     return _Part(which, columns, np.diff(line.lines.offset), line_columns)
+
+
+def _long(text: str) -> dict[str, float]:
+    """Return the columns that count characters, piece by piece."""
+    total: dict[str, int] = dict.fromkeys(("alphanumeric", "letters", "curly", "surrogates"), 0)
+    for begin in range(0, len(text), BLOCK):
+        row = Row.of([text[begin : begin + BLOCK]])
+        signs = row.having_bit(WORD) - row.count(np.flatnonzero(row.row == ord("_")))
+        total["alphanumeric"] += int(signs[0])
+        total["letters"] += int(row.having_bit(LETTER)[0])
+        total["surrogates"] += row.having(SURROGATE).size
+    total["curly"] = text.count("{") + text.count("}")
+    return {
+        "characters": len(text),
+        "ccnet_length": len(text),
+        "ccnet_nlines": text.count("\n") + 1,
+        "alphanumeric_share": total["alphanumeric"] / len(text),
+        "alphabetic_characters": total["letters"],
+        "binary": "\0" in text,
+        "not_unicode": total["surrogates"] > 0,
+        "curly_brackets": total["curly"],
+        "rps_doc_curly_bracket": total["curly"] / len(text),
+    }
 
 
 def _of_facts(

@@ -173,11 +173,13 @@ class TokenSignals:
         lengths = self.ends - self.begins
         found = np.zeros(self.begins.size, np.bool_)
         chosen = stop_words.beginnings[row.row[self.begins]]
-        which = np.flatnonzero(chosen & (lengths <= 8))
+        short = chosen & (lengths <= 8)
         if row.wide.size:
             # A placeholder tells nothing: such tokens are looked at as the long ones are.
-            narrow = (self._wide_before(self.ends) == self._wide_before(self.begins))[which]
-            which = which[narrow]
+            token = np.searchsorted(self.begins, row.wide, side="right") - 1
+            token = token[(token >= 0) & (row.wide < self.ends[token])] if short.size else token
+            short[token[token >= 0]] = False
+        which = np.flatnonzero(short)
         small, _ = stop_words.small.find(small_pieces(row.data, self.begins[which], lengths[which]))
         found[which[small]] = True
         if stop_words.others.members.size:
@@ -192,9 +194,6 @@ class TokenSignals:
             others, _ = stop_words.others.find(hashes)
             found[which[others]] = True
         return found
-
-    def _wide_before(self, places: Places) -> Places:
-        return np.searchsorted(self.row.wide, places)
 
     def _alphabetic(self) -> NDArray[np.float64]:
         """Return the share of words between white space that have a letter."""
