@@ -1,4 +1,4 @@
-"""The arXiv slice: papers in folders, archives and arXiv's bulk form; what is cut, large or hostile."""
+"""The arXiv slice: papers in folders, archives and the bulk form; what is cut or hostile."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_bulk_archive(tmp_path: Path) -> None:
 def test_bulk_archive_as_v1_read_it(tmp_path: Path) -> None:
     (tmp_path / "arXiv_src_2101_001.tar").write_bytes(bulk())
     found = {d.metadata["id"]: d for d in read(tmp_path, mode="faithful")}
-    # Files in the order of the archive, those without a header give nothing; the date is the file's.
+    # Files in the order of the archive; one without a header gives nothing; the date is the file's.
     assert found["2101.00001"].text == "\\section{A}\\input{part}\\end{document}\n\n"
     assert found["2101.00001"].timestamp == "2021-01-01T00:00:00"
     assert found["hep-th/0001005"].fault == "not UTF-8"
@@ -218,7 +218,7 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
     broken = bytearray(tar({"a.tex": b"x" * 600, "b.tex": b"y"}))
     broken[1536 + 148] ^= 1  # in the checksum of the second header
     (tmp_path / "a.tar").write_bytes(broken)
-    with pytest.raises(DataError, match="what follows a.tex is no member"):
+    with pytest.raises(DataError, match=r"what follows a\.tex is no member"):
         read(tmp_path)
 
 

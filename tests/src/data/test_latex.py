@@ -59,7 +59,9 @@ CASES = {
         "\\newcommand{\\x}[1]{Y(#1)}\n" + S + "\\x{1}.", S + "\\x{1}.", S + "Y(1).",
     ),
     "definition in the body": (
-        S + "\\newcommand{\\x}{Y}\n\\x.", S + "\\newcommand{Y}{Y}\nY.", S + "\\newcommand{\\x}{Y}\nY.",
+        S + "\\newcommand{\\x}{Y}\n\\x.",
+        S + "\\newcommand{Y}{Y}\nY.",
+        S + "\\newcommand{\\x}{Y}\nY.",
     ),
     "macro in a macro, defined later": (
         "\\newcommand{\\x}{Y}\n\\newcommand{\\y}{\\x}\n" + S + "\\y.", S + "\\x.", S + "Y.",
@@ -71,7 +73,9 @@ CASES = {
     "\\appendixname": (
         S + "see \\appendixname{} b", S + "see ", S + "see \\appendixname{} b",
     ),
-    "\\printbibliography": (S + "b\n\\printbibliography\nc", S + "b\n\\printbibliography\nc", S + "b"),
+    "\\printbibliography": (
+        S + "b\n\\printbibliography\nc", S + "b\n\\printbibliography\nc", S + "b",
+    ),
 }  # fmt: skip
 
 
@@ -119,7 +123,7 @@ def test_v1_refuses_what_it_failed_on() -> None:
         ("\\verb|50%| a % b", "\\verb|50%| a"),
         ("\\verb*+%+ % b\n\\verb|no end % c", "\\verb*+%+\n\\verb|no end"),
         ("\\lstinline[language=C]!a % b! c%", "\\lstinline[language=C]!a % b! c"),
-        ("\\begin{lstlisting}\n% k\n\\end{lstlisting}% g", "\\begin{lstlisting}\n% k\n\\end{lstlisting}"),
+        ("\\begin{minted}\n% k\n\\end{minted}% g", "\\begin{minted}\n% k\n\\end{minted}"),
         ("a\n\\begin{comment}\nb\n\\end{comment}\nc", "a\nc"),
         ("% \\begin{verbatim}\na % b\n", "a\n"),
         ("\\begin{verbatim} no end % a", "\\begin{verbatim} no end"),
@@ -155,7 +159,8 @@ def test_environments_that_are_comments_by_definition() -> None:
         ("\\newcommand{\\v}[1]{\\mathbf#1}", "\\v x \\v{xy}", "\\mathbf x \\mathbf xy"),
         ("\\newcommand{\\x}{ab}", "\\bar\\x", "\\bar{ab}"),
         ("\\newcommand{\\x}{a}", "\\bar\\x", "\\bar a"),
-        ("\\newcommand{\\x}{\\alpha}", "\\x{}b \\x b \\x\n\nc", "\\alpha{}b \\alpha b \\alpha\n\nc"),
+        ("\\newcommand{\\x}{\\alpha}", "\\x{}b \\x b \\x\n\nc",
+         "\\alpha{}b \\alpha b \\alpha\n\nc"),
         ("\\newcommand{\\be}{\\begin{equation}}", "\\be\nx", "\\begin{equation}\nx"),
         ("\\newcommand{\\x}{Y}", "\\\\x \\verb|\\x| \\url{\\x}", "\\\\x \\verb|\\x| \\url{\\x}"),
         ("\\newcommand{\\x}{Y}", "\\begin{verbatim}\\x\\end{verbatim}\\x",
@@ -196,7 +201,8 @@ def test_macro_bombs_stay_in_place() -> None:
 
 
 def test_bounds_of_the_text() -> None:
-    head = "\\documentclass{article}\n\\title{On \\emph{Alps}}\n\\begin{document}\n\\author{A, a@b.c}\n"
+    head = "\\documentclass{article}\n\\title{On \\emph{Alps}}\n"
+    head += "\\begin{document}\n\\author{A, a@b.c}\n"
     tail = "\n\\end{document}\njunk"
     found = cleaned(head + "\\begin{abstract}We.\\end{abstract}\n\\section{S} x" + tail)
     assert found.text == "\\begin{abstract}We.\\end{abstract}\n\\section{S} x"

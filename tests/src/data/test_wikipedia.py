@@ -67,6 +67,15 @@ def test_dump(name: str, tmp_path: Path) -> None:
     assert found.read_bytes == len("Alps\n\n" + markup)
 
 
+def test_parts_of_a_dump(tmp_path: Path) -> None:
+    (tmp_path / "x-index.txt.bz2").write_bytes(bz2.compress(b"1:2:Alps"))
+    with pytest.raises(Absent, match="holds no file with .xml in its name"):
+        read(tmp_path)
+    for part in ("1.xml-p1p9", "2.xml-p10p19"):
+        (tmp_path / f"enwiki-20230320-pages-articles{part}.bz2").write_bytes(bz2.compress(WIKI))
+    assert [d.metadata["language"] for d in read(tmp_path)] == ["en", "en"]
+
+
 def test_language_of_the_dump(tmp_path: Path) -> None:
     text = "[[Файл:a.jpg|мини|б]]А [[Категория:Б]][[Изображение:в]]г [[К:д]]"
     pages = (page("Гора Б", 1, text), page("В", 2, "#Перенаправление [[Б]]"))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, cast
 from urllib.parse import quote
 
-from alpenglow.data.document import DataError, Document, Unit, one_each
+from alpenglow.data.document import DataError, Document, InputAbsent, Unit, one_each
 from alpenglow.data.recipe import SliceRecipe
 from alpenglow.data.slices import wikipedia_languages, wikipedia_v1, wikitext
 from alpenglow.data.slices.source import Source, up_to
@@ -33,7 +33,8 @@ NEEDS = (
     "it reads dumps *-pages-articles*.xml.bz2 (or .xml, .xml.gz) in a folder, "
     "or one inside a wheel (origin = 'wheel')"
 )
-ENDINGS = (".xml.bz2", ".xml.gz", ".xml")
+ENDINGS = (".xml", ".gz", ".bz2")
+"""Large wikis come in parts: `enwiki-20230320-pages-articles1.xml-p1p41242.bz2`."""
 
 
 def units(config: Source) -> list[Unit]:
@@ -45,7 +46,10 @@ def units(config: Source) -> list[Unit]:
     if config.recipe.origin == "wheel":
         inputs = [in_wheel(config, NEEDS)]
     else:
-        inputs = config.files(ENDINGS, NEEDS)
+        found = config.files(ENDINGS, NEEDS)
+        inputs = [item for item in found if ".xml" in item.source.rpartition("/")[2].lower()]
+        if not inputs:
+            raise InputAbsent(f"{NAME}: {config.root} holds no file with .xml in its name; {NEEDS}")
     return one_each(NAME, inputs, config.recipe.max_bytes)
 
 
