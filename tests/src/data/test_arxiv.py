@@ -272,4 +272,4 @@ def test_stacks_project(tmp_path: Path) -> None:
     named = [d.metadata["main"] for d in found if "\\bibliography{" in d.text]
     assert named == ["stacks-project/coding.tex"]  # in verbatim: how chapters are to be written
     (joined,) = read(Path(folder) / "latex", mode="faithful")
-    assert joined.text.count("\\section{Definitions}") > 1
+    assert joined.text.count("\\section{Introduction}") > 20

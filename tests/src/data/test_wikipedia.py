@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import itertools
 import json
 import subprocess
 import sys
@@ -69,11 +70,42 @@ def test_dump(name: str, tmp_path: Path) -> None:
 
 def test_parts_of_a_dump(tmp_path: Path) -> None:
     (tmp_path / "x-index.txt.bz2").write_bytes(bz2.compress(b"1:2:Alps"))
-    with pytest.raises(Absent, match="holds no file with .xml in its name"):
+    with pytest.raises(Absent, match=r"holds no file with \.xml in its name"):
         read(tmp_path)
     for part in ("1.xml-p1p9", "2.xml-p10p19"):
         (tmp_path / f"enwiki-20230320-pages-articles{part}.bz2").write_bytes(bz2.compress(WIKI))
     assert [d.metadata["language"] for d in read(tmp_path)] == ["en", "en"]
+
+
+@pytest.mark.parametrize("cut", ["pages", "anywhere", "nowhere"])
+def test_a_dump_in_streams_is_cut_into_units(cut: str, tmp_path: Path) -> None:
+    pages = [page(f"P{n}", n, f"text {n} " + "&lt;page&gt; " * (n % 7) * 20) for n in range(60)]
+    whole = dump(*pages, site=RU)
+    first = whole.index(b"<page>")
+    places = {
+        "pages": [0, *[whole.index(b"<page><title>P%d<" % n) for n in range(0, 60, 4)],
+                  whole.rindex(b"</mediawiki>"), len(whole)],
+        "anywhere": [0, *range(first + 3, len(whole), 411), len(whole)],
+        "nowhere": [0, len(whole)],
+    }[cut]  # fmt: skip
+    streams = [whole[a:b] for a, b in itertools.pairwise(places)]
+    data = b"".join(bz2.compress(stream) for stream in streams)
+    path = tmp_path / "ruwiki.xml.bz2"
+    path.write_bytes(data)
+    expected = read(tmp_path)
+    assert len(expected) == 60
+    recipe = SliceRecipe(input=tmp_path)
+    for size in (300, 411, 997, 2000):
+        units = wikipedia.units(Source.of("wikipedia", recipe, unit_bytes=size))
+        assert len(units) == -(-len(data) // size)
+        assert len({unit.key for unit in units}) == len(units)
+        assert sum(unit.size for unit in units) == len(data)
+        found = [list(wikipedia.read(unit, recipe)) for unit in units]
+        assert [d for part in found for d in part] == expected
+        assert cut == "nowhere" or sum(map(bool, found)) > len(units) // 4
+    path.write_bytes(data[:-30])
+    with pytest.raises(DataError, match=r"xml\.bz2: not a whole dump"):
+        [list(wikipedia.read(unit, recipe)) for unit in units]
 
 
 def test_language_of_the_dump(tmp_path: Path) -> None:
