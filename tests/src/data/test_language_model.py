@@ -290,7 +290,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [json.dumps({"text": page}) for page in [*pages[:30], "half a pair: \ud800", "日本語"]]
     (tmp_path / "seed.jsonl").write_text("\n".join(lines))
     with StoreWriter(tmp_path / "crawl.h5", "key", "commoncrawl") as writer:
-        writer.add([Document(page, "commoncrawl", str(n), "") for n, page in enumerate(pages)], {})
+        writer.add([Document(page, "commoncrawl", str(n), "") for n, page in enumerate(pages)])
         writer.close()
     output = tmp_path / "models" / "en.h5"
     seed = [str(tmp_path / "seed.jsonl"), "--language", "en", "--vocabulary", "1000"]

@@ -232,7 +232,7 @@ def inside(name: str) -> str:
 
 
 def _pax(header: bytes) -> dict[str, str]:
-    """Read the records `LENGTH KEY=VALUE` of a pax header (POSIX.1-2001, pax interchange format)."""
+    """Read the records `LENGTH KEY=VALUE` of a pax header (POSIX.1-2001)."""
     found: dict[str, str] = {}
     while header:
         length, space, _ = header.partition(b" ")

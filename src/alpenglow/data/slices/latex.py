@@ -15,7 +15,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from alpenglow.data.slices.latex_comments import VERBATIM, comment_environments, without_comments
+from alpenglow.data.slices.latex_comments import (
+    VERBATIM,
+    comment_environments,
+    verb_end,
+    without_comments,
+)
 from alpenglow.data.slices.latex_input import Project, Resolved
 from alpenglow.data.slices.latex_macros import Macros, closing
 from alpenglow.data.slices.source import LARGEST
@@ -175,8 +180,7 @@ def _hidden(text: str) -> list[tuple[int, int]]:
                 if end < 0:
                     missing.add(match["name"])
         elif match["mark"]:
-            line = text.find("\n", position)
-            end = text.find(match["mark"], position, line if line >= 0 else len(text))
+            end = verb_end(text, position, match["mark"])
         else:
             end = _definition(text, match)
         if end > position:

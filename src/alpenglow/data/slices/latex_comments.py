@@ -3,8 +3,8 @@ r"""LaTeX comments: what TeX would not read goes, what only looks like a comment
 `\%` is a per cent sign, `\\%` a line's end and a comment; verbatim environments, `\verb|...|`,
 `\url{a/b%20c}` and their kin hold no comments. The end of a line that a comment swallows is
 swallowed here too (`foo%` before `bar` reads `foobar`), unless a space or a command's name stands
-before it, where TeX would not have seen the line's end either and the line stays readable. (Knuth, The TeXbook,
-chapter 8: category 14 and the three states of the reader.)
+before it, where TeX would not have seen the line's end either and the line stays readable. (Knuth,
+The TeXbook, chapter 8: category 14 and the three states of the reader.)
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ VERBATIM = frozenset(
 """Environments whose content TeX does not read as usual."""
 COMMENT = frozenset(("comment",))
 """Environments that print nothing."""
+
+LONGEST_VERB = 1_000
+"""Characters that a search for the end of a `\\verb` looks at."""
 
 _ADDRESS = r"\\(?:url|nolinkurl|path|href|hyperref|burl)\s*\{(?:[^{}\n\\]|\\.|\{[^{}\n]*\})*\}"
 _TOKEN = re.compile(
@@ -56,7 +59,7 @@ def without_comments(text: str, silent: Collection[str] = COMMENT) -> str:
     """
     kept: list[str] = []
     missing: set[str] = set()  # ends that were looked for in vain: none comes later either
-    at, position, end = 0, 0, len(text)
+    at, position = 0, 0
     while (match := _TOKEN.search(text, position)) is not None:
         position = match.end()
         name, mark = match["environment"], match["mark"]
@@ -75,11 +78,21 @@ def without_comments(text: str, silent: Collection[str] = COMMENT) -> str:
                 alone = text[match.start() - 1 : match.start()] in ("", "\n")
                 at = position = position + (alone and text[position : position + 1] == "\n")
         elif mark is not None:
-            line_end = text.find("\n", position)
-            found = text.find(mark, position, line_end if line_end >= 0 else end)
-            position = found + 1 if found >= 0 else position
+            position = verb_end(text, position, mark)
     kept.append(text[at:])
     return "".join(kept)
+
+
+def verb_end(text: str, position: int, mark: str) -> int:
+    r"""Where the text of a `\verb` ends, with its mark; where it begins if it has no end.
+
+    Args:
+        text: of a file.
+        position: behind the first mark.
+        mark: what stands around the text; it ends on its line.
+    """
+    found = text.find(mark, position, position + LONGEST_VERB) if mark else -1
+    return position if found < 0 or "\n" in text[position:found] else found + 1
 
 
 def _after_comment(text: str, start: int, end: int, kept: list[str]) -> int:

@@ -2,7 +2,8 @@ r"""The files of a LaTeX paper as one text: which one is the main file, and what
 
 `\input`, `\include`, `\subfile`, `\import`, `\subimport` and `\includefrom` are replaced by the
 file that they name, if the paper has it: names are looked up among the paper's own files and
-nowhere else, so that none can lead out of it. What cannot be followed stays in the text and is counted.
+nowhere else, so that none can lead out of it. What cannot be followed stays in the text and is
+counted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+
+from alpenglow.data.slices.latex_comments import verb_end
 
 DEPTH = 20
 """Files inside files inside files; TeX itself stops at 15 open ones."""
@@ -68,10 +71,9 @@ class Project:
             position = match.end()
             if match["verbatim"] is not None:
                 if match["verbatim"] == "\\verb":
-                    mark = text[position : position + 1].lstrip("*") or text[position + 1 :][:1]
-                    line_end = text.find("\n", position)
-                    found = text.find(mark, position + 1, line_end if line_end >= 0 else None)
-                    position = found + 1 if mark and found >= 0 else position
+                    position += text[position : position + 1] == "*"
+                    mark = text[position : position + 1]
+                    position = verb_end(text, position + 1, mark)
                 else:
                     closing = _VERBATIM_END.search(text, position)
                     position = closing.end() if closing else len(text)

@@ -18,6 +18,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from alpenglow.data.slices.latex_comments import verb_end
+
 BODY = 20_000
 """Characters that a macro's body may have when all in it is written out."""
 DEPTH = 40
@@ -289,9 +291,7 @@ class _Skips:
         if name in ("verb", "lstinline") and text[position : position + 1] != "{":
             position += text[position : position + 1] == "*"
             mark = text[position : position + 1]
-            line_end = text.find("\n", position)
-            end = text.find(mark, position + 1, line_end if line_end >= 0 else len(text))
-            return end + 1 if mark and end >= 0 else position
+            return verb_end(text, position + 1, mark)
         end_of = closing(text, position) if text[position : position + 1] == "{" else None
         return end_of if end_of is not None else position
 

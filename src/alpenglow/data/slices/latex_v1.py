@@ -19,7 +19,7 @@ v1's patterns are not. Its defects are kept on purpose:
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from alpenglow.data.slices.source import LARGEST, TOO_LARGE
@@ -31,8 +31,8 @@ _CUT = re.compile(
     r"\\appendix|\\begin\{references\}|\\begin\{REFERENCES\}|\\begin\{thebibliography\}"
     r"|(?P<bibliography>\\bibliography\{)"
 )
-_NEWCOMMAND = re.compile(r"\\\bnewcommand\b\*?\{(\\[a-zA-Z0-9]+?)\}\{(.*?)\}$", re.M)
-_DEF = re.compile(r"\\def\s*(\\[a-zA-Z0-9]+?)\s*\{(.*?)\}$", re.M)
+_NEWCOMMAND = re.compile(r"\\\bnewcommand\b\*?\{(\\[a-zA-Z0-9]+?)\}\{")
+_DEF = re.compile(r"\\def\s*(\\[a-zA-Z0-9]+)\s*\{")
 _ESCAPED = re.compile(r"[^\t\n\r\x20-\x7e]")
 _SUBPARAGRAPH = re.compile(r"\}\\subparagraph\b\*?(?=[\[{])")
 WORK = 20_000_000_000
@@ -64,7 +64,7 @@ def clean(files: Sequence[str]) -> CleanedV1:
     macros: dict[str, str] = {}
     for text in files:
         for pattern in (_NEWCOMMAND, _DEF):
-            macros.update((match[1], match[2]) for match in pattern.finditer(text))
+            macros.update(_definitions(pattern, text))
     if len(macros) * sum(len(text) for text in files) > WORK:
         raise Refused("too many macros")
     result = CleanedV1("")
@@ -72,6 +72,19 @@ def clean(files: Sequence[str]) -> CleanedV1:
     result.grown += max(0, len(parts) - 1)
     result.text = "\n".join(parts)
     return result
+
+
+def _definitions(pattern: re.Pattern[str], text: str) -> Iterator[tuple[str, str]]:
+    """Yield (name, body) of definitions whose body ends with the line."""
+    position, line_end = 0, -1
+    while (match := pattern.search(text, position)) is not None:
+        position = match.end()
+        if line_end < position:
+            line_end = text.find("\n", position)
+            line_end = len(text) if line_end < 0 else line_end
+        if line_end > position and text[line_end - 1] == "}":
+            yield match[1], text[position : line_end - 1]
+            position = line_end
 
 
 def _file(text: str, macros: dict[str, str], result: CleanedV1) -> str:

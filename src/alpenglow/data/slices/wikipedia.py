@@ -1,6 +1,7 @@
 """Wikipedia slice: articles of a pages-articles XML dump, redirects and other name spaces left out.
 
-The dump is streamed (`wikipedia_dump`): memory is about one page. Language, names of spaces and
+The dump is streamed (`wikipedia_dump`): memory is about one page. A long bzip2 dump is cut into
+parts (`wikipedia_parts`). Language, names of spaces and
 addresses come from the dump's head, its language else from the file's name (`dewiki-...`). Mode
 `fixed` cleans markup with `wikitext`, `faithful` as RedPajama v1 did (`wikipedia_v1`).
 
@@ -21,9 +22,14 @@ from pathlib import Path
 from typing import IO, cast
 from urllib.parse import quote
 
-from alpenglow.data.document import DataError, Document, Unit, one_each
+from alpenglow.data.document import DataError, Document, InputAbsent, Unit, one_each
 from alpenglow.data.recipe import SliceRecipe
-from alpenglow.data.slices import wikipedia_languages, wikipedia_v1, wikitext
+from alpenglow.data.slices import (
+    wikipedia_languages,
+    wikipedia_parts,
+    wikipedia_v1,
+    wikitext,
+)
 from alpenglow.data.slices.source import Source, up_to
 from alpenglow.data.slices.wikipedia_dump import Dump, NotADump, Page, Site
 from alpenglow.data.slices.wikipedia_wheel import in_wheel
@@ -33,11 +39,12 @@ NEEDS = (
     "it reads dumps *-pages-articles*.xml.bz2 (or .xml, .xml.gz) in a folder, "
     "or one inside a wheel (origin = 'wheel')"
 )
-ENDINGS = (".xml.bz2", ".xml.gz", ".xml")
+ENDINGS = (".xml", ".gz", ".bz2")
+"""Large wikis come in parts: `enwiki-20230320-pages-articles1.xml-p1p41242.bz2`."""
 
 
 def units(config: Source) -> list[Unit]:
-    """Make a unit of every dump; see `slices` for the shape.
+    """Make a unit of every dump, or of each part of a long one; see `slices` for the shape.
 
     Raises:
         InputAbsent: there is no dump, or the wheel cannot be had.
@@ -45,8 +52,12 @@ def units(config: Source) -> list[Unit]:
     if config.recipe.origin == "wheel":
         inputs = [in_wheel(config, NEEDS)]
     else:
-        inputs = config.files(ENDINGS, NEEDS)
-    return one_each(NAME, inputs, config.recipe.max_bytes)
+        found = config.files(ENDINGS, NEEDS)
+        inputs = [item for item in found if ".xml" in item.source.rpartition("/")[2].lower()]
+        if not inputs:
+            raise InputAbsent(f"{NAME}: {config.root} holds no file with .xml in its name; {NEEDS}")
+    parts = [part for item in inputs for part in wikipedia_parts.split(item, config.unit_bytes)]
+    return one_each(NAME, parts, config.recipe.max_bytes)
 
 
 def read(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:
@@ -60,11 +71,13 @@ def read(unit: Unit, recipe: SliceRecipe) -> Iterator[Document]:
 
 def _articles(unit: Unit, faithful: bool) -> Iterator[Document]:
     (item,) = unit.inputs
+    path, _ = wikipedia_parts.whole(item.path)
+    source, _ = wikipedia_parts.whole(item.source)
     dump: Dump | None = None
     last = ""
     try:
         with _open(item.path) as stream:
-            dump = Dump(stream, Path(item.path.partition("!")[2] or item.path).name)
+            dump = Dump(stream, Path(path.partition("!")[2] or path).name)
             cleaner: _Cleaner | None = None
             for page in dump.pages():
                 last = page.title[:100]
@@ -73,13 +86,11 @@ def _articles(unit: Unit, faithful: bool) -> Iterator[Document]:
                 if cleaner is None:
                     cleaner = _Cleaner(dump.site, faithful)
                 if page.fault or not cleaner.is_redirect(page):
-                    draft = Document(
-                        "", NAME, f"{item.source}#{page.id or page.title}", item.licence
-                    )
+                    draft = Document("", NAME, f"{source}#{page.id or page.title}", item.licence)
                     yield cleaner.document(page, draft)
     except (NotADump, OSError, EOFError, zlib.error, zipfile.BadZipFile, KeyError) as error:
         place = f" after the page {last!r}" if last else ""
-        raise DataError(f"{item.path}: not a whole dump{place} ({error}); fetch it again") from None
+        raise DataError(f"{path}: not a whole dump{place} ({error}); fetch it again") from None
 
 
 class _Cleaner:
@@ -145,9 +156,15 @@ class _Cleaner:
 def _open(path: str) -> Iterator[IO[bytes]]:
     archive, bang, member = path.partition("!")
     with contextlib.ExitStack() as stack:
+        raw: IO[bytes]
+        file, part = wikipedia_parts.whole(path)
+        if part:
+            raw = stack.enter_context(Path(file).open("rb"))
+            yield cast(IO[bytes], wikipedia_parts.Part(raw, *part))
+            return
         if bang:
             holder = stack.enter_context(zipfile.ZipFile(archive))
-            raw: IO[bytes] = stack.enter_context(holder.open(member))
+            raw = stack.enter_context(holder.open(member))
         else:
             raw = stack.enter_context(Path(path).open("rb"))
         name = member or path

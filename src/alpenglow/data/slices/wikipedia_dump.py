@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import IO
 from xml.parsers import expat
 
-from alpenglow.data.slices.source import LARGEST
+from alpenglow.data.slices.source import LARGEST, TOO_LARGE
 
 CHUNK = 1 << 20
 DEPTH = 32
 LONGEST_NAME = 10_000
 """Characters of a title; MediaWiki allows 255 bytes."""
+LONG_NAME = "title or number too long"
 _SPOILT = "\U0010fffd"
 """Stands for bytes that are not UTF-8: a private character that no article uses."""
 _DATABASE = re.compile(r"(?:^|/)([a-z][a-z_]*?)wiki(?:-|$)")
@@ -149,6 +150,7 @@ class Dump:
             if name != "mediawiki":
                 raise NotADump(f"its first tag is <{name[:50]}>, not <mediawiki>")
             state.site.language = self._named or attributes.get("xml:lang", "")
+            self._know()
         elif len(path) == 2:
             state.page = Page() if name == "page" else None
         elif name == "redirect" and len(path) == 3 and state.page:
@@ -198,13 +200,15 @@ class Dump:
                     site.category += (text,)
             return
         if name == "text" and path[2] == "revision":
-            page.fault, page.text, page.size = "", text, len(text.encode())
+            page.text, page.size = text, len(text.encode())
+            if page.fault != LONG_NAME:
+                page.fault = ""  # of an earlier revision
             if size > LARGEST:
-                page.fault, page.text, page.size = "larger than 50 MB", None, size
+                page.fault, page.text, page.size = TOO_LARGE, None, size
             elif _SPOILT in text:
                 page.fault, page.text = "not UTF-8", None
         elif size > LONGEST_NAME:
-            page.fault = "title or number too long"
+            page.fault = LONG_NAME
         elif len(path) == 3 and name in ("title", "id", "ns"):
             setattr(page, "space" if name == "ns" else name, text)
         elif len(path) == 4 and path[2] == "revision" and name in ("id", "timestamp"):

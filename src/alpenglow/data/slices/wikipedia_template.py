@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import re
 
+_SIGNS = {"!": "|", "=": "=", "'": "'", "·": " · ", "nbsp": " ", "ndash": "–", "en dash": "–",
+          "mdash": "—", "em dash": "—", "spaced ndash": " – ", "snd": " – "}  # fmt: skip
 LONGEST = 2_000
 """Characters of a template that is looked into."""
 
 _FIRST = frozenset(
-    ("nowrap", "nobr", "nobreak", "small", "smaller", "big", "larger", "nobold", "noitalic", "mvar",
-     "var", "em", "strong", "abbr", "tooltip", "sic", "formatnum", "number", "as of", "start date",
-     "smallcaps", "sc", "sc2", "math", "uc", "ucfirst", "lc", "lcfirst", "linktext", "visible anchor",
-     "vanchor", "center", "quote", "blockquote", "cquote", "wikt-lang", "ill", "interlanguage link",
-     "not a typo", "nihongo", "flag", "flagcountry", "val", "nihongo", "flag", "flagcountry", "val", "proper name", "keypress", "key", "code", "samp", "kbd", "angle bracket", "bdi")
+    ("abbr", "as of", "bdi", "big", "blockquote", "center", "code", "cquote", "em", "flag",
+     "flagcountry", "formatnum", "ill", "interlanguage link", "kbd", "key", "keypress", "larger",
+     "lc", "lcfirst", "linktext", "math", "mvar", "nihongo", "nobold", "nobr", "nobreak",
+     "noitalic", "not a typo", "nowrap", "number", "proper name", "quote", "samp", "sc", "sc2",
+     "sic", "small", "smallcaps", "smaller", "start date", "strong", "tooltip", "uc", "ucfirst",
+     "val", "vanchor", "var", "visible anchor", "wikt-lang")
 )  # fmt: skip
 _SECOND = frozenset(
-    ("lang", "langue", "transl", "transliteration", "script", "lang-x", "color", "wt")
-)
+    ("color", "lang", "lang-x", "langue", "script", "transl", "transliteration", "wt")
+)  # fmt: skip
 _LANGUAGE = re.compile(r"lang-[a-z]{2,3}(?:-[a-z]+)*", re.A)
 _CONVERT = frozenset(("convert", "cvt", "conv"))
 _CIRCA = frozenset(("circa", "c.", "ca.", "ca"))
@@ -50,13 +53,14 @@ def text_of(template: str) -> str:
         return plain[1].strip() if len(plain) > 1 else ""
     if name in _CONVERT:
         return _converted([part.strip() for part in plain])
+    if name in ("angbr", "angle bracket") and plain:
+        return f"⟨{plain[0].strip()}⟩"
     if name in _CIRCA:
         return f"c. {plain[0].strip()}" if plain else ""
     if name in ("frac", "sfrac") and 1 < len(plain) < 4:
         whole = f"{plain[0].strip()} " if len(plain) == 3 else ""
         return f"{whole}{plain[-2].strip()}/{plain[-1].strip()}"
-    return {"!": "|", "ndash": "–", "mdash": "—", "spaced ndash": " – ", "snd": " – ", "nbsp": " ",
-            "=": "=", "'": "'", "en dash": "–", "em dash": "—", "·": " · "}.get(name, "")  # fmt: skip
+    return _SIGNS.get(name, "")
 
 
 def _converted(arguments: list[str]) -> str:

@@ -1,10 +1,11 @@
-"""Wiki markup to text as RedPajama v1 had it: by mwparserfromhell, as Hugging Face's `wikipedia` did.
+"""Wiki markup to text as RedPajama v1 had it: by mwparserfromhell, as Hugging Face used it.
 
 The behaviour is that of `wikipedia.py` (script version 2.0, for the dump of 20 March 2023), written
 anew: an article is cut into sections; in each, links to files go, links to categories lose their
 prefix, tags `ref` and `table` go, mwparserfromhell strips the rest, and `__WORDS__` of capitals go.
-The title is not in the text; what is left of templates and tags is up to the parser. The parser's time grows with the square of what is opened and never closed; a page of which that
-would take more than some seconds is refused.
+The title is not in the text; what is left of templates and tags is up to the parser. Its time grows
+with the square of what is opened and never closed; a page on which that would take more than some
+seconds is refused.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ _MAGIC = re.compile(r"__([^\W\d_]+)__")
 _VARIANT = re.compile(r"-\{([^{}\n]*)\}-")
 _BLANK = re.compile(r"\n{3,}")
 # What is left of "({{IPA|...}}, born 1900, {{age|...}})"; short, so that the scan stays linear.
-_EMPTY = re.compile(r" ?\([\s,;:]{0,99}\)|(?<=\()[ \t,;:]{1,9}|[ \t,;:]{1,9}(?=\))")
+_EMPTY = re.compile(r" ?\((?:[\s,;:]{0,99}\)|(?P<more>[ \t,;:]{1,9}))")
+_BEFORE_BRACKET = re.compile(r"[ \t,;:]{1,9}\)")
 _WORD = re.compile(r"[^\W_]")
 _SPACES = re.compile(r"[ \t]{2,}")
 _BEFORE_STOP = re.compile(r"(?<=\S) ([,.])(?=\s|\Z)")
@@ -228,9 +229,12 @@ def _variant(match: re.Match[str]) -> str:
 def _plain(text: str, held: list[str]) -> str:
     text = html.unescape(text).replace("\xa0", " ")
     text = _SPACES.sub(" ", text)
-    text = _EMPTY.sub("", text)
+    text = _EMPTY.sub(lambda match: match[0].rstrip(" \t,;:") if match["more"] else "", text)
+    if any(end in text for end in (" )", ",)", ";)", ":)")):
+        text = _BEFORE_BRACKET.sub(")", text)
     text = "\n".join([_line(line) for line in text.split("\n")])
-    text = _BEFORE_STOP.sub(r"\1", text)
+    if " ," in text or " ." in text:
+        text = _BEFORE_STOP.sub(r"\1", text)
     if held:
         text = _HELD.sub(lambda match: html.unescape(held[int(match[1])]), text)
     return _BLANK.sub("\n\n", text).strip()
