@@ -179,6 +179,22 @@ def faults(session: nox.Session) -> None:
 
 
 @nox.session
+def kills(session: nox.Session) -> None:
+    """Shards prepared with kills in between, beside a quiet run: the files must be the same bytes."""
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+        session.run("python", "tests/support/prepare_kills.py", f"{folder}/job", *session.posargs)
+
+
+@nox.session
+def seven(session: nox.Session) -> None:
+    """All seven slices from real inputs (Debian, gensim, test data) to shards and a report.
+
+    Needs apt-get, dpkg-deb, a network and ALPENGLOW_TEST_DATA; what it makes stays in runs/seven.
+    """
+    session.run("python", "tests/support/seven_slices.py", "runs/seven", *session.posargs)
+
+
+@nox.session
 def chain(session: nox.Session) -> None:
     """300 steps in four jobs with two kills, beside 300 in one; draws src/chain.png."""
     session.run("python", "tests/support/chain_demo.py", *(session.posargs or ["src/chain.png"]))

@@ -4,10 +4,9 @@
     python tests/support/seven_slices.py FOLDER     needs apt-get and dpkg-deb, pip, a network
 
 Pages are the HTML of Debian's documentation packages, put into WARC and WET files here (their
-responses' headers are ours); code is Linux and this Python's library; books are Debian's; the sample
-of Wikipedia is gensim's; StackExchange and LaTeX are those of ALPENGLOW_TEST_DATA. A language model
-is trained on the Wikipedia slice, a classifier on Wikipedia against pages. Nothing is installed.
-"""
+responses' headers are ours); code is Linux and this Python's library; books are Debian's; the
+sample of Wikipedia is gensim's; StackExchange and LaTeX are those of ALPENGLOW_TEST_DATA. A model of the
+language is trained on the Wikipedia slice, a classifier on it against pages. Nothing is installed.
 
 from __future__ import annotations
 
@@ -220,8 +219,8 @@ def main() -> int:
         ]
         for name in ("wikipedia", "commoncrawl")
     }
-    run("train-lm", *stores["wikipedia"], "--language", "en", "--output", str(folder / "lm.h5"), "--cutoffs",
-        *stores["commoncrawl"])  # fmt: skip
+    run("train-lm", *stores["wikipedia"], "--language", "en", "--output", str(folder / "lm.h5"),
+        "--cutoffs", *stores["commoncrawl"])  # fmt: skip
     run("train-classifier", "--name", "wikiref", "--positives", *stores["wikipedia"],
         "--negatives", *stores["commoncrawl"], "--output", str(folder / "wikiref.h5"))  # fmt: skip
     for mode in ("fixed", "faithful"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
+
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +23,6 @@ __all__ = [
     "Bound",
     "Limit",
     "Rule",
-    "licence_allowed",
     "resolve",
     "rules",
     "select",
@@ -87,7 +86,7 @@ blocked_domain bullet_line_share c4_line_share c4_sentences ccnet_bucket ccnet_l
 ccnet_length ccnet_nlines ccnet_original_length ccnet_original_nlines ccnet_perplexity characters
 curly_brackets duplicate_line_characters duplicate_line_characters_of_lines duplicate_line_share
 duplicate_paragraph_characters duplicate_paragraph_share ellipses_per_word hash_symbols_per_word
-javascript_lines letters_per_token licence_allowed longest_line mean_line_length newlines_per_word
+javascript_lines letters_per_token longest_line mean_line_length newlines_per_word
 not_unicode policy_lines prose_line_share rps_doc_curly_bracket rps_doc_frac_all_caps_words
 rps_doc_frac_chars_dupe_10grams rps_doc_frac_chars_dupe_5grams rps_doc_frac_chars_dupe_6grams
 rps_doc_frac_chars_dupe_7grams rps_doc_frac_chars_dupe_8grams rps_doc_frac_chars_dupe_9grams
@@ -104,19 +103,6 @@ SIGNALS = frozenset(_SIGNALS.split())
 def _cure(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-
-
-def licence_allowed(licences: Sequence[str], beginnings: Sequence[str]) -> NDArray[np.uint8]:
-    """Return the column of the rule "licence": whether each licence has one of some words.
-
-    Args:
-        licences: as documents state them, such as "Apache-2.0 OR MIT".
-        beginnings: of words of licences, capitals or not: "mit" is not found in "limited".
-    """
-    words = "|".join(re.escape(beginning) for beginning in beginnings)
-    pattern = re.compile(rf"\b(?:{words})", re.IGNORECASE)
-    known = {licence: pattern.search(licence) is not None for licence in set(licences)}
-    return np.array([known[licence] for licence in licences], np.uint8)
 
 
 def resolve(chosen: Sequence[Rule], columns: Columns) -> tuple[Rule, ...]:

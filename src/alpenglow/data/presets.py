@@ -48,8 +48,6 @@ CODE = (
     # RedPajama v1, github_run_filter.py.
     Rule("a long line", "longest_line", most=1000),
     Rule("long lines", "mean_line_length", most=100),
-    # Where the recipe names licences: `filters.licence_allowed`.
-    Rule("licence", "licence_allowed", least=1, optional=True),
 )
 
 REDPAJAMA_GITHUB = (

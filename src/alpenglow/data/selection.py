@@ -130,7 +130,7 @@ def columns_of(unit: Prepared, rules: Sequence[Rule]) -> dict[str, NDArray[Any]]
 
 
 def unit_columns(unit: Prepared, names: Sequence[str] | None) -> dict[str, NDArray[Any]]:
-    """Read columns of a unit by name, all if None; `tokens` and `letters_per_token` are always made.
+    """Read columns of a unit by name, all if None, with `tokens` and `letters_per_token`.
 
     Raises:
         DataError: a file is gone or cut.

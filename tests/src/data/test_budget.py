@@ -281,6 +281,6 @@ def test_wrong_usage(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        budget_command.main(["runs/x", "--target", "llama", *arguments], lambda _: {})
+        budget_command.main(["runs/x", "--target", "llama", *arguments], lambda *_: {})
     assert stopped.value.code == 2
     assert sentence in capsys.readouterr().err

@@ -16,7 +16,6 @@ from alpenglow.data.filters import (
     SIGNALS,
     Bound,
     Rule,
-    licence_allowed,
     resolve,
     rules,
     select,
@@ -246,8 +245,7 @@ def test_every_preset_names_columns_that_there_are(tmp_path: Path) -> None:
     words.write_text("darn\n")
     settings = SignalSettings(bad_words=words, blocked_domains=words)
     columns, _ = compute([Document(PROSE, "books", "a", "")], settings)
-    of_others = {"tokens", "letters_per_token", "ccnet_bucket", "ccnet_perplexity",
-                 "licence_allowed"}  # fmt: skip
+    of_others = {"tokens", "letters_per_token", "ccnet_bucket", "ccnet_perplexity"}
     assert set(columns) | of_others == set(SIGNALS)
     names: set[str] = set()
     for preset in PRESETS.values():
@@ -271,16 +269,3 @@ def test_toxicity(tmp_path: Path) -> None:
     assert select(columns, chosen).tolist() == [-1, 0, 1]
     columns["rps_doc_ml_toxicity_score"] = np.array([0.9, 0.1, 0.1])
     assert select(columns, chosen).tolist() == [2, 0, 1]
-
-
-def test_licences_are_a_rule_for_code_where_the_recipe_names_some() -> None:
-    licences = ["Apache-2.0 OR X", "GPL-2.0-only", "not stated", "limited use", "MIT"]
-    columns, _ = compute([Document(CODE, "github", "a.py", "")] * 5, SignalSettings())
-    chosen = rules(["basic", "code"], {})
-    assert select(columns, chosen).tolist() == [-1] * 5
-    columns["licence_allowed"] = licence_allowed(licences, ("mit", "Apache"))
-    broken = select(columns, chosen).tolist()
-    assert [chosen[index].name if index >= 0 else None for index in broken] == [
-        None, "licence", "licence", "licence", None,
-    ]  # fmt: skip
-    assert select(columns, rules(["basic", "prose"], {})).tolist() == [-1] * 5

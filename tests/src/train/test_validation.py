@@ -85,7 +85,7 @@ def test_the_validation_loss_is_the_mean_over_the_labels_that_count(
     model.load_global(lambda name, part: checkpoint.tensor("weight", name, slice=part))
     loader = Loader(order_of(recipe, catalogue).validation(), catalogue)
     numbers = np.arange(SAMPLES)
-    tokens, positions = loader.rows(numbers, positions=True)
+    tokens, positions, _ = loader.rows(numbers, positions=True)
     assert tokens is not None
     assert positions is not None
     if borders is not None:
