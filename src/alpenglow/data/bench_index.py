@@ -155,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         sys.stdout.write(
             f"{hardware()}\n{total:,} documents, {path.stat().st_size / 1e9:.2f} GB, built in "
-            f"{seconds:.0f} s, peak memory grew by {grown / 1024:.0f} MiB\n"
+            f"{seconds:.0f} s, peak memory grew by {grown / 1024:.0f} MiB, "
+            "mapped files included\n"
         )
         for kind, times in look_up(path, total, options.lookups).items():
             sys.stdout.write(

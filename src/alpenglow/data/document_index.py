@@ -128,7 +128,8 @@ class DocumentIndex:
 class IndexBuilder:
     """Collects the entries of an index and writes it.
 
-    Memory: `run` entries of each kind, about 0.25 GB, whatever the number of documents.
+    Memory: `run` entries of each kind, about 0.25 GB, whatever the number of documents; beside it
+    pages of mapped files, which the system takes back where it needs them.
 
     Args:
         path: the file to make; other files beside it come and go.
