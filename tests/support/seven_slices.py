@@ -5,8 +5,9 @@
 
 Pages are the HTML of Debian's documentation packages, put into WARC and WET files here (their
 responses' headers are ours); code is Linux and this Python's library; books are Debian's; the
-sample of Wikipedia is gensim's; StackExchange and LaTeX are those of ALPENGLOW_TEST_DATA. A model of the
-language is trained on the Wikipedia slice, a classifier on it against pages. Nothing is installed.
+sample of Wikipedia is gensim's; StackExchange and LaTeX are those of ALPENGLOW_TEST_DATA. A model
+of the language is trained on Wikipedia, a classifier on it against pages. Nothing is installed.
+"""
 
 from __future__ import annotations
 

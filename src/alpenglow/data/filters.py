@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
