@@ -180,7 +180,7 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def kills(session: nox.Session) -> None:
-    """Shards prepared with kills in between, beside a quiet run: the files must be the same bytes."""
+    """Shards prepared with kills in between, beside a quiet run: the same bytes."""
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         session.run("python", "tests/support/prepare_kills.py", f"{folder}/job", *session.posargs)
 

@@ -31,7 +31,7 @@ from alpenglow.data.checksums import FACTS
 from alpenglow.data.document import DataError
 from alpenglow.data.recipe import PrepareRecipe
 from alpenglow.data.shards import ShardError, ShardInfo, ShardWriter
-from alpenglow_lsf.files import write_json, write_text
+from alpenglow_lsf.files import write_json
 
 ACCOUNT = "compaction.json"
 FORMAT = 1
@@ -135,12 +135,7 @@ def compact(source: Catalogue, output: Path, shard_tokens: int) -> dict[str, Sli
         for name in (source.tokenizer, *COPIED):
             if (source.folder / name).is_file():
                 shutil.copyfile(source.folder / name, building / name)
-        logs = [
-            text
-            for name in (removal_log.BEFORE, removal_log.NAME)
-            for text in removal_log.lines(source.folder, name)
-        ]
-        write_text(building / removal_log.BEFORE, "".join(logs))
+        removal_log.carry(source.folder, building)
         slices = {name: dataclasses.asdict(account) for name, account in accounts.items()}
         tables = {"format": FORMAT, "made_from": made_from, "shard_tokens": shard_tokens}
         write_json(building / ACCOUNT, {**tables, "slices": slices})

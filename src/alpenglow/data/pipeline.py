@@ -27,7 +27,7 @@ import tomli_w
 
 import alpenglow
 from alpenglow.config import ConfigError, load, to_tables
-from alpenglow.data import assembly, selection, slices
+from alpenglow.data import assembly, removal_log, selection, slices
 from alpenglow.data.assembly import LEDGER, REJECTS
 from alpenglow.data.catalogue import Catalogue, CatalogueError
 from alpenglow.data.cluster import WorkersAbsent, connect
@@ -132,6 +132,7 @@ class Job:
             self.progress.say(f"status pages: {client.dashboard_link} on the scheduler's node")
         if self.recipe.tokenizer.origin == "file" and self.recipe.tokenizer.file is not None:
             Tokenizer.load(self.recipe.tokenizer.file)  # said now, not after the text is collected
+        removal_log.refuse_pending(self.recipe.output)
         building = assembly.open_building(self.recipe.output)
         try:
             self._describe(None)
@@ -195,7 +196,8 @@ class Job:
             self.progress.say(
                 f"tokens come from tokenizers, without the fast path: {encoder.reason}"
             )
-        staged = steps.staged()
+        gone = removal_log.removed_ids(recipe.output)
+        staged = steps.staged(gone)
         kept = assembly.first_of_each(staged)
         ledger = assembly.account(staged, kept, self.skipped)
         plans = assembly.plan_shards(staged, kept, recipe.shard_tokens)
@@ -219,6 +221,9 @@ class Job:
             "tails": assembly.tails(catalogue, recipe.sequence_length),
         }
         write_json(building / LEDGER, ledger.tables(**facts))
+        if gone:
+            self.progress.say(f"{len(gone)} documents were removed here before, and stay away")
+            removal_log.carry(recipe.output, building)
         dataclasses.replace(catalogue, folder=building).write()  # last: it has their checksums
         assembly.swap(building, recipe.output)
         return catalogue, steps.used()

@@ -185,6 +185,8 @@ class PrepareRecipe:
         tables = to_tables(self.slices[name])
         for key in ("input", "optional", "max_bytes", "presets", "thresholds"):
             tables.pop(key, None)  # a unit's key names its input; filters come later
+        for key in ("paragraphs", "paragraph_group"):
+            tables["rules"].pop(key, None)  # so do these: see `refine`
         return xxhash.xxh3_64_hexdigest(json.dumps([FORMAT, name, tables], sort_keys=True).encode())
 
     @property

@@ -17,6 +17,7 @@ import xxhash
 
 from alpenglow.data.catalogue import PENDING, Catalogue
 from alpenglow.data.document import DataError
+from alpenglow_lsf.files import write_text
 
 NAME = "removals.jsonl"
 BEFORE = "removals.before.jsonl"
@@ -113,17 +114,28 @@ def removed_ids(folder: Path) -> set[bytes]:
     }
 
 
-def refuse_replacing(folder: Path) -> None:
-    """Keep shards that documents were removed from from being made anew with all of them.
+def refuse_pending(folder: Path) -> None:
+    """Keep shards from being made anew while documents are being removed from them.
 
     Raises:
-        DataError: documents were removed from the shards here.
+        DataError: a removal is going on, or was broken off.
     """
-    if (folder / NAME).exists() or (folder / BEFORE).exists() or (folder / PENDING).exists():
+    if (folder / PENDING).exists():
         raise DataError(
-            f"{folder}: documents were removed from these shards, and making them anew would bring "
-            f"them back; name another output, and remove them there by the ids in {folder / NAME}"
+            f"{folder}: a removal is going on here, or was broken off; "
+            f"`alpenglow data remove {folder}` completes it"
         )
+
+
+def carry(source: Path, target: Path) -> None:
+    """Write `removals.before.jsonl` of shards that are made anew: all that was removed so far.
+
+    Raises:
+        DataError: a log is damaged.
+    """
+    former = [*lines(source, BEFORE), *lines(source)]
+    if former:
+        write_text(target / BEFORE, "".join(former))
 
 
 def leads_to(folder: Path, before: str, after: str) -> bool:

@@ -35,6 +35,8 @@ CODE = frozenset({"github"})
 """Slices whose documents are programs; the others hold prose."""
 LETTERS = "alphabetic_characters"
 """The column that `letters_per_token` is made of."""
+REMOVED = "removed on request"
+"""The reason for a document that somebody removed from the shards that these replace."""
 PRESETS = {"prose": ("basic", "prose"), "code": ("basic", "code")}
 """What holds for a slice whose recipe names no presets."""
 FAITHFUL = {
@@ -168,7 +170,9 @@ def _cured(store: Path) -> Iterator[None]:
         ) from None
 
 
-def choose(name: str, unit: Prepared, rules: Sequence[Rule], rejects: int) -> Staged:
+def choose(
+    name: str, unit: Prepared, rules: Sequence[Rule], rejects: int, removed: Path | None = None
+) -> Staged:
     """Apply rules, already resolved, to a unit.
 
     Args:
@@ -176,6 +180,7 @@ def choose(name: str, unit: Prepared, rules: Sequence[Rule], rejects: int) -> St
         unit: its files.
         rules: as `resolve` returns them.
         rejects: dropped documents of each reason to show.
+        removed: ids of documents that were removed from the shards here before, ascending, .npy.
 
     Raises:
         DataError: a file is gone or cut, or a column was not computed.
@@ -190,6 +195,9 @@ def choose(name: str, unit: Prepared, rules: Sequence[Rule], rejects: int) -> St
         licence = np.array([licences.setdefault(text, len(licences)) for text in _licences(store)],
                            np.int32)  # fmt: skip
         names = [rule.name for rule in rules]
+        if removed is not None:
+            names.append(REMOVED)
+            verdict[(verdict < 0) & np.isin(store.ids, np.load(removed))] = len(names) - 1
         rows = np.flatnonzero(verdict < 0)
         return Staged(
             unit=name,
@@ -250,6 +258,8 @@ def _rejects(
             for item in items[:most]:
                 yield Reject(store.slice, stage, reason, item["source"], item["text"])
     for index, rule in enumerate(names):
+        if rule == REMOVED:
+            continue  # nobody should read it
         for row in np.flatnonzero(verdict == index)[:most].tolist():
             (text,), (facts,) = store.texts(row, row + 1), store.facts(row, row + 1)
             beginning = text[:REJECT_CHARACTERS].encode("utf-8", "replace").decode()

@@ -12,8 +12,10 @@ Every call finds by itself what is done already, so a job goes on wherever it wa
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from alpenglow.data import inventory, selection, slices
 from alpenglow.data.annotate import Annotating
@@ -150,8 +152,11 @@ class Steps:
         )
         return tokenizer
 
-    def staged(self) -> list[Staged]:
+    def staged(self, gone: Collection[bytes] = ()) -> list[Staged]:
         """Do all that has to do with text, then choose; returns the units in their order.
+
+        Args:
+            gone: ids of documents that were removed from the shards here before.
 
         Raises:
             DataError: units failed again and again, or a rule asks for a column that is not there.
@@ -165,9 +170,12 @@ class Steps:
         entries = (inventory.Entry(unit.name, unit.slice, files) for unit, files in each)
         inventory.write(self._run, self._folder, entries)
         rules = {name: self._resolved(name) for name in self._rules}
-        most = self._recipe.rejects
+        most, removed = self._recipe.rejects, None
+        if gone:
+            removed = (self._staging / "removed.npy").absolute()
+            np.save(removed, np.array(sorted(gone), "V16"))
         filtering = [
-            (choose, (unit.name, prepared, rules[unit.slice], most))
+            (choose, (unit.name, prepared, rules[unit.slice], most, removed))
             for unit, prepared in zip(self._units, self._prepared, strict=True)
         ]
         found = dict(self._crew.gather(filtering))

@@ -22,13 +22,14 @@ from alpenglow.data.cluster import connect
 from alpenglow.data.collect import Collecting
 from alpenglow.data.document import DataError, Input, InputAbsent, Unit
 from alpenglow.data.filters import Bound, rules
-from alpenglow.data.ledger import Stage
+from alpenglow.data.ledger import Ledger, Stage
 from alpenglow.data.model_settings import ModelSettings
 from alpenglow.data.order import Order, natural
 from alpenglow.data.pipeline import Job, main
 from alpenglow.data.progress import Progress
 from alpenglow.data.recipe import ClusterRecipe, PrepareRecipe, SliceRecipe
-from alpenglow.data.selection import Staged, choose
+from alpenglow.data.removal_command import main as remove
+from alpenglow.data.selection import REMOVED, Staged, choose
 from alpenglow.data.signals import SignalSettings
 from alpenglow.data.staging import Task, Tokenising, prepare
 from alpenglow.data.tokenizer import Tokenizer
@@ -162,6 +163,32 @@ def test_changed_recipe_replaces_the_shards(raw: Path, tmp_path: Path, client: A
     second = Catalogue.load(output)
     assert len(first.shards) > len(second.shards) == 2
     assert len(list(output.glob("*.h5"))) == 2
+
+
+def test_what_was_removed_does_not_come_back(
+    raw: Path, tmp_path: Path, client: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, run = tmp_path / "shards", tmp_path / "run"
+    assert job(recipe(raw, output), run).run(client) == 0
+    assert remove([str(output), "--url", "https://a/21", "--why", "asked"]) == 0
+    assert job(recipe(raw, output), run).run(client) == 0
+    assert "up to date" in capsys.readouterr().out  # a removal is no damage
+    for tokens in (3000, 4000):
+        assert job(recipe(raw, output, shard_tokens=tokens), run).run(client) == 0
+        assert "1 documents were removed here before, and stay away" in capsys.readouterr().out
+        ledger = Ledger.load(output / "ledger.json").slices["c4"]
+        assert ledger.dropped[REMOVED].documents == 1
+        assert ledger.kept.documents == 3
+        catalogue = Catalogue.load(output)
+        shards = [catalogue.open(index) for index in range(len(catalogue.shards))]
+        urls = [url for shard in shards for url in shard.facts("url")]
+        assert "https://a/20" in urls
+        assert "https://a/21" not in urls
+        assert "asked" in (output / "removals.before.jsonl").read_text()
+        assert REMOVED not in (output / "rejects.jsonl").read_text()
+    (output / "removal.pending.json").write_text("{}")
+    with pytest.raises(DataError, match="completes it"):
+        job(recipe(raw, output, shard_tokens=5000), run).run(client)
 
 
 def test_three_workers_write_the_same_bytes_as_one(raw: Path, tmp_path: Path, client: Any) -> None:
