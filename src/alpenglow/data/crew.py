@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alpenglow.config import ConfigError
+from alpenglow.data import heap
 from alpenglow.data.catalogue import CatalogueError
 from alpenglow.data.document import DataError, Unit
 from alpenglow.data.progress import Progress
@@ -162,6 +163,7 @@ class _Failure:
 
 
 def _outcome(function: Callable[..., Any], *arguments: Any) -> Any:
+    heap.keep()
     try:
         return function(*arguments)
     except (*FAILURES, MemoryError) as error:
