@@ -1,8 +1,8 @@
 """Freed memory of a worker stays with it: numpy's arrays of megabytes come and go all the time.
 
-By default glibc maps each of them anew and gives it back, and the kernel clears every page again:
-preparing text took a third longer for it (`bench_workers`). Elsewhere than on glibc this does
-nothing.
+Dask's nanny sets MALLOC_TRIM_THRESHOLD_ to 64 KiB, and glibc then maps every array of 128 KiB or
+more anew and gives it back, so that the kernel clears every page again: preparing text took a third
+longer for it (`bench_workers`). Elsewhere than on glibc this does nothing.
 """
 
 from __future__ import annotations
