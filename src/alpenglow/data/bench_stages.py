@@ -62,7 +62,8 @@ def sample(
         InputAbsent: the folder holds none of it.
         DataError: it cannot be read, or holds no text.
     """
-    recipe = SliceRecipe(input=folder)
+    rules = {"licences": [], "unknown_licence": "keep"} if name == "github" else {}
+    recipe = SliceRecipe(input=folder, rules=rules)
     units = slices.of_name(name).units(Source.of(name, recipe, UNIT_BYTES))
     wanted = int(megabytes * MEGABYTE)
     documents: list[Document] = []

@@ -49,8 +49,7 @@ class Step:
 
 WEB = ("commoncrawl",)
 STEPS = (
-    Step("read", "text", why="raw input to text"),
-    Step("language", "text", ("commoncrawl", "arxiv", "stackexchange"), why="language id"),
+    Step("read", "text", why="raw input to text; CommonCrawl's language too"),
     Step("store", "stored", why="texts to the document store"),
     Step("load", "stored", WEB, why="read back to hash paragraphs"),
     Step("paragraphs", "stored", WEB, why="hashes of lines, and texts without repeated ones"),
