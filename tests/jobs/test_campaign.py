@@ -114,6 +114,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
         {
             "batch": {"global_batch_size": 32, "micro_batch_size": 4, "sequence_length": 64},
             "train": {"tokens": STEPS * 32 * 64, "checkpoint_every": 4, "log_every": 1},
+            # Of so little text, a small share may hold no document whole, whichever files it is.
+            "data": {"validation_fraction": 0.4, "validation_samples": 512},
         },
     )
     yield Checkout(folder, call(folder, "jobs/campaign.sh", "7b"))

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from alpenglow.data.document import DataError
+from alpenglow.data.document import DataError, reason
 
 CHUNK = 1 << 14
 """Rows that are compressed together."""
@@ -43,7 +43,7 @@ def write_whole(path: Path, fill: Callable[[h5py.File], None]) -> None:
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
         # h5py says RuntimeError where a full disk refuses the flush at the end.
-        raise DataError(f"{path}: cannot be written ({error})") from None
+        raise DataError(f"{path}: cannot be written ({reason(error)})") from None
     finally:
         temporary.unlink(missing_ok=True)
 

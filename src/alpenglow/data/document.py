@@ -7,6 +7,7 @@ times.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,6 +17,12 @@ import xxhash
 
 class DataError(RuntimeError):
     """Raw input, a tokenizer or shards that cannot be used; the message is one sentence."""
+
+
+def reason(error: Exception) -> str:
+    """Say in a few words why the file system refused; HDF5 writes a paragraph with addresses."""
+    inner = re.search(r"error message = '([^']+)'", str(error))
+    return inner.group(1) if inner else str(error).partition("\n")[0]
 
 
 class InputAbsent(DataError):

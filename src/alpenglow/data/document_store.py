@@ -29,7 +29,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from alpenglow.data.document import DataError, Document
+from alpenglow.data.document import DataError, Document, reason
 
 FORMAT_VERSION = 2
 CHUNK = 1 << 20
@@ -151,7 +151,7 @@ class StoreWriter:
 
     def _refused(self, error: Exception) -> DataError:
         self.abandon()
-        return DataError(f"{self.path}: cannot be written ({error})")
+        return DataError(f"{self.path}: cannot be written ({reason(error)})")
 
     def abandon(self) -> None:
         """Leave nothing behind."""

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from alpenglow.data.document import DataError
+from alpenglow.data.document import DataError, reason
 
 FORMAT_VERSION = 1
 
@@ -57,7 +57,7 @@ class ModelFile:
         except (OSError, RuntimeError) as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise DataError(f"{path}: cannot be written ({error})") from None
+            raise DataError(f"{path}: cannot be written ({reason(error)})") from None
 
     @classmethod
     def read(cls, path: Path, kind: str) -> ModelFile:

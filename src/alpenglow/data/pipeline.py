@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="dotted.key=value")
     parser.add_argument("--run", type=Path, help="run directory; default $ALPENGLOW_RUN")
     options = parser.parse_intermixed_args(arguments)
-    rank = 0
+    rank, where = 0, ""
     try:
         ranks = Ranks.from_environment()
         rank = ranks.rank
@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recipe = read_recipe(options.recipe, machine, options.overrides)
         named = options.run or os.environ.get("ALPENGLOW_RUN")
         run = Path(named) if named else recipe.run
+        where = f"{run} or {recipe.output}: "
         with connect(recipe.cluster, run, ranks) as client:
             rank = 0  # from here on this is the only rank that has something to say
             job = Job(recipe, run, machine, ranks)
@@ -77,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FAILURES as error:
         # What stops every rank is said once; what stops one is said by that one.
         if rank == 0 or isinstance(error, WorkersAbsent | OSError):
-            sys.stderr.write(f"prepare: {error}\n")
+            bare = isinstance(error, OSError) and error.filename is None
+            sys.stderr.write(f"prepare: {where if bare else ''}{error}\n")
         return FAILED
 
 

@@ -67,10 +67,8 @@ class Progress:
             self._seen.clear()
         self._last = (round(done, 3), round(total, 3))
         self._seen.append((self._clock(), done))
-        share = min(1.0, done / total) if total else 1.0
-        text = step + self._pace(done, total)
-        line = f"{step} {done:.1f} of {total:.1f} {self._unit} ({100 * share:.0f} %)"
-        line += self._pace(done, total)
+        share, pace = min(1.0, done / total) if total else 1.0, self._pace(total)
+        line = f"{step} {done:.1f} of {total:.1f} {self._unit} ({100 * share:.0f} %){pace}"
         if self._terminal:
             bar = "#" * round(WIDTH * share)
             self._stream.write(f"\r[{bar:<{WIDTH}}] {line}\x1b[K")
@@ -80,12 +78,12 @@ class Progress:
             self._tenth = int(10 * share)
             self._stream.write(f"{line}\n")
             self._stream.flush()
-        self._file.show(*self._last, text, force=share >= 1.0)
+        self._file.show(*self._last, step + pace, force=share >= 1.0)
 
-    def _pace(self, done: float, total: float) -> str:
+    def _pace(self, total: float) -> str:
         """Tell rate and remaining time, from the last units that ended; empty before there are."""
-        began, before = self._seen[0]
-        seconds, more = self._clock() - began, done - before
+        (began, before), (now, done) = self._seen[0], self._seen[-1]
+        seconds, more = now - began, done - before
         if seconds < 1.0 or more <= 0:
             return ""
         rate = more / seconds

@@ -44,6 +44,7 @@ from alpenglow.data.checksums import (
     documents_hash,
     file_hash,
 )
+from alpenglow.data.document import reason
 
 FORMAT_VERSION = 1
 PAGE = 4096
@@ -211,7 +212,7 @@ class ShardWriter:
 
     def _refused(self, error: OSError) -> ShardError:
         self._forget()
-        return ShardError(f"{self.path}: cannot be written: {error}")
+        return ShardError(f"{self.path}: cannot be written: {reason(error)}")
 
     def _forget(self) -> None:
         if self._file is not None:

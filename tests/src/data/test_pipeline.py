@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from alpenglow.data.removal_command import main as remove
 from alpenglow.data.selection import REMOVED, Staged, choose
 from alpenglow.data.signals import SignalSettings
 from alpenglow.data.staging import Task, Tokenising, prepare
+from alpenglow.data.stored_columns import read_columns
 from alpenglow.data.tokenizer import Tokenizer
 from alpenglow_lsf.ranks import Ranks
 
@@ -124,6 +126,14 @@ def test_job(raw: Path, tmp_path: Path, client: Any, capsys: pytest.CaptureFixtu
     assert texts == [book(n) for n in (0, 1, 2, 3, 4, *range(6, 12), 5, 20, 21, 22)]
     assert not list(tmp_path.glob(".shards.*"))
     assert not (run / "staging").exists()
+    # What a budget is told from is what the ledger counts.
+    found = read_columns(run, {})
+    for name, columns in found.items():
+        assert int(columns.tokens[columns.kept].sum()) == ledger[name]["kept"]["tokens"]
+        assert len(columns.tokens) == ledger[name]["read"]["documents"]
+        assert columns.columns["characters"].shape == columns.tokens.shape
+    with pytest.raises(DataError, match="name its run directory"):
+        read_columns(output, {})
     progress = json.loads((run / "progress.json").read_text())
     assert (progress["activity"], progress["done"]) == ("prepare", progress["total"])
     assert "tokenising" in capsys.readouterr().out
@@ -480,10 +490,12 @@ def test_progress_on_a_terminal_and_in_a_file(tmp_path: Path) -> None:
 
     terminal, file = Stream(True), Stream(False)
     for stream in (terminal, file):
-        progress = Progress(tmp_path, "prepare", "MB", stream=stream)  # type: ignore[arg-type]
+        clock = itertools.count().__next__
+        progress = Progress(tmp_path, "prepare", "MB", stream=stream, clock=clock)  # type: ignore[arg-type]
         for done in range(101):
             progress.show(done, 100, "tokenising")
         progress.say("done")
+    assert "tokenising 50.0 of 100.0 MB (50 %), 1.0 MB/s, 50 s left\n" in file.text
     assert terminal.text.count("\n") == 2
     assert terminal.text.count("\r") == 101
     assert file.text.count("\n") == 12
