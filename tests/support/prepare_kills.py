@@ -46,8 +46,8 @@ def write_raw(folder: Path, files: int) -> None:
 def write_recipe(path: Path, raw: Path) -> None:
     """A recipe whose units are small, so that there are many."""
     slices = {
-        name: {"input": str(raw / name), "licence": "PSF-2.0", "rules": {}}
-        for name, rules in (("books", {}), ("github", {"unknown_licence": "keep"}))
+        name: {"input": str(raw / name), "licence": "PSF-2.0", "rules": rules}
+        for name, rules in (("books", {}), ("github", {"licences": ["psf"]}))
     }
     tables = {
         "shard_tokens": 60_000,
