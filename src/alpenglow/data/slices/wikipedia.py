@@ -77,7 +77,7 @@ def _articles(unit: Unit, faithful: bool) -> Iterator[Document]:
     last = ""
     try:
         with _open(item.path) as stream:
-            dump = Dump(stream, Path(path.partition("!")[2] or path).name)
+            dump = Dump(stream, Path(path.partition(wikipedia_parts.WHEEL)[2] or path).name)
             cleaner: _Cleaner | None = None
             for page in dump.pages():
                 last = page.title[:100]
@@ -154,7 +154,7 @@ class _Cleaner:
 
 @contextlib.contextmanager
 def _open(path: str) -> Iterator[IO[bytes]]:
-    archive, bang, member = path.partition("!")
+    archive, inside, member = path.partition(wikipedia_parts.WHEEL)
     with contextlib.ExitStack() as stack:
         raw: IO[bytes]
         file, part = wikipedia_parts.whole(path)
@@ -162,8 +162,8 @@ def _open(path: str) -> Iterator[IO[bytes]]:
             raw = stack.enter_context(Path(file).open("rb"))
             yield cast(IO[bytes], wikipedia_parts.Part(raw, *part))
             return
-        if bang:
-            holder = stack.enter_context(zipfile.ZipFile(archive))
+        if inside:
+            holder = stack.enter_context(zipfile.ZipFile(f"{archive}.whl"))
             raw = stack.enter_context(holder.open(member))
         else:
             raw = stack.enter_context(Path(path).open("rb"))

@@ -26,14 +26,16 @@ _CHUNK = 1 << 20
 _HEAD = 1 << 20
 """Bytes that may stand before the first page."""
 _MARK = "@"
+WHEEL = ".whl!"
+"""Between the path of a wheel and the name of the dump inside."""
 
 
 def split(item: Input, unit_bytes: int) -> list[Input]:
-    """Cut a bzip2 dump into parts of about `unit_bytes`; other dumps stay whole.
+    """Cut a bzip2 dump into parts of about `unit_bytes`; others stay whole, those in a wheel too.
 
     A part's path and source end with its range, `@BEGIN-END` in bytes of the file.
     """
-    if not item.path.endswith(".bz2") or item.size <= unit_bytes:
+    if not item.path.endswith(".bz2") or WHEEL in item.path or item.size <= unit_bytes:
         return [item]
     count = -(-item.size // unit_bytes)
     bounds = [item.size * number // count for number in range(count + 1)]
