@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import collections
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpenglow.config import ConfigError
@@ -168,6 +170,15 @@ def _outcome(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
     except (*FAILURES, MemoryError) as error:
         return _Failure(error)
+    except Exception as error:
+        # A defect of ours in one unit should not end the others; it is listed like any failure.
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return _Failure(
+            DataError(
+                f"unexpected {type(error).__name__} ({error}) in {where.name}, "
+                f"{Path(where.filename).name} line {where.lineno}: please report this"
+            )
+        )
 
 
 def _listed(failed: Mapping[str, Exception], units: int) -> DataError:
