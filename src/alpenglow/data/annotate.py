@@ -7,7 +7,6 @@ nothing. Imported, never started.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +32,17 @@ class Annotating:
 
     signals: SignalSettings
     models: ModelSettings
+    keys: tuple[str, str]
+    """Hash of the signals' settings and of the models'."""
 
-    @functools.cached_property
-    def keys(self) -> tuple[str, str]:
-        """Hash of the signals' settings and of the models', read once."""
-        return self.signals.hash, self.models.hash
+    @classmethod
+    def of(cls, signals: SignalSettings, models: ModelSettings) -> Annotating:
+        """Hash lists and models, which may be large: the client does it, once a job.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        return cls(signals, models, (signals.hash, models.hash))
 
 
 @dataclass(frozen=True)

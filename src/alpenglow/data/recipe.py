@@ -7,6 +7,7 @@ how the workers talk do not.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -189,9 +190,9 @@ class PrepareRecipe:
             tables["rules"].pop(key, None)  # so do these: see `refine`
         return xxhash.xxh3_64_hexdigest(json.dumps([FORMAT, name, tables], sort_keys=True).encode())
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
-        """Return 16 hex digits of what decides the content of the shards."""
+        """Return 16 hex digits of what decides the content of the shards; files are read once."""
         tables = to_tables(self)
         for name in ("output", "run", "cluster", "documents", "retries", "rejects"):
             tables.pop(name, None)

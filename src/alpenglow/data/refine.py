@@ -45,7 +45,7 @@ class Earlier:
     def of(cls, units: tuple[Unit, ...], about: Collecting) -> Earlier:
         """Name the files of these units: those before it in its group; all others if faithful."""
         marks = [about.mark(unit) for unit in units]
-        return cls(tuple(_hashes(about, unit) for unit in units), xxhash.xxh3_64_hexdigest(
+        return cls(tuple(hashes_of(about, unit) for unit in units), xxhash.xxh3_64_hexdigest(
             " ".join(marks).encode()))  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def hash_lines(unit: Unit, about: Collecting) -> None:
     Raises:
         DataError: as of `collect`, or the file system refuses.
     """
-    path = _hashes(about, unit)
+    path = hashes_of(about, unit)
     if _load(path) is not None:
         return
     with collect(unit, about) as store:
@@ -139,7 +139,8 @@ def _texts(store: Store) -> Iterator[str]:
         yield from store.texts(first, last)
 
 
-def _hashes(about: Collecting, unit: Unit) -> Path:
+def hashes_of(about: Collecting, unit: Unit) -> Path:
+    """Name the file of a unit's hashes."""
     return about.path(unit).with_suffix(".lines.npy")
 
 

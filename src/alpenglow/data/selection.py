@@ -35,6 +35,8 @@ CODE = frozenset({"github"})
 """Slices whose documents are programs; the others hold prose."""
 LETTERS = "alphabetic_characters"
 """The column that `letters_per_token` is made of."""
+PERPLEXITY = ("ccnet_perplexity", "ccnet_bucket")
+"""Columns of a language model."""
 REMOVED = "removed on request"
 """The reason for a document that somebody removed from the shards that these replace."""
 PRESETS = {"prose": ("basic", "prose"), "code": ("basic", "code")}
@@ -94,8 +96,11 @@ class Staged:
 def of_slice(recipe: PrepareRecipe, name: str) -> tuple[Rule, ...]:
     """Return the rules of a slice, in the order in which they are tried.
 
+    A threshold of [filters] that names a rule of a preset holds where that preset does.
+
     Raises:
-        ValueError: no such preset or threshold; names the nearest.
+        ValueError: no such preset or threshold, which names the nearest; or a rule over a column of
+            a model that the recipe does not name.
     """
     config = recipe.slices[name]
     presets = config.presets or recipe.filters.presets
@@ -103,7 +108,30 @@ def of_slice(recipe: PrepareRecipe, name: str) -> tuple[Rule, ...]:
         presets = FAITHFUL.get(name, ())
     elif not presets:
         presets = PRESETS["code" if name in CODE else "prose"]
-    return filters.rules(presets, {**recipe.filters.thresholds, **config.thresholds})
+    rules_of = {preset: {rule.name for rule in rules} for preset, rules in filters.PRESETS.items()}
+    elsewhere = set().union(*rules_of.values()) - set().union(
+        *(rules_of.get(preset, set()) for preset in presets)
+    )
+    general = {
+        key: bound for key, bound in recipe.filters.thresholds.items() if key not in elsewhere
+    }
+    found = filters.rules(presets, {**general, **config.thresholds})
+    for rule in found:
+        if not rule.optional and _of_models(rule.signal) and rule.signal not in _given(recipe):
+            raise ValueError(
+                f"rule {rule.name!r} needs the column {rule.signal}: name the model that gives it "
+                "under [models], or take the rule out"
+            )
+    return found
+
+
+def _of_models(column: str) -> bool:
+    return column in PERPLEXITY or column.startswith("rps_doc_ml_")
+
+
+def _given(recipe: PrepareRecipe) -> set[str]:
+    """Columns that the recipe's models give; the bucket is there if the model has cutoffs."""
+    return {*recipe.models.columns, *(PERPLEXITY if recipe.models.language_model else ())}
 
 
 def resolve(rules: Sequence[Rule], units: Sequence[Prepared]) -> tuple[Rule, ...]:

@@ -26,7 +26,7 @@ from alpenglow.data.document import DataError, Unit
 from alpenglow.data.filters import Rule
 from alpenglow.data.progress import Progress
 from alpenglow.data.recipe import PrepareRecipe
-from alpenglow.data.refine import Earlier, hash_lines
+from alpenglow.data.refine import Earlier, hash_lines, hashes_of
 from alpenglow.data.selection import Prepared, Staged, choose
 from alpenglow.data.shards import ShardInfo
 from alpenglow.data.staging import Task, Tokenising, prepare, read_once, sample, write_shard
@@ -58,12 +58,9 @@ class Steps:
         self._folder, self._run = folder, run
         self._staging = run / "staging" / recipe.hash
         self._staging.mkdir(parents=True, exist_ok=True)
-        annotating = Annotating(recipe.signals, recipe.models)
+        annotating = Annotating.of(recipe.signals, recipe.models)
         self._tasks = {
-            name: Task(
-                Collecting(folder, config, recipe.collecting(name)),
-                annotating,
-            )
+            name: Task(Collecting(folder, config, recipe.collecting(name)), annotating)
             for name, config in recipe.slices.items()
         }
         self._rules = {name: selection.of_slice(recipe, name) for name in recipe.slices}
@@ -111,11 +108,13 @@ class Steps:
         return tokenizer
 
     def _hash_lines(self) -> None:
-        """Only those that come before others need to be looked into by them."""
+        """Hash the lines of units that others are compared with; a group of one needs none."""
+        wanted = {file for earlier in self._earlier if earlier for file in earlier.files}
         chosen = [
-            unit for unit, earlier in zip(self._units, self._earlier, strict=True)
-            if earlier is not None
-        ]  # fmt: skip
+            unit
+            for unit in self._units
+            if hashes_of(self._tasks[unit.slice].collecting, unit) in wanted
+        ]
         if chosen:
             calls = [(hash_lines, (unit, self._tasks[unit.slice].collecting)) for unit in chosen]
             self._crew.over(chosen, calls, "paragraphs", self._progress)
@@ -208,6 +207,7 @@ class Steps:
         names: set[str] = set()
         for unit, prepared in zip(self._units, self._prepared, strict=True):
             raw = self._tasks[unit.slice].collecting.path(unit)
-            names |= {raw.name, raw.with_suffix(".lines.npy").name, prepared.store.name}
+            lines = hashes_of(self._tasks[unit.slice].collecting, unit)
+            names |= {raw.name, lines.name, prepared.store.name}
             names |= {prepared.tokens.name, *(path.name for path in prepared.annotated.files)}
         return frozenset(names)

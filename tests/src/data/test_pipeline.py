@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
-import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -16,18 +15,16 @@ import numpy as np
 import pytest
 
 from alpenglow.config import ConfigError, parse
-from alpenglow.data import assembly
 from alpenglow.data.annotate import Annotating
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.cluster import connect
 from alpenglow.data.collect import Collecting
 from alpenglow.data.document import DataError, Input, InputAbsent, Unit
 from alpenglow.data.filters import Bound, rules
-from alpenglow.data.ledger import Ledger, Stage
+from alpenglow.data.ledger import Ledger
 from alpenglow.data.model_settings import ModelSettings
 from alpenglow.data.order import Order, natural
 from alpenglow.data.pipeline import Job, main
-from alpenglow.data.progress import Progress
 from alpenglow.data.recipe import ClusterRecipe, PrepareRecipe, SliceRecipe
 from alpenglow.data.removal_command import main as remove
 from alpenglow.data.selection import REMOVED, Staged, choose
@@ -246,7 +243,7 @@ def task(folder: Path) -> tuple[Task, Tokenising]:
     path.write_text(tokenizer.json)
     collecting = Collecting(folder / "documents", SliceRecipe(), "slice")
     collecting.folder.mkdir(exist_ok=True)
-    annotating = Annotating(SignalSettings(), ModelSettings())
+    annotating = Annotating.of(SignalSettings(), ModelSettings())
     return Task(collecting, annotating), Tokenising(path, tokenizer.hash)
 
 
@@ -287,58 +284,6 @@ def test_a_unit_that_is_done_is_not_read_again(tmp_path: Path) -> None:
     prepared.store.write_bytes(prepared.store.read_bytes()[:-100])
     with pytest.raises(FileNotFoundError):
         prepare(unit, about, None, tokenising)
-
-
-def staged(unit: str, slice_name: str, texts: list[int], tokens: list[int]) -> Staged:
-    count = len(texts)
-    filters = Stage("filters")
-    for each in (filters.read, filters.kept):
-        each.add(count, 10 * count, sum(tokens))
-    return Staged(
-        unit, slice_name, Path(unit), Path(unit), np.arange(count) * 2,
-        np.array([[t, t] for t in texts], np.uint64).reshape(-1, 2),
-        np.full(count, 10), np.array(tokens, np.int64), np.zeros(count, np.int32), ("MIT",),
-        (filters,),
-    )  # fmt: skip
-
-
-def test_the_earliest_of_equal_texts_is_kept_over_all_slices() -> None:
-    units = [staged("a", "books", [1, 2, 1], [5, 5, 5]), staged("b", "books", [], []),
-             staged("c", "c4", [2, 3, 3], [5, 5, 5])]  # fmt: skip
-    kept = assembly.first_of_each(units)
-    assert [k.tolist() for k in kept] == [[True, True, False], [], [False, True, False]]
-    ledger = assembly.account(units, kept, {})
-    assert ledger.slice("c4").dropped[assembly.DUPLICATE].documents == 2
-
-
-def test_shards_are_cut_at_documents() -> None:
-    units = [staged("a", "books", [1, 2, 3], [60, 30, 50]), staged("b", "books", [4, 5], [10, 99])]
-    plans = assembly.plan_shards(units, assembly.first_of_each(units), 100)
-    cut = [[(str(p.path), p.rows.tolist()) for p in plan.pieces] for plan in plans]
-    assert cut == [[("a", [0, 2, 4])], [("b", [0, 2])]]
-    assert [plan.file for plan in plans] == ["books-00000.h5", "books-00001.h5"]
-    plans = assembly.plan_shards(units, assembly.first_of_each(units), 90)
-    cut = [[(str(p.path), p.rows.tolist()) for p in plan.pieces] for plan in plans]
-    assert cut == [[("a", [0, 2])], [("a", [4]), ("b", [0, 2])]]
-
-
-def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
-    output = tmp_path / "thesis"
-    output.mkdir()
-    (output / "chapter.tex").write_text("years of work")
-    with pytest.raises(DataError, match="no folder of shards, and it would be replaced"):
-        assembly.open_building(output)
-    assert (output / "chapter.tex").exists()
-
-
-def test_a_swap_that_was_cut_short_is_put_right(tmp_path: Path) -> None:
-    aside = tmp_path / ".shards.old"
-    aside.mkdir()
-    (aside / "catalogue.json").write_text("{}")
-    building = assembly.open_building(tmp_path / "shards")
-    assert (tmp_path / "shards" / "catalogue.json").exists()
-    assembly.swap(building, tmp_path / "shards")
-    assert [path.name for path in tmp_path.iterdir()] == ["shards"]
 
 
 @pytest.mark.parametrize(
@@ -472,31 +417,3 @@ def test_main_says_one_sentence(
         f"prepare: {tmp_path / 'absent.toml'}: no such recipe",
         "prepare: slices.books.rules: unknown key length; known: splits",
     ]
-
-
-def test_progress_on_a_terminal_and_in_a_file(tmp_path: Path) -> None:
-    class Stream:
-        def __init__(self, terminal: bool) -> None:
-            self.text, self.terminal = "", terminal
-
-        def write(self, text: str) -> int:
-            self.text += text
-            return len(text)
-
-        def flush(self) -> None: ...
-
-        def isatty(self) -> bool:
-            return self.terminal
-
-    terminal, file = Stream(True), Stream(False)
-    for stream in (terminal, file):
-        clock = itertools.count().__next__
-        progress = Progress(tmp_path, "prepare", "MB", stream=stream, clock=clock)  # type: ignore[arg-type]
-        for done in range(101):
-            progress.show(done, 100, "tokenising")
-        progress.say("done")
-    assert "tokenising 50.0 of 100.0 MB (50 %), 1.0 MB/s, 50 s left\n" in file.text
-    assert terminal.text.count("\n") == 2
-    assert terminal.text.count("\r") == 101
-    assert file.text.count("\n") == 12
-    assert json.loads((tmp_path / "progress.json").read_text())["done"] == 100

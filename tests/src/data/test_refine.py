@@ -122,6 +122,8 @@ def test_groups_in_a_job(tmp_path: Path) -> None:
         menu, copyright_ = len("Menu of the site\n"), len("\nCopyright 2020")
         repeated = len("\nThe third page speaks of the path.")
         assert stage.trimmed[REPEATED].bytes == menu + copyright_ + repeated
+        # Only what others are compared with is hashed.
+        assert len(list((tmp_path / "run" / "documents").glob("*.lines.npy"))) == 2
         # Another group size reads no raw text.
         before = stores(tmp_path / "run")
         assert len(before) == len(PAGES)

@@ -65,12 +65,16 @@ class SignalSettings:
 
     @property
     def lists(self) -> Lists:
-        """Read the files; once a process for the same content.
+        """Read the files; once a process, unless they change.
 
         Raises:
             DataError: a file cannot be read or understood.
         """
-        return _lists(self, self.hash)
+        return _lists(self, tuple(_stamp(path) for path in self._files if path is not None))
+
+    @property
+    def _files(self) -> tuple[Path | None, ...]:
+        return self.stop_words, self.bad_words, self.blocked_domains
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Lists:
 
 
 @functools.lru_cache(maxsize=8)
-def _lists(settings: SignalSettings, _content: str) -> Lists:
+def _lists(settings: SignalSettings, _stamps: tuple[tuple[int, int], ...]) -> Lists:
     words = entries(settings.stop_words) if settings.stop_words else list(ENGLISH)
     if not words:
         raise DataError(f"{settings.stop_words}: no stop word is in it; write one a line")
@@ -146,6 +150,15 @@ def _domains(path: Path) -> dict[str, float]:
                 f"{path}: {entry!r} is not a domain, or a domain and the number of its category"
             ) from None
     return found
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """When a file was written and how long it is: a list of domains is too long to hash a batch."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    return found.st_mtime_ns, found.st_size
 
 
 def _read(path: Path) -> bytes:
