@@ -102,7 +102,7 @@ class Crew:
 
         workers = max(1, self._ranks.world_size - 2)
         if self._ranks.world_size == 1:
-            workers = self._recipe.cluster.workers
+            workers = self._recipe.cluster.processes
         waiting = iter(range(len(calls)))
         again: collections.deque[int] = collections.deque()
         tried: collections.Counter[int] = collections.Counter()

@@ -138,6 +138,12 @@ class ClusterRecipe:
         if self.workers < 1:
             raise ValueError(f"workers = {self.workers}: at least 1 must work")
 
+    @property
+    def processes(self) -> int:
+        """Workers that there will be without MPI: on this machine, or in all batch jobs."""
+        in_jobs = self.jobs * self.nodes_per_job * self.workers_per_node
+        return in_jobs if self.jobs else self.workers
+
 
 @dataclass(frozen=True)
 class PrepareRecipe:

@@ -2,8 +2,8 @@
 
 Menus, notices and mastheads stand on every page of a site. After cc_net (Wenzek et al. 2020, 3.2) a
 line goes whose normalised form was seen before: in an earlier document of the unit, or in an
-earlier unit of its group. First every unit of a group writes the sorted hashes of its lines,
-`SLICE-KEY.lines.npy`; then each looks its own up in those before it, memory-mapped. What goes
+earlier unit of its group. First every unit that others are compared with writes the sorted hashes
+of its lines, `SLICE-KEY.lines.npy`; then each looks its own up in those, memory-mapped. What goes
 depends on the order of the units alone, never on who was done first.
 
 cc_net's own code takes out every occurrence of a repeated line, the first one too: mode `faithful`

@@ -145,12 +145,8 @@ def _runs(rows: NDArray[np.int64], offset: NDArray[np.int64]) -> Iterator[NDArra
         first = last
 
 
-def _encoder(tokenising: Tokenising) -> Encoder:
-    return _loaded(tokenising)
-
-
 @functools.lru_cache(maxsize=1)
-def _loaded(tokenising: Tokenising) -> Encoder:
+def _encoder(tokenising: Tokenising) -> Encoder:
     tokenizer = Tokenizer.load(tokenising.path)
     if tokenizer.hash != tokenising.hash:
         raise DataError(f"{tokenising.path}: the tokenizer changed while the job ran; start again")

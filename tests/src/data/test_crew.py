@@ -49,6 +49,12 @@ def test_failures_are_tried_again_and_listed_and_the_others_done(
         list(crew(client, 2).gather(calls[2:]))
 
 
+def test_workers_of_batch_jobs_count() -> None:
+    assert ClusterRecipe(workers=3).processes == 3
+    jobs = ClusterRecipe(workers=3, jobs=5, nodes_per_job=2, workers_per_node=42)
+    assert jobs.processes == 420
+
+
 def test_a_few_calls_are_in_flight_whatever_their_number(client: Any) -> None:
 
     class Calls:
