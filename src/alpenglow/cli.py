@@ -23,7 +23,8 @@ GROUPS = {
     "data": ("alpenglow.data.command", "Raw text to HDF5 token shards; their documents."),
     "train": ("alpenglow.train.__main__", "Pretrain a model from shards."),
     "jobs": ("alpenglow.jobs", "Check, preview and submit batch scripts."),
-    "release": ("alpenglow.release.__main__", "A checkpoint to a Hugging Face folder."),
+    "release": ("alpenglow.release.__main__", "A checkpoint made public: folder, cards, GGUF."),
+    "evaluate": ("alpenglow.evaluate.__main__", "Benchmarks and perplexity of a released model."),
     "plan": ("alpenglow_analysis.plan_command", "How long a run takes, and what it is charged."),
     "report": ("alpenglow_analysis.report", "Where the time of every rank went."),
 }

@@ -39,7 +39,7 @@ def schema(name: str) -> type[Any]:
         from alpenglow_analysis.report import ReportRecipe
 
         return ReportRecipe
-    from alpenglow.release.__main__ import ConvertRecipe
+    from alpenglow.release.convert import ConvertRecipe
 
     return ConvertRecipe
 

@@ -13,7 +13,7 @@ from alpenglow import cli
 
 
 def test_the_groups_are_these() -> None:
-    assert sorted(cli.GROUPS) == ["data", "jobs", "plan", "release", "report", "train"]
+    assert sorted(cli.GROUPS) == ["data", "evaluate", "jobs", "plan", "release", "report", "train"]
 
 
 @pytest.mark.parametrize("group", sorted(cli.GROUPS))

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
+from alpenglow.exchange.source import Source
 from alpenglow.model.config import ModelConfig
 from alpenglow.release.record import RunRecord
 from alpenglow.release.verify import Verification
 from alpenglow.train.batch_history import BatchHistory
-from alpenglow.train.checkpoint import Checkpoint
 
 UNKNOWN = "unknown"
 
@@ -27,7 +27,7 @@ Rows = Iterable[tuple[str, str]]
 
 def model_card(
     record: RunRecord,
-    checkpoint: Checkpoint,
+    source: Source,
     config: ModelConfig,
     dtype: torch.dtype,
     verification: Verification | None,
@@ -36,12 +36,12 @@ def model_card(
 
     Args:
         record: the run.
-        checkpoint: what is released.
+        source: what is released.
         config: its architecture.
         dtype: of the released weights.
         verification: how the release compared with the training model; None if it was not asked.
     """
-    step, state = checkpoint.step, checkpoint.state
+    step, state = source.step, source.state
     title = f"{record.name}, step {step:,}"
     sections = [
         _front_matter(title),
@@ -53,7 +53,7 @@ def model_card(
         _section("Architecture", _architecture(config, dtype)),
         _section("Data", _data(record)),
         _slices(record),
-        _section("Training", _training(record, checkpoint)),
+        _section("Training", _training(record, source)),
         _section("Machine time", _machine(record)),
         _section("Checks", _checks(verification)),
         "## Evaluation\n\nUnknown: no evaluation is recorded for this release.",
@@ -185,15 +185,15 @@ def _tally(counts: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{name} {count['documents']:,}" for name, count in most) or "none"
 
 
-def _training(record: RunRecord, checkpoint: Checkpoint) -> Rows:
-    fact, state = record.fact, checkpoint.state
+def _training(record: RunRecord, source: Source) -> Rows:
+    fact, state = record.fact, source.state
     betas = fact("recipe", "optimizer", "betas")
     total = fact("recipe", "train", "steps")
     layout = [fact("layout", key) for key in ("pipeline", "tensor", "data")]
     peak, low = fact("recipe", "optimizer", "lr"), fact("recipe", "optimizer", "min_lr")
-    loss = record.loss_at(checkpoint.step)
+    loss = None if source.step is None else record.loss_at(source.step)
     return [
-        ("steps", f"{checkpoint.step:,}" + (f" of {total:,}" if total else "")),
+        ("steps", f"{source.step:,}" + (f" of {total:,}" if total else "")),
         ("tokens", _count(state.get("tokens"))),
         ("tokens a step", _tokens_a_step(record, state)),
         ("sequence length", _count(fact("batch", "sequence_length"))),

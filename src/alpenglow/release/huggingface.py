@@ -1,8 +1,7 @@
 """A checkpoint as a Hugging Face folder that `transformers` loads.
 
 Works tensor by tensor, needs neither DeepSpeed nor a GPU, and reads a checkpoint of any layout,
-because fragments name global tensors (`alpenglow.train.checkpoint`). Started by
-`python -m alpenglow.release`.
+because a source gives global tensors (`alpenglow.exchange.source`).
 
 Row-parallel biases (`attention.dense.bias`, `mlp.dense_4h_to_h.bias`) deserve a word: the converter
 of GPT-NeoX doubles them. There, every tensor-parallel rank keeps such a bias of its own. With the
@@ -29,11 +28,10 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from alpenglow.config import ConfigError, parse
+from alpenglow.exchange.source import Source
 from alpenglow.model.config import ModelConfig
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.tensors import DTYPES, Written, write_model
-from alpenglow.train.checkpoint import Checkpoint
 
 SHARD_BYTES = 5_000_000_000
 """Largest weight file, the limit that the Hub's own tools used for years."""
@@ -54,43 +52,9 @@ def global_name(name: str) -> str:
     return name.removeprefix(_PREFIX)
 
 
-def model_config(checkpoint: Checkpoint) -> ModelConfig:
-    """Read the architecture from the checkpoint and check that its tensors are all there.
-
-    Raises:
-        ReleaseError: the state has neither a recipe's model table nor one of its own, or the
-            tensors do not fit it.
-    """
-    recipe = checkpoint.state.get("recipe")
-    table = (recipe if isinstance(recipe, dict) else checkpoint.state).get("model")
-    if not isinstance(table, dict):
-        raise ReleaseError(
-            f"{checkpoint.directory}: its state has no model table, so its architecture is unknown"
-        )
-    try:
-        config = parse(ModelConfig, table, f"{checkpoint.directory}: model")
-    except ConfigError as error:
-        raise ReleaseError(str(error)) from None
-    kind = source_kind(checkpoint)
-    present = set(checkpoint.names(kind))
-    for name, shape in config.tensor_shapes().items():
-        found = checkpoint.shape(kind, name) if name in present else None
-        if found != shape:
-            what = f"has shape {found}" if found else "is missing"
-            raise ReleaseError(f"{checkpoint.directory}: {name} of shape {shape} {what}")
-    return config
-
-
-def source_kind(checkpoint: Checkpoint) -> str:
-    """Fragments to release: the optimizer's fp32 master weights where there are any."""
-    return "master" if "master" in checkpoint.kinds() else "weight"
-
-
-def release_dtype(checkpoint: Checkpoint, dtype: str) -> torch.dtype:
+def release_dtype(source: Source, dtype: str) -> torch.dtype:
     """The dtype of a release; "auto" is the one that the model was trained in."""
-    if dtype != "auto":
-        return DTYPES[dtype]
-    return checkpoint.dtype("weight", checkpoint.names("weight")[0])
+    return source.dtype if dtype == "auto" else DTYPES[dtype]
 
 
 def config_json(config: ModelConfig, dtype: torch.dtype, end_of_text: int) -> dict[str, Any]:
@@ -161,7 +125,7 @@ def write_tokenizer(folder: Path, source: Path, config: ModelConfig) -> int:
 
 def write_release(
     folder: Path,
-    checkpoint: Checkpoint,
+    source: Source,
     tokenizer: Path,
     *,
     dtype: str = "auto",
@@ -172,7 +136,7 @@ def write_release(
 
     Args:
         folder: where; must exist.
-        checkpoint: what to release.
+        source: what to release.
         tokenizer: the run's tokenizer.json.
         dtype: "auto", "fp32", "fp16" or "bf16".
         shard_bytes: largest weight file.
@@ -180,16 +144,15 @@ def write_release(
 
     Raises:
         ReleaseError: a tokenizer or a tensor that does not fit, a cast that overflows.
-        CheckpointError: damage found while reading.
+        ExchangeError, CheckpointError: damage found while reading.
     """
-    config = model_config(checkpoint)
-    target = release_dtype(checkpoint, dtype)
+    config = source.config
+    target = release_dtype(source, dtype)
     end_of_text = write_tokenizer(folder, tokenizer, config)
-    kind = source_kind(checkpoint)
     written = write_model(
         folder,
         {huggingface_name(name): shape for name, shape in config.tensor_shapes().items()},
-        lambda name: checkpoint.tensor(kind, global_name(name)),
+        lambda name: source.tensor(global_name(name)),
         target,
         shard_bytes=shard_bytes,
         done=done,
@@ -203,8 +166,8 @@ def write_release(
         folder / CONVERSION,
         {
             "format": 1,
-            "step": checkpoint.step,
-            "source": kind,
+            "step": source.step,
+            "source": source.form,
             "dtype": str(target).removeprefix("torch."),
             "xxh3_64": written.hashes,
         },

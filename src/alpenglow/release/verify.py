@@ -21,17 +21,15 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 
 from alpenglow.data.catalogue import Catalogue
+from alpenglow.exchange.source import Source
 from alpenglow.model.stages import build_local
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.huggingface import (
     CONVERSION,
     global_name,
     huggingface_name,
-    model_config,
-    source_kind,
 )
 from alpenglow.release.tensors import as_bytes, cast
-from alpenglow.train.checkpoint import Checkpoint
 
 LOGIT_TOLERANCE = 1e-4
 """Largest difference of two logits in fp32.
@@ -88,22 +86,22 @@ def real_tokens(catalogue: Catalogue, vocabulary: int, length: int) -> torch.Ten
     return torch.from_numpy(rows)
 
 
-def verify(folder: Path, checkpoint: Checkpoint, tokens: torch.Tensor, prompt: str) -> Verification:
+def verify(folder: Path, source: Source, tokens: torch.Tensor, prompt: str) -> Verification:
     """Compare a folder with its checkpoint.
 
     Args:
         folder: the release.
-        checkpoint: where it came from.
+        source: where it came from.
         tokens: int64 [rows, length].
         prompt: beginning of the sample.
 
     Raises:
         ReleaseError: anything differs, or transformers does not load the folder.
     """
-    tensors = compare_tensors(folder, checkpoint)
+    tensors = compare_tensors(folder, source)
     released, sample = _released_logits(folder, tokens, prompt)
     gc.collect()  # one model in memory at a time
-    ours = training_logits(checkpoint, _dtype(folder), tokens)
+    ours = training_logits(source, _dtype(folder), tokens)
     difference = float((released - ours).abs().max())
     if not difference < LOGIT_TOLERANCE:  # also when it is NaN
         raise ReleaseError(
@@ -113,26 +111,26 @@ def verify(folder: Path, checkpoint: Checkpoint, tokens: torch.Tensor, prompt: s
     return Verification(tensors, tokens.numel(), difference, LOGIT_TOLERANCE, sample)
 
 
-def compare_tensors(folder: Path, checkpoint: Checkpoint) -> int:
+def compare_tensors(folder: Path, source: Source) -> int:
     """Compare every tensor's bits and hash; returns how many there are.
 
     Raises:
         ReleaseError: one is absent, too many, damaged or different.
     """
     conversion = _conversion(folder)
-    if conversion["step"] != checkpoint.step:
+    if conversion["step"] != source.step:
         raise ReleaseError(
-            f"{folder}: made from step {conversion['step']}, compared with step {checkpoint.step}"
+            f"{folder}: made from step {conversion['step']}, compared with step {source.step}"
         )
-    dtype, kind = _dtype(folder), source_kind(checkpoint)
-    wanted = {huggingface_name(name) for name in model_config(checkpoint).tensor_shapes()}
+    dtype = _dtype(folder)
+    wanted = {huggingface_name(name) for name in source.config.tensor_shapes()}
     found = set()
     for path in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118  (not a mapping)
                     found.add(name)
-                    ours = checkpoint.tensor(kind, global_name(name)) if name in wanted else None
+                    ours = source.tensor(global_name(name)) if name in wanted else None
                     _compare(path, name, file.get_tensor(name), ours, dtype, conversion)
         except SafetensorError as error:
             raise ReleaseError(f"{path}: damaged: {error}") from None
@@ -159,19 +157,16 @@ def _compare(
         raise ReleaseError(f"{path}: {name} does not have the hash that {CONVERSION} names")
 
 
-def training_logits(
-    checkpoint: Checkpoint, dtype: torch.dtype, tokens: torch.Tensor
-) -> torch.Tensor:
+def training_logits(source: Source, dtype: torch.dtype, tokens: torch.Tensor) -> torch.Tensor:
     """Logits [rows, length, vocabulary] of the training model, in fp32.
 
     Args:
-        checkpoint: of any layout.
+        source: of any form.
         dtype: weights are rounded to it first, as the release's are.
         tokens: int64 [rows, length].
     """
-    kind = source_kind(checkpoint)
-    model = build_local(model_config(checkpoint)).float()
-    model.load_global(lambda name, part: checkpoint.tensor(kind, name, part).to(dtype).float())
+    model = build_local(source.config).float()
+    model.load_global(lambda name, part: source.tensor(name, part).to(dtype).float())
     with torch.inference_mode():
         logits: torch.Tensor = model(tokens)
     return logits.clone()

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from release_run import CONFIG, write_checkpoint
 
 from alpenglow.data.catalogue import Catalogue
+from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.release.card import model_card
 from alpenglow.release.record import RunRecord
 from alpenglow.release.verify import Verification
@@ -17,8 +18,8 @@ from alpenglow.train.checkpoint import Checkpoint
 
 
 def card_of(run: Path, verification: Verification | None = None) -> str:
-    checkpoint = Checkpoint.open(write_checkpoint(run, 20, CONFIG))
-    return model_card(RunRecord.load(run), checkpoint, CONFIG, torch.float32, verification)
+    source = FragmentSource.open(write_checkpoint(run, 20, CONFIG))
+    return model_card(RunRecord.load(run), source, CONFIG, torch.float32, verification)
 
 
 def test_the_front_matter_is_what_the_hub_reads(run: Path) -> None:
@@ -60,7 +61,7 @@ def test_a_slice_is_accounted_for(run: Path) -> None:
 def test_a_changed_batch_is_told(run: Path) -> None:
     checkpoint = Checkpoint.open(write_checkpoint(run, 20, CONFIG))
     checkpoint.state["batches"] = {"first": 16, "changes": [[0, 0, 16], [8, 128, 12]]}
-    card = model_card(RunRecord.load(run), checkpoint, CONFIG, torch.float32, None)
+    card = model_card(RunRecord.load(run), FragmentSource(checkpoint), CONFIG, torch.float32, None)
     assert "| tokens a step | 1,024, 768 from step 9 |" in card.splitlines()
 
 

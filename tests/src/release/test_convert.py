@@ -21,15 +21,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alpenglow.config import ConfigError, load
 from alpenglow.data.catalogue import Catalogue
+from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.model.config import ModelConfig
 from alpenglow.model.stages import build_local, global_tensors
 from alpenglow.parallel.tensor import TensorGroup
-from alpenglow.release.__main__ import ConvertRecipe, convert, main
+from alpenglow.release.__main__ import main
+from alpenglow.release.convert import ConvertRecipe, convert
 from alpenglow.release.error import ReleaseError
-from alpenglow.release.huggingface import SHARD_BYTES, put_in_place, write_release
+from alpenglow.release.huggingface import SHARD_BYTES, config_json, put_in_place, write_release
 from alpenglow.release.verify import LOGIT_TOLERANCE, compare_tensors, real_tokens, verify
 from alpenglow.train.checkpoint import (
-    Checkpoint,
     DistributedGroup,
     Fragment,
     SingleProcess,
@@ -139,7 +140,7 @@ def test_the_folder_and_the_command(run: Path, capfd: pytest.CaptureFixture[str]
 
 
 def test_shards_with_an_index_above_the_limit(run: Path, tmp_path: Path) -> None:
-    checkpoint = Checkpoint.open(write_checkpoint(run, 20, CONFIG))
+    checkpoint = FragmentSource.open(write_checkpoint(run, 20, CONFIG))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for folder, limit in ((whole, SHARD_BYTES), (cut, 40_000)):
         folder.mkdir()
@@ -257,7 +258,7 @@ def no_weights(folder: Path) -> None:
 def test_a_spoilt_release_is_refused(
     run: Path, tmp_path: Path, spoil: Callable[[Path], None], word: str
 ) -> None:
-    checkpoint = Checkpoint.open(write_checkpoint(run, 20, CONFIG))
+    checkpoint = FragmentSource.open(write_checkpoint(run, 20, CONFIG))
     folder = tmp_path / "release"
     folder.mkdir()
     write_release(folder, checkpoint, run.parents[1] / "shards" / "tokenizer.json")
@@ -272,8 +273,10 @@ def test_a_mismatch_ends_the_job_and_leaves_no_folder(
     run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_checkpoint(run, 20, CONFIG)
+    # The folder says another residual form than the model was trained with.
+    written = "alpenglow.release.huggingface.config_json"
     wrong = dataclasses.replace(CONFIG, use_parallel_residual=True)
-    monkeypatch.setattr("alpenglow.release.verify.model_config", lambda _: wrong)
+    monkeypatch.setattr(written, lambda _, *rest: config_json(wrong, *rest))
     assert main([str(RECIPE), f"run={run}"]) == 1
     assert "alpenglow.release: huggingface" in capfd.readouterr().err
     assert list((run / "release").iterdir()) == []
@@ -336,7 +339,7 @@ def test_a_checkpoint_without_its_architecture_is_refused(run: Path) -> None:
     weights = tensors(CONFIG)
     del weights["layers.1.mlp.dense_4h_to_h.bias"]
     write_checkpoint(run, 20, CONFIG, weights)
-    with pytest.raises(ReleaseError, match=r"layers\.1\.mlp\.dense_4h_to_h\.bias .* is missing"):
+    with pytest.raises(ExchangeError, match=r"layers\.1\.mlp\.dense_4h_to_h\.bias .* is missing"):
         convert(ConvertRecipe(run=run))
 
 

@@ -24,7 +24,7 @@ from training_ranks import (
 )
 
 from alpenglow.config import to_tables
-from alpenglow.train import exchange
+from alpenglow.exchange import __main__ as exchange
 from alpenglow.train.checkpoint import Checkpoint
 from alpenglow.train.recipe import PretrainRecipe
 
@@ -84,9 +84,9 @@ def deepspeed(
 
 
 def export_worker(rank: int, size: int, recipe: PretrainRecipe, run: Path, folder: Path) -> None:
+    from alpenglow.exchange.deepspeed import export_deepspeed
     from alpenglow.train.checkpoint import DistributedGroup
     from alpenglow.train.engine import Engine, start
-    from alpenglow.train.exchange_deepspeed import export_deepspeed
     from alpenglow.train.restart import resume
     from alpenglow_lsf.ranks import Ranks
     from alpenglow_profiling.events import NullRecorder

@@ -15,9 +15,7 @@ from typing import Any
 
 import torch
 
-
-class ExchangeError(RuntimeError):
-    """A checkpoint that cannot be imported or exported; one sentence for the user."""
+from alpenglow.exchange.error import ExchangeError
 
 
 class Fields:

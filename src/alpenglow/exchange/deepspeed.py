@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from alpenglow.exchange.error import ExchangeError
+from alpenglow.exchange.names import global_names
+from alpenglow.exchange.saved_file import read, scaler_numbers
+from alpenglow.exchange.universal import patterns
+from alpenglow.exchange.writer import Writer
 from alpenglow.model.config import ModelConfig, local_slice, slice_numel, split_axis
-from alpenglow.train.exchange_names import global_names
-from alpenglow.train.exchange_pickle import ExchangeError, read, scaler_numbers
-from alpenglow.train.exchange_universal import patterns
-from alpenglow.train.exchange_write import Writer
 from alpenglow.train.fragments import Fragment
 from alpenglow.train.recipe import PretrainRecipe
 

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
+from alpenglow.exchange.error import ExchangeError
+from alpenglow.exchange.names import global_names, pipeline_names
+from alpenglow.exchange.saved_file import read, scaler_numbers
+from alpenglow.exchange.writer import Writer
 from alpenglow.model.config import ModelConfig, split_axis
 from alpenglow.train.architecture import first_difference
 from alpenglow.train.checkpoint import Checkpoint
-from alpenglow.train.exchange_names import global_names, pipeline_names
-from alpenglow.train.exchange_pickle import ExchangeError, read, scaler_numbers
-from alpenglow.train.exchange_write import Writer
 from alpenglow.train.fragments import Fragment
 from alpenglow.train.recipe import PretrainRecipe
 

@@ -7,10 +7,10 @@ never started.
 
 from __future__ import annotations
 
+from alpenglow.exchange.error import ExchangeError
 from alpenglow.model.config import ModelConfig
 from alpenglow.model.stages import TIED_KEY
 from alpenglow.train.architecture import first_difference
-from alpenglow.train.exchange_pickle import ExchangeError
 
 
 def pipeline_names(model: ModelConfig) -> dict[str, str]:

@@ -1,9 +1,9 @@
 """Checkpoints from and to DeepSpeed.
 
-    python -m alpenglow.train.exchange import deepspeed FOLDER RUN RECIPE.toml [key=value ...]
-    python -m alpenglow.train.exchange import universal FOLDER RUN RECIPE.toml
-    python -m alpenglow.train.exchange export universal RUN FOLDER RECIPE.toml
-    jsrun ... python -m alpenglow.train.exchange export deepspeed RUN FOLDER RECIPE.toml
+    python -m alpenglow.exchange import deepspeed FOLDER RUN RECIPE.toml [key=value ...]
+    python -m alpenglow.exchange import universal FOLDER RUN RECIPE.toml
+    python -m alpenglow.exchange export universal RUN FOLDER RECIPE.toml
+    jsrun ... python -m alpenglow.exchange export deepspeed RUN FOLDER RECIPE.toml
 
 FOLDER is what DeepSpeed's `save_checkpoint` writes to and `load_checkpoint` reads from
 (`global_stepN` in it, or that folder itself for an import); RUN is a run directory, fresh for an
@@ -26,7 +26,7 @@ from alpenglow.train.recipe import PretrainRecipe
 from alpenglow_lsf.machine import MachineError, current
 from alpenglow_lsf.ranks import Ranks, RanksError
 
-PROGRAM = "python -m alpenglow.train.exchange"
+PROGRAM = "python -m alpenglow.exchange"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,10 +75,10 @@ def _progress(text: str) -> None:
 
 
 def _alone(options: argparse.Namespace, recipe: PretrainRecipe, say: Callable[[str], None]) -> Path:
+    from alpenglow.exchange.deepspeed import import_deepspeed
+    from alpenglow.exchange.error import ExchangeError
+    from alpenglow.exchange.universal import export_universal, import_universal
     from alpenglow.train.checkpoint import Checkpoint, steps
-    from alpenglow.train.exchange_deepspeed import import_deepspeed
-    from alpenglow.train.exchange_pickle import ExchangeError
-    from alpenglow.train.exchange_universal import export_universal, import_universal
 
     if options.verb == "export":
         checkpoint = Checkpoint.newest(options.source / "checkpoints", tell)
@@ -96,9 +96,9 @@ def _alone(options: argparse.Namespace, recipe: PretrainRecipe, say: Callable[[s
 def _export_on_ranks(options: argparse.Namespace, recipe: PretrainRecipe, ranks: Ranks) -> int:
     import torch.distributed
 
+    from alpenglow.exchange.deepspeed import export_deepspeed
     from alpenglow.train.checkpoint import DistributedGroup
     from alpenglow.train.engine import Engine, start
-    from alpenglow.train.exchange_deepspeed import export_deepspeed
     from alpenglow.train.restart import resume
     from alpenglow_profiling.events import NullRecorder
 
