@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alpenglow.config import ConfigError, load
 from alpenglow.data.catalogue import Catalogue
+from alpenglow.exchange.error import ExchangeError
 from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.model.config import ModelConfig
 from alpenglow.model.stages import build_local, global_tensors
