@@ -98,7 +98,7 @@ def _progress(text: str) -> None:
 def _alone(options: argparse.Namespace, recipe: PretrainRecipe, say: Callable[[str], None]) -> Path:
     from alpenglow.exchange.deepspeed import import_deepspeed
     from alpenglow.exchange.error import ExchangeError
-    from alpenglow.exchange.source import open_source
+    from alpenglow.exchange.source import open_unlike
     from alpenglow.exchange.universal import export_universal, import_universal
     from alpenglow.exchange.weights import import_weights
     from alpenglow.train.checkpoint import Checkpoint, steps
@@ -113,7 +113,7 @@ def _alone(options: argparse.Namespace, recipe: PretrainRecipe, say: Callable[[s
     if steps(checkpoints):
         raise ExchangeError(f"{options.target}: this run has checkpoints already; name a fresh one")
     if options.form in WEIGHTS_ALONE:
-        source = open_source(options.source, form=options.form)
+        source = open_unlike(options.source, form=options.form, model=recipe.model)
         pad = options.pad_vocabulary
         return import_weights(source, checkpoints, recipe.model, say, pad_vocabulary=pad)
     take = import_deepspeed if options.form == "deepspeed" else import_universal

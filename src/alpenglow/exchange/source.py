@@ -18,7 +18,7 @@ from alpenglow.exchange.forms import FORMS, form_of
 from alpenglow.model.config import ModelConfig, Slice
 from alpenglow.train.architecture import first_difference
 
-__all__ = ["FORMS", "Source", "open_source"]
+__all__ = ["FORMS", "Source", "open_source", "open_unlike"]
 
 
 class Source(Protocol):
@@ -84,9 +84,7 @@ def open_source(path: Path, *, form: str = "auto", model: ModelConfig | None = N
             file that could run code.
         CheckpointError: a damaged one.
     """
-    if form not in ("auto", *FORMS):
-        raise ExchangeError(f"form = {form!r}: choose from auto, {', '.join(FORMS)}")
-    source = _open(path, form_of(path) if form == "auto" else form, model)
+    source = open_unlike(path, form=form, model=model)
     if model is not None:
         config = source.config
         difference = first_difference(config.tensor_shapes(), model, dataclasses.asdict(config))
@@ -95,7 +93,14 @@ def open_source(path: Path, *, form: str = "auto", model: ModelConfig | None = N
     return source
 
 
-def _open(path: Path, form: str, model: ModelConfig | None) -> Source:
+def open_unlike(path: Path, *, form: str = "auto", model: ModelConfig | None = None) -> Source:
+    """Open a checkpoint as `open_source` does, even where it says another model than the one given.
+
+    For a caller that compares them in its own way.
+    """
+    if form not in ("auto", *FORMS):
+        raise ExchangeError(f"form = {form!r}: choose from auto, {', '.join(FORMS)}")
+    form = form_of(path) if form == "auto" else form
     if form == "fragments":
         from alpenglow.exchange.fragments import FragmentSource
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import tomli_w
 import torch
+from small_neox import CONFIG, weights_of, write
 from torch.nn.functional import cross_entropy
 from training_ranks import STEPS, losses, tiny_recipe, token_batches, train
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from alpenglow.config import to_tables
 from alpenglow.exchange import __main__ as exchange
+from alpenglow.exchange.source import open_source
 from alpenglow.parallel.layout import Layout
 from alpenglow.train.checkpoint import Checkpoint, SingleProcess, save, step_directory
 from alpenglow.train.recipe import PretrainRecipe
@@ -112,3 +115,33 @@ def test_a_damaged_checkpoint_is_no_such_beginning(
     assert "it holds no exp_avg " in rank["messages"][0]
     assert "it holds no exp_avg_sq " in rank["messages"][1]
     assert rank["messages"][2].startswith("checkpoint step-00000000 holds weights alone")
+
+
+def test_weights_of_gpt_neox_begin_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its configuration, or without, where the recipe says the architecture."""
+    weights = weights_of(CONFIG)
+    place = write(tmp_path / "neox", CONFIG, weights, 2, dtype=torch.float16)
+    recipe = dataclasses.replace(tiny_recipe(), model=CONFIG)
+    path = tmp_path / "recipe.toml"
+    path.write_text(tomli_w.dumps(to_tables(recipe)))
+
+    def call(run: str, *more: str) -> int:
+        return exchange.main(
+            ["import", "neox", str(tmp_path / "neox"), str(tmp_path / run), str(path), *more]
+        )
+
+    assert call("other", "model.rotary_pct=0.25") == 1
+    assert "it has rotary_pct = 0.5, the recipe says 0.25\n" in capsys.readouterr().err
+    assert call("padded", "model.vocab_size=128", "--pad-vocabulary") == 0
+    assert call("one") == 0
+    shutil.rmtree(place / "configs")
+    assert call("two") == 0
+    for run in ("one", "two", "padded"):
+        source = open_source(tmp_path / run / STEP)
+        assert source.dtype == torch.float16
+        assert source.state["imported"]["step"] == 12
+        for name, whole in weights.items():
+            rows = source.tensor(name)[: len(whole)]
+            assert torch.equal(rows, whole.half().float()), name
