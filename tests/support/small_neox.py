@@ -32,6 +32,7 @@ CONFIG = ModelConfig(
 STEP = 12
 NEW = {"h_to_4h": "mlp.linear1.{}", "4h_to_h": "mlp.linear2.{}"}
 LEGACY = {"h_to_4h": "mlp.dense_h_to_4h.{}", "4h_to_h": "mlp.dense_4h_to_h.{}"}
+ENGINE_NORMS = {"input": "input_layernorm.norm.{}", "final": "norm.norm.{}"}
 ENGINE = {
     "h_to_4h": "mlp.fc1_{}",
     "4h_to_h": "mlp.fc2_{}",
@@ -83,7 +84,7 @@ def layer_states(
                     part = cut(whole, axis, rank, ranks)
                 state[name.format(leaf)] = part
 
-        put("input_layernorm.{}", "input_layernorm", None)
+        put(names.get("input", "input_layernorm.{}"), "input_layernorm", None)
         put(names.get("post", "post_attention_layernorm.{}"), "post_attention_layernorm", None)
         put(names.get("qkv", "attention.query_key_value.{}"), "attention.query_key_value", 0)
         put(names.get("dense", "attention.dense.{}"), "attention.dense", 1)
@@ -93,8 +94,10 @@ def layer_states(
         if names is ENGINE:
             state["attention.qkv._extra_state"] = io.BytesIO(b"scales")
         held[layer + 2] = state
+    final = names.get("final", "norm.{}")
     norm = {
-        f"norm.{leaf}": weights[f"final_layer_norm.{leaf}"].clone() for leaf in ("weight", "bias")
+        final.format(leaf): weights[f"final_layer_norm.{leaf}"].clone()
+        for leaf in ("weight", "bias")
     }
     held[config.num_layers + 3] = norm
     if not config.tie_word_embeddings:

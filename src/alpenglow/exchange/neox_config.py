@@ -58,10 +58,12 @@ _SIZES = (
     "attention_config",
     "soft_prompt_tuning",
     "bias_gelu_fusion",
+    "te_rowparallel",
     "te_layernorm_mlp",
     "te_mha",
     "te_fp8_mha",
 )
+_REDUCED_TWICE = ("te_rowparallel", "te_layernorm_mlp", "te_mha", "te_fp8_mha")
 _READ = frozenset((*_FIXED, *_SIZES))
 
 
@@ -156,7 +158,7 @@ class NeoxConfig:
                 "bias_gelu_fusion: it was trained with the tanh approximation of GELU, and is read "
                 "as a model of the exact one, as Pythia's releases are"
             )
-        engine = [key for key in ("te_layernorm_mlp", "te_mha", "te_fp8_mha") if self.keys.get(key)]
+        engine = [key for key in _REDUCED_TWICE if self.keys.get(key)]
         if engine and self.parallel_residual and self.tensor > 1:
             found.append(
                 f"{', '.join(engine)}: under the parallel residual GPT-NeoX reduces over tensor "

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import tomli_w
 import torch
+from own_memory import anonymous
 from release_run import CONFIG, make_run, tensors
 from safetensors.torch import load_file, save_file
 from training_ranks import tiny_recipe
@@ -23,6 +24,7 @@ from alpenglow.exchange import __main__ as exchange
 from alpenglow.exchange.error import ExchangeError
 from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.exchange.source import open_source
+from alpenglow.exchange.weights import import_weights
 from alpenglow.model.config import ModelConfig
 from alpenglow.release.huggingface import write_release
 from alpenglow.train.checkpoint import Checkpoint
@@ -277,8 +279,6 @@ def test_what_cannot_be_asked_for(
 
 
 def test_a_source_that_breaks_half_way_leaves_nothing(place: Path, tmp_path: Path) -> None:
-    from alpenglow.exchange.weights import import_weights
-
     source = open_source(place)
     said: Iterator[int] = iter(range(100))
 
@@ -289,3 +289,27 @@ def test_a_source_that_breaks_half_way_leaves_nothing(place: Path, tmp_path: Pat
     with pytest.raises(ExchangeError, match="cannot be read"):
         import_weights(source, tmp_path / "run/checkpoints", MODEL, stop)
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+def test_an_import_holds_one_tensor_at_a_time(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        MODEL, num_layers=4, hidden_size=768, intermediate_size=3072, vocab_size=128
+    )
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "gpt_neox", **config.huggingface_fields()})
+    )
+    weights = {name: torch.zeros(shape) for name, shape in config.tensor_shapes().items()}
+    largest = max(tensor.nbytes for tensor in weights.values())
+    whole = sum(tensor.nbytes for tensor in weights.values())
+    assert whole > 10 * largest
+    theirs = {n if n == "embed_out.weight" else f"gpt_neox.{n}": t for n, t in weights.items()}
+    save_file(theirs, folder / "model.safetensors")
+    del weights, theirs
+
+    seen = [anonymous()]
+    source = open_source(folder)
+    import_weights(source, tmp_path / "checkpoints", config, lambda _: seen.append(anonymous()))
+    assert len(seen) == 1 + len(config.tensor_shapes())
+    assert max(seen) - seen[0] < 4 * largest
