@@ -9,8 +9,7 @@ from pathlib import Path
 
 from alpenglow.exchange import neox
 from alpenglow.exchange.error import ExchangeError
-from alpenglow.exchange.huggingface import WEIGHTS
-from alpenglow.exchange.huggingface_config import CONFIG
+from alpenglow.exchange.huggingface_config import CONFIG, WEIGHTS
 from alpenglow.exchange.layer_files import present
 from alpenglow.exchange.step_folder import engine_files, tagged
 from alpenglow.train.checkpoint_manifest import MANIFEST, STEP
@@ -49,4 +48,6 @@ def form_of(path: Path) -> str:
         return "neox" if 1 not in slots and neox.looks_like(folder) else "deepspeed"
     if engine_files(folder) and neox.looks_like(folder):
         return "neox"
+    if (path / "checkpoints").is_dir():
+        raise ExchangeError(f"{path}: a run; name one of its checkpoints/step-N")
     raise ExchangeError(f"{path}: no checkpoint of a known form in it; looked for {_LOOKED_FOR}")

@@ -17,13 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from alpenglow.exchange.error import ExchangeError
-from alpenglow.exchange.huggingface_config import read_config
+from alpenglow.exchange.huggingface_config import OLD, SAFE, WEIGHTS, read_config
 from alpenglow.exchange.layer_files import FLOATS, checked, tensors_of
 from alpenglow.model.config import ModelConfig, Slice
-
-SAFE = "model.safetensors"
-OLD = "pytorch_model.bin"
-WEIGHTS = (SAFE, f"{SAFE}.index.json", OLD, f"{OLD}.index.json")
 
 _HEAD = "embed_out.weight"
 _PREFIX = "gpt_neox."

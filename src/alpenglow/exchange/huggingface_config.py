@@ -17,6 +17,10 @@ from alpenglow.exchange.error import ExchangeError
 from alpenglow.model.config import ModelConfig
 
 CONFIG = "config.json"
+SAFE = "model.safetensors"
+OLD = "pytorch_model.bin"
+WEIGHTS = (SAFE, f"{SAFE}.index.json", OLD, f"{OLD}.index.json")
+"""Files of weights, or of what lies where in several."""
 
 _SIZES = {
     "num_layers": "num_hidden_layers",

@@ -220,5 +220,8 @@ def test_an_unknown_folder_says_what_was_looked_for(tmp_path: Path) -> None:
     assert text.startswith(f"{tmp_path}: no checkpoint of a known form in it; looked for ")
     for name in ("manifest.json", "layer_XX-model_YY", "zero/", "config.json"):
         assert name in text
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    run = tmp_path / "run"
+    assert refusal(run) == f"{run}: a run; name one of its checkpoints/step-N"
     assert refusal(tmp_path / "none") == f"{tmp_path / 'none'}: no such folder"
     assert refusal(tmp_path, form="gguf").startswith("form = 'gguf': choose from auto, fragments,")
