@@ -1,7 +1,10 @@
-"""Checkpoints from and to DeepSpeed.
+"""Checkpoints from and to DeepSpeed, and weights from Hugging Face and GPT-NeoX.
 
     python -m alpenglow.exchange import deepspeed FOLDER RUN RECIPE.toml [key=value ...]
     python -m alpenglow.exchange import universal FOLDER RUN RECIPE.toml
+    python -m alpenglow.exchange import huggingface FOLDER RUN RECIPE.toml [--pad-vocabulary]
+    python -m alpenglow.exchange import neox FOLDER RUN RECIPE.toml [--pad-vocabulary]
+    python -m alpenglow.exchange import fragments RUN/checkpoints/step-N RUN RECIPE.toml
     python -m alpenglow.exchange export universal RUN FOLDER RECIPE.toml
     jsrun ... python -m alpenglow.exchange export deepspeed RUN FOLDER RECIPE.toml
 
@@ -9,6 +12,10 @@ FOLDER is what DeepSpeed's `save_checkpoint` writes to and `load_checkpoint` rea
 (`global_stepN` in it, or that folder itself for an import); RUN is a run directory, fresh for an
 import. `export deepspeed` writes the layout of the ranks that it is started on; the others need one
 process. Files are read with `weights_only`: one that asks for code to be run is refused.
+
+`deepspeed` and `universal` bring the optimizer's state, so training goes on where it was. The other
+three bring weights alone: a new run begins with them at step 0, with Adam's moments at zero and the
+learning-rate schedule and the data at their beginning.
 """
 
 from __future__ import annotations
@@ -27,18 +34,32 @@ from alpenglow_lsf.machine import MachineError, current
 from alpenglow_lsf.ranks import Ranks, RanksError
 
 PROGRAM = "python -m alpenglow.exchange"
+EXPORTED = ("deepspeed", "universal")
+WEIGHTS_ALONE = ("huggingface", "neox", "fragments")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Import or export one checkpoint; 0, or 1 after one sentence on stderr."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__.partition("\n")[0])
     parser.add_argument("verb", choices=["import", "export"])
-    parser.add_argument("form", choices=["deepspeed", "universal"])
+    parser.add_argument("form", choices=[*EXPORTED, *WEIGHTS_ALONE])
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument(
+        "--pad-vocabulary",
+        action="store_true",
+        help="import weights: rows of zeros where the recipe's vocabulary is larger",
+    )
     options = parser.parse_args(arguments)
+    if options.form in WEIGHTS_ALONE and options.verb == "export":
+        parser.error(
+            f"export {options.form}: exported are {', '.join(EXPORTED)}; `alpenglow "
+            "release convert` writes Hugging Face folders"
+        )
+    if options.pad_vocabulary and options.form not in WEIGHTS_ALONE:
+        parser.error(f"--pad-vocabulary: not for {options.form}, whose moments have no such rows")
     from alpenglow.train.__main__ import read_recipe
 
     try:
@@ -77,7 +98,9 @@ def _progress(text: str) -> None:
 def _alone(options: argparse.Namespace, recipe: PretrainRecipe, say: Callable[[str], None]) -> Path:
     from alpenglow.exchange.deepspeed import import_deepspeed
     from alpenglow.exchange.error import ExchangeError
+    from alpenglow.exchange.source import open_unlike
     from alpenglow.exchange.universal import export_universal, import_universal
+    from alpenglow.exchange.weights import import_weights
     from alpenglow.train.checkpoint import Checkpoint, steps
 
     if options.verb == "export":
@@ -89,6 +112,10 @@ def _alone(options: argparse.Namespace, recipe: PretrainRecipe, say: Callable[[s
     checkpoints = options.target / "checkpoints"
     if steps(checkpoints):
         raise ExchangeError(f"{options.target}: this run has checkpoints already; name a fresh one")
+    if options.form in WEIGHTS_ALONE:
+        source = open_unlike(options.source, form=options.form, model=recipe.model)
+        pad = options.pad_vocabulary
+        return import_weights(source, checkpoints, recipe.model, say, pad_vocabulary=pad)
     take = import_deepspeed if options.form == "deepspeed" else import_universal
     return take(options.source, checkpoints, recipe, say)
 

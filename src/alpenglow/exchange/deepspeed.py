@@ -12,8 +12,9 @@ never started.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from alpenglow.exchange.error import ExchangeError
+from alpenglow.exchange.layer_files import layer_file, tensors_of
 from alpenglow.exchange.names import global_names
 from alpenglow.exchange.saved_file import read, scaler_numbers
+from alpenglow.exchange.step_folder import tagged
 from alpenglow.exchange.universal import patterns
 from alpenglow.exchange.writer import Writer
 from alpenglow.model.config import ModelConfig, local_slice, slice_numel, split_axis
-from alpenglow.train.fragments import Fragment
+from alpenglow.train.fragments import Fragment, dtype_name
 from alpenglow.train.recipe import PretrainRecipe
 
 if TYPE_CHECKING:
@@ -78,14 +81,6 @@ class Grid:
                     yield self.folder / name, stage, tensor, data
 
 
-def tagged(folder: Path) -> Path:
-    """The folder of one step: this one, or the one that its `latest` names."""
-    latest = folder / "latest"
-    if latest.is_file() and not any(folder.glob("mp_rank_*")):
-        return folder / Path(latest.read_text(encoding="utf-8").strip()).name
-    return folder
-
-
 def import_deepspeed(
     folder: Path, checkpoints: Path, recipe: PretrainRecipe, say: Callable[[str], None]
 ) -> Path:
@@ -105,7 +100,7 @@ def import_deepspeed(
     folder = tagged(folder)
     engine = read(folder / "mp_rank_00_model_states.pt")
     grid = Grid.of(folder, engine)
-    shapes = _whole_shapes(grid)
+    shapes = whole_shapes(grid)
     names = global_names(shapes, recipe.model, str(folder))
     step = int(engine["global_steps"])
     writer = Writer(checkpoints, step)
@@ -113,12 +108,13 @@ def import_deepspeed(
     try:
         done: dict[tuple[str, int], int] = {}
         for path, stage, tensor, data in grid.files():
-            optimizer = _optimizer(path)
+            optimizer = optimizer_state(path)
             scale = scale or scaler_numbers(optimizer.get("loss_scaler"))
             place = (stage, tensor, grid)
-            writer.add(list(_fragments(path, optimizer, names, place, recipe.model, done)))
+            found = addresses(path, optimizer, names, place, recipe.model, done)
+            writer.add(list(_fragments(optimizer, found)))
             say(f"{path.name} ({data + 1} of {grid.data})")
-        _check_whole(folder, done, names, recipe.model, grid.tensor)
+        check_whole(folder, done, names, recipe.model, grid.tensor)
         writer.commit(
             {
                 "step": step,
@@ -127,7 +123,12 @@ def import_deepspeed(
                 "tokens": int(engine["global_samples"]) * recipe.batch.sequence_length,
                 "dtype": "fp32",
                 "loss_scale": scale,
-                "imported": {"from": "deepspeed", "version": str(engine.get("ds_version"))},
+                "imported": {
+                    "from": "deepspeed",
+                    "version": str(engine.get("ds_version")),
+                    "dtype": dtype_name(_dtype(folder)),
+                },
+                "recipe": {"model": dataclasses.asdict(recipe.model)},
                 "layout": {"pipeline": grid.pipeline, "tensor": grid.tensor, "data": grid.data},
             }
         )
@@ -137,7 +138,21 @@ def import_deepspeed(
     return writer.directory
 
 
-def _optimizer(path: Path) -> dict[str, Any]:
+def _dtype(folder: Path) -> torch.dtype:
+    """What forward and backward were in: the dtype of the layer files."""
+    path = layer_file(folder, 0, 0)
+    embedding = tensors_of(path).get("weight")
+    if embedding is None:
+        raise ExchangeError(f"{path}: weight is missing: not an embedding of our pipeline")
+    return embedding.dtype
+
+
+def optimizer_state(path: Path) -> dict[str, Any]:
+    """The ZeRO-1 state of an optimizer file.
+
+    Raises:
+        ExchangeError: unreadable, or without partitions of parameters and moments.
+    """
     try:
         state: dict[str, Any] = read(path)["optimizer_state_dict"]
         state["param_slice_mappings"], state["single_partition_of_fp32_groups"]
@@ -147,7 +162,7 @@ def _optimizer(path: Path) -> dict[str, Any]:
     return state
 
 
-def _whole_shapes(grid: Grid) -> dict[str, tuple[int, ...]]:
+def whole_shapes(grid: Grid) -> dict[str, tuple[int, ...]]:
     """Whole shape of every parameter by DeepSpeed's name, from the layer files' slices."""
     shapes: dict[str, tuple[int, ...]] = {}
     for stage in range(grid.pipeline):
@@ -169,29 +184,50 @@ def _split_name(name: str, dimensions: int) -> str:
     return local if "." in local else f"final_layer_norm.{local}"
 
 
-def _fragments(
+@dataclass(frozen=True)
+class Address:
+    """Where some elements of a parameter are in a data rank's optimizer file."""
+
+    path: Path
+    group: int
+    """Parameter group, each with a flat partition of its own."""
+    start: int
+    """First element in the partition."""
+    fragment: Fragment
+    """Which elements of which tensor of ours they are, as fp32 weights."""
+
+    def of(self, flat: torch.Tensor) -> torch.Tensor:
+        """These elements of a tensor that lies like the partition."""
+        return flat.detach()[self.start : self.start + self.fragment.numel]
+
+
+def addresses(
     path: Path,
     optimizer: dict[str, Any],
     names: dict[str, str],
     place: tuple[int, int, Grid],
     model: ModelConfig,
     done: dict[tuple[str, int], int],
-) -> Iterator[tuple[Fragment, torch.Tensor]]:
-    """Fragments of one file; `done` counts the elements of each (parameter, tensor rank) so far.
+) -> Iterator[Address]:
+    """What one optimizer file holds of the model, once for all tensor ranks and stages.
 
     Data ranks hold a parameter's elements in rising order, so each goes on where the one before
     ended.
+
+    Args:
+        path: the file.
+        optimizer: its state (`optimizer_state`).
+        names: ours of DeepSpeed's.
+        place: stage, tensor rank, and the grid.
+        model: the architecture.
+        done: elements of each (parameter, tensor rank) so far; counted on.
+
+    Raises:
+        ExchangeError: a parameter that the model has not, or more elements than it has.
     """
     stage, tensor, grid = place
     shapes = model.tensor_shapes()
-    groups = optimizer["param_slice_mappings"]
-    for group, mapping in enumerate(groups):
-        state = optimizer["base_optimizer_state"]["state"][group]
-        parts = {
-            "weight": optimizer["single_partition_of_fp32_groups"][group],
-            "exp_avg": state["exp_avg"],
-            "exp_avg_sq": state["exp_avg_sq"],
-        }
+    for group, mapping in enumerate(optimizer["param_slice_mappings"]):
         for theirs, address in mapping.items():
             name = names.get(theirs)
             if name is None:
@@ -207,26 +243,34 @@ def _fragments(
                 continue  # every tensor rank has it; the first one's is kept
             if end > slice_numel(part):
                 raise ExchangeError(f"{path}: {theirs} has {end} elements, its slice {part}")
-            for kind, flat in parts.items():
-                data = flat.detach()[int(address.start) : int(address.start) + end - begin]
-                fragment = Fragment.of(
-                    kind,
-                    name,
-                    data,
-                    global_shape=shapes[name],
-                    slice=part,
-                    flat=(begin, end),
-                )
-                yield fragment, data
+            piece = Fragment("weight", name, shapes[name], part, (begin, end), "float32")
+            yield Address(path, group, int(address.start), piece)
 
 
-def _check_whole(
+def _fragments(
+    optimizer: dict[str, Any], found: Iterable[Address]
+) -> Iterator[tuple[Fragment, torch.Tensor]]:
+    """Weights and moments at these addresses."""
+    for address in found:
+        state = optimizer["base_optimizer_state"]["state"][address.group]
+        parts = {
+            "weight": optimizer["single_partition_of_fp32_groups"][address.group],
+            "exp_avg": state["exp_avg"],
+            "exp_avg_sq": state["exp_avg_sq"],
+        }
+        for kind, flat in parts.items():
+            data, piece = address.of(flat), address.fragment
+            yield dataclasses.replace(piece, kind=kind, dtype=dtype_name(data.dtype)), data
+
+
+def check_whole(
     folder: Path,
     done: dict[tuple[str, int], int],
     names: dict[str, str],
     model: ModelConfig,
     tensor: int,
 ) -> None:
+    """Refuse a checkpoint of which elements were not found, by what `addresses` counted."""
     shapes = model.tensor_shapes()
     for theirs, name in names.items():
         for rank in range(tensor):

@@ -13,6 +13,7 @@ from alpenglow.config import ConfigError, parse
 from alpenglow.exchange.error import ExchangeError
 from alpenglow.model.config import ModelConfig, Slice
 from alpenglow.train.checkpoint import Checkpoint
+from alpenglow.train.fragments import DTYPES
 
 
 class FragmentSource:
@@ -80,7 +81,11 @@ class FragmentSource:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model was trained in."""
+        """What the model was trained in; of an import, what its own files held."""
+        imported = self.state.get("imported")
+        named = imported.get("dtype") if isinstance(imported, dict) else None
+        if named in DTYPES:
+            return DTYPES[named]
         return self._checkpoint.dtype("weight", self._checkpoint.names("weight")[0])
 
     def stored(self, name: str) -> torch.dtype:

@@ -8,22 +8,25 @@ checkpoint/ds_to_universal.py and universal_checkpoint.py). This module is impor
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from alpenglow.exchange.error import ExchangeError
+from alpenglow.exchange.layer_files import checked
 from alpenglow.exchange.names import global_names, pipeline_names
 from alpenglow.exchange.saved_file import read, scaler_numbers
+from alpenglow.exchange.step_folder import engine_state, step_of, tagged
 from alpenglow.exchange.writer import Writer
-from alpenglow.model.config import ModelConfig, split_axis
+from alpenglow.model.config import ModelConfig, Slice, split_axis
 from alpenglow.train.architecture import first_difference
 from alpenglow.train.checkpoint import Checkpoint
-from alpenglow.train.fragments import Fragment
+from alpenglow.train.fragments import Fragment, dtype_name
 from alpenglow.train.recipe import PretrainRecipe
 
 # Names of files in a universal checkpoint and our fragment kinds.
@@ -114,6 +117,7 @@ def _write(
         say(f"{theirs} ({count} of {len(names)})")
     _save(_optimizer_state(checkpoint, recipe), folder / "zero/optimizer_state.pt")
     state = checkpoint.state
+    trained = state.get("dtype")
     engine: dict[str, Any] = {
         "module": None,
         "buffer_names": [],
@@ -131,7 +135,7 @@ def _write(
         "dp_world_size": int(state.get("layout", {}).get("data", 1)),
         "mp_world_size": 1,
         "checkpoint_parallel_dimensions": {"pp_degree": 1, "tp_degree": 1},
-        "ds_config": {},
+        "ds_config": {trained: {"enabled": True}} if trained in ("fp16", "bf16") else {},
         "ds_version": DEEPSPEED,
         "universal_checkpoint_info": patterns(recipe.model),
     }
@@ -177,6 +181,99 @@ def _save(body: Any, path: Path) -> None:
         raise ExchangeError(f"{path}: {error.strerror or error}") from error
 
 
+def _shapes(folder: Path, model: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes by DeepSpeed's names, once they are found to be the model's."""
+    zero = folder / "zero"
+    if not zero.is_dir():
+        raise ExchangeError(f"{zero}: missing: not a universal checkpoint")
+    theirs = sorted(path.parent.name for path in zero.glob("*/fp32.pt"))
+    shapes = {name: tuple(_whole(zero / name / "fp32.pt").shape) for name in theirs}
+    global_names(shapes, model, str(folder))
+    return shapes
+
+
+def _whole(path: Path) -> torch.Tensor:
+    body = read(path)
+    tensor = body.get("param") if isinstance(body, dict) else None
+    if not isinstance(tensor, torch.Tensor):
+        raise ExchangeError(f"{path}: no parameter of a universal checkpoint in it")
+    return tensor.detach()
+
+
+def _dtype(engine: dict[str, Any]) -> torch.dtype:
+    """What the model was trained in, by the configuration that DeepSpeed keeps; else float32."""
+    config = engine.get("ds_config")
+    for key, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        table = config.get(key) if isinstance(config, dict) else None
+        if isinstance(table, dict) and table.get("enabled") is True:
+            return dtype
+    return torch.float32
+
+
+class UniversalSource:
+    """A universal checkpoint as a source of weights; get one by `open`."""
+
+    form = "universal"
+
+    def __init__(
+        self,
+        path: Path,
+        step: int | None,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        state: Mapping[str, Any],
+    ) -> None:
+        self.path = path
+        self.step = step
+        self.config = config
+        self.dtype = dtype
+        self.state = state
+        self._names = pipeline_names(config)
+
+    @classmethod
+    def open(cls, path: Path, model: ModelConfig | None) -> UniversalSource:
+        """Open a folder with `zero/`, or the folder above it with `latest_universal`.
+
+        Args:
+            path: the folder.
+            model: the architecture, which these files do not say.
+
+        Raises:
+            ExchangeError: no model given, an incomplete folder, or another architecture.
+        """
+        folder = tagged(path, "latest_universal")
+        if model is None:
+            raise ExchangeError(
+                f"{folder}: a universal checkpoint does not say heads, rotary share or residual "
+                "form; give the model (a recipe's [model] table)"
+            )
+        engine = engine_state(folder / "mp_rank_00_model_states.pt")
+        _shapes(folder, model)
+        samples = engine.get("global_samples")
+        state = {"samples": samples} if isinstance(samples, int) else {}
+        return cls(folder, step_of(folder), model, _dtype(engine), state)
+
+    def stored(self, name: str) -> torch.dtype:
+        """float32: what the optimizer updates."""
+        del name
+        return torch.float32
+
+    def tensor(self, name: str, part: Slice | None = None) -> torch.Tensor:
+        """A tensor or a box of it, from its own file.
+
+        Raises:
+            ExchangeError: the file is gone or damaged.
+        """
+        shape = self.config.tensor_shapes()[name]
+        target = checked(name, shape, part)
+        path = self.path / "zero" / self._names[name] / "fp32.pt"
+        whole = _whole(path)
+        if tuple(whole.shape) != shape:
+            raise ExchangeError(f"{path}: {list(whole.shape)}, the model wants {list(shape)}")
+        box = tuple(slice(start, stop) for start, stop in target)
+        return torch.empty([b - a for a, b in target]).copy_(whole[box])
+
+
 def import_universal(
     folder: Path, checkpoints: Path, recipe: PretrainRecipe, say: Callable[[str], None]
 ) -> Path:
@@ -193,16 +290,10 @@ def import_universal(
             architecture.
         CheckpointError: the checkpoint cannot be written.
     """
-    latest = folder / "latest_universal"
-    if latest.is_file() and not (folder / "zero").is_dir():
-        folder = folder / Path(latest.read_text(encoding="utf-8").strip()).name
+    folder = tagged(folder, "latest_universal")
     zero = folder / "zero"
-    engine = read(folder / "mp_rank_00_model_states.pt")
-    if not zero.is_dir():
-        raise ExchangeError(f"{zero}: missing: not a universal checkpoint")
-    theirs = sorted(path.parent.name for path in zero.glob("*/fp32.pt"))
-    shapes = {name: tuple(read(zero / name / "fp32.pt")["param"].shape) for name in theirs}
-    global_names(shapes, recipe.model, str(folder))
+    engine = engine_state(folder / "mp_rank_00_model_states.pt")
+    shapes = _shapes(folder, recipe.model)
     step = int(engine["global_steps"])
     writer = Writer(checkpoints, step)
     try:
@@ -210,7 +301,7 @@ def import_universal(
         for count, (name, their) in enumerate(names.items(), 1):
             pairs = []
             for file, kind in KINDS.items():
-                tensor = read(zero / their / f"{file}.pt")["param"].float()
+                tensor = _whole(zero / their / f"{file}.pt").float()
                 if tuple(tensor.shape) != shapes[their]:
                     raise ExchangeError(
                         f"{zero / their / file}.pt: {list(tensor.shape)}, the weight is "
@@ -228,7 +319,12 @@ def import_universal(
                 "tokens": int(engine["global_samples"]) * recipe.batch.sequence_length,
                 "dtype": "fp32",
                 "loss_scale": scaler,
-                "imported": {"from": "universal", "version": str(engine.get("ds_version"))},
+                "imported": {
+                    "from": "universal",
+                    "version": str(engine.get("ds_version")),
+                    "dtype": dtype_name(_dtype(engine)),
+                },
+                "recipe": {"model": dataclasses.asdict(recipe.model)},
             }
         )
     except BaseException:

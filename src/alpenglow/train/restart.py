@@ -4,7 +4,8 @@ The newest whole checkpoint counts; a damaged one is named and passed over, also
 shows only as a rank reads its part. What was saved names global tensors, so the layout may be
 another one than before. The state beside the tensors is a few numbers: steps done, samples consumed
 (the position in the data), updates applied (a step whose gradients overflowed spends its samples
-but is no update), the global batches so far and the loss scale.
+but is no update), the global batches so far and the loss scale. A run may begin with weights of
+another program: a checkpoint of step 0 without moments.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from alpenglow.train.training_state import (
     load_scaler,
     random_fragments,
     scaler_state,
+    weights_alone,
 )
 
 NOTHING = 0
@@ -129,11 +131,22 @@ def resume(
         errors = [text for text in group.all_gather_object(error) if text is not None]
         if not errors:
             load_scaler(engine.scaler, checkpoint.state.get("loss_scale"))
+            if group.rank == 0 and weights_alone(checkpoint):
+                log(_begins_with(checkpoint))
             return _position(checkpoint.step, checkpoint.state)
         if group.rank == 0:
             log(f"checkpoint {checkpoint.directory.name} is passed over: {errors[0]}")
         below = checkpoint.step
     return Position()
+
+
+def _begins_with(checkpoint: Checkpoint) -> str:
+    made = checkpoint.state.get("imported", {})
+    origin = f" (imported from {made['from']} {made['path']})" if "path" in made else ""
+    return (
+        f"checkpoint {checkpoint.directory.name} holds weights alone{origin}: the optimizer's "
+        "moments, the learning-rate schedule and the data begin anew"
+    )
 
 
 def _other_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

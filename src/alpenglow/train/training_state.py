@@ -112,6 +112,15 @@ def _written_here(
             yield tensor, tensor.parameter
 
 
+def weights_alone(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint was made without moments, before any update.
+
+    One of the two kinds missing, or both after an update, is damage and no such checkpoint.
+    """
+    none = not set(MOMENTS) & set(checkpoint.kinds())
+    return none and int(checkpoint.state.get("updates", -1)) == 0
+
+
 def load(
     checkpoint: Checkpoint,
     tensors: Sequence[GlobalTensor],
@@ -120,6 +129,8 @@ def load(
     updates: int,
 ) -> None:
     """Read this rank's weights and optimizer state, whatever layout wrote them.
+
+    Of a checkpoint of weights alone, which a run may begin with, the moments stay zero.
 
     Args:
         checkpoint: where from.
@@ -131,6 +142,7 @@ def load(
         CheckpointError: something is missing, damaged or of another shape.
     """
     create_moments(optimizer, updates)
+    moments = () if weights_alone(checkpoint) else MOMENTS
     master = "master" if "master" in checkpoint.kinds() else "weight"
     for tensor in tensors:
         with torch.no_grad():
@@ -142,7 +154,7 @@ def load(
                 continue
             start, stop = shard.range
             shard.of(shard.flat).copy_(weight.reshape(-1)[start:stop])
-            for moment in MOMENTS:
+            for moment in moments:
                 part = checkpoint.flat(moment, tensor.name, tensor.slice, shard.range)
                 shard.of(optimizer.state[shard.flat][moment]).copy_(part)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import subprocess
@@ -25,7 +26,11 @@ from training_ranks import (
 
 from alpenglow.config import to_tables
 from alpenglow.exchange import __main__ as exchange
+from alpenglow.exchange.error import ExchangeError
+from alpenglow.exchange.fragments import FragmentSource
+from alpenglow.exchange.source import Source, open_source
 from alpenglow.train.checkpoint import Checkpoint
+from alpenglow.train.fragments import DTYPES
 from alpenglow.train.recipe import PretrainRecipe
 
 pytestmark = pytest.mark.distributed
@@ -97,6 +102,17 @@ def export_worker(rank: int, size: int, recipe: PretrainRecipe, run: Path, folde
     export_deepspeed(engine, position, folder, recipe)
 
 
+def assert_same_weights(source: Source, checkpoint: Path) -> None:
+    """Every tensor, and a box of it, is the one of our checkpoint, bit for bit."""
+    ours = FragmentSource.open(checkpoint)
+    for name, shape in source.config.tensor_shapes().items():
+        tensor = source.tensor(name)
+        assert tensor.dtype == source.stored(name) == ours.stored(name)
+        assert torch.equal(tensor, ours.tensor(name)), name
+        box = tuple((n // 3, n - n // 5) for n in shape)
+        assert torch.equal(source.tensor(name, box), ours.tensor(name, box)), name
+
+
 def write_recipe(folder: Path, recipe: PretrainRecipe) -> Path:
     path = folder / "recipe.toml"
     path.write_text(tomli_w.dumps(to_tables(recipe)))
@@ -130,6 +146,12 @@ def test_what_deepspeed_saved_goes_on_bit_for_bit(
     deepspeed(recipe, world, save=tmp_path / "saved", last=3)
     assert call("import", "deepspeed", tmp_path / "saved", tmp_path / "run", path) == 0
     assert Checkpoint.open(tmp_path / "run" / HALF).verify() == []
+    source = open_source(tmp_path / "saved", model=recipe.model)
+    trained = DTYPES[{"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[dtype]]
+    assert (source.form, source.step, source.dtype) == ("deepspeed", 3, trained)
+    assert_same_weights(source, tmp_path / "run" / HALF)
+    imported = open_source(tmp_path / "run" / HALF)
+    assert (imported.config, imported.dtype) == (recipe.model, trained)
     assert {rank["resumed"] for rank in train(recipe, world, tmp_path / "run")} == {3}
     assert_same_checkpoint(tmp_path / "run" / LAST, tmp_path / "straight" / LAST)
     same = ("step", "loss", "lr", "grad_norm", "loss_scale")
@@ -144,6 +166,8 @@ def test_tied_embeddings_come_in_once(tmp_path: Path) -> None:
     train(recipe, 2, tmp_path / "straight")
     deepspeed(recipe, 2, save=tmp_path / "saved", last=3)
     assert call("import", "deepspeed", tmp_path / "saved", tmp_path / "run", path) == 0
+    source = open_source(tmp_path / "saved/global_step3", model=recipe.model)
+    assert_same_weights(source, tmp_path / "run" / HALF)
     train(recipe, 2, tmp_path / "run")
     assert_same_checkpoint(tmp_path / "run" / LAST, tmp_path / "straight" / LAST)
 
@@ -155,6 +179,7 @@ def test_deepspeed_goes_on_from_what_we_export(half: Path, tmp_path: Path) -> No
     recipe_path = half / "recipe.toml"
     assert call("import", "deepspeed", tmp_path / "own", tmp_path / "back", recipe_path) == 0
     assert_same_checkpoint(tmp_path / "back" / HALF, half / "run" / HALF)
+    assert_same_weights(open_source(tmp_path / "own", model=recipe.model), half / "run" / HALF)
 
     # Its own converter takes the export, and we take what the converter makes.
     own = tmp_path / "own/global_step3"
@@ -166,6 +191,9 @@ def test_deepspeed_goes_on_from_what_we_export(half: Path, tmp_path: Path) -> No
         capture_output=True,
         env=os.environ | {"DS_ACCELERATOR": "cpu"},
     )
+    source = open_source(tmp_path / "own/global_step3_universal", model=recipe.model)
+    assert (source.form, source.step) == ("universal", 3)
+    assert_same_weights(source, half / "run" / HALF)
     assert call("import", "universal", tmp_path / "own", tmp_path / "run", recipe_path) == 0
     assert_same_checkpoint(tmp_path / "run" / HALF, half / "run" / HALF)
 
@@ -182,6 +210,8 @@ def test_deepspeed_goes_on_from_a_universal_export_in_any_layout(
     other = deepspeed(tiny_recipe(2, 1), 2, load=tmp_path, universal=True)
     assert other == pytest.approx(straight, abs=1e-4)
 
+    source = open_source(tmp_path, model=tiny_recipe().model)
+    assert (source.form, source.step, source.dtype) == ("universal", 3, torch.float32)
     assert call("import", "universal", tmp_path, tmp_path / "run", recipe_path) == 0
     assert_same_checkpoint(tmp_path / "run" / HALF, half / "run" / HALF)
     assert call("export", "universal", half / "run", tmp_path, recipe_path) == 1
@@ -258,8 +288,30 @@ def test_bad_folders_are_one_sentence(
     assert f"{second}: " in refused()
     second.unlink()
     assert f"{second}: missing (1 x 1 x 2 ranks)" in refused()
+    with pytest.raises(ExchangeError, match=r"missing \(1 x 1 x 2 ranks\)"):
+        open_source(tmp_path, model=recipe.model)
     second.write_bytes((step / "zero_pp_rank_0_mp_rank_00_optim_states.pt").read_bytes())
     assert "elements" in refused(), "a file in the place of another"
+
+    # Without optimizer files the layer files hold the weights.
+    for path in step.glob("zero_pp_rank_*"):
+        path.unlink()
+    source = open_source(tmp_path, model=recipe.model)
+    layer = torch.load(step / "layer_02-model_00-model_states.pt", weights_only=True)
+    weight = source.tensor("layers.1.mlp.dense_h_to_4h.weight")
+    assert torch.equal(weight, layer["mlp.dense_h_to_4h.weight"])
+    wide = dataclasses.replace(recipe.model, intermediate_size=64)
+    for model, told in (
+        (None, f"{step}: DeepSpeed's files do not say heads, rotary share or residual form"),
+        (wide, "mlp.dense_h_to_4h.weight is [128, 32], the model wants [64, 32]"),
+        (dataclasses.replace(recipe.model, num_layers=1), "1 layers have no slot 4"),
+    ):
+        with pytest.raises(ExchangeError) as caught:
+            open_source(tmp_path, model=model)
+        assert told in str(caught.value)
+    (step / "layer_01-model_00-model_states.pt").unlink()
+    with pytest.raises(ExchangeError, match=r"layer_01-model_00-model_states.pt: missing"):
+        open_source(tmp_path, model=recipe.model)
 
 
 def test_a_run_does_not_go_on_from_another_architecture(half: Path, tmp_path: Path) -> None:
