@@ -67,3 +67,12 @@ def lost_tensor(folder: Path) -> None:
         del weights[QKV]
 
     change_weights(folder, change)
+
+
+def doubled_bias(folder: Path) -> None:
+    """What the upstream converter does to a serial model of tensor degree 2."""
+
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        weights["gpt_neox.layers.0.attention.dense.bias"] *= 2
+
+    change_weights(folder, change)

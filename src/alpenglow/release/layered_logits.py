@@ -8,6 +8,7 @@ module is imported, never started.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,8 @@ def _empty_model(folder: Path) -> Any:
     for name, module in [*model.named_modules()]:
         if name.endswith("rotary_emb"):
             parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, type(module)(config=config))
+            with contextlib.suppress(TypeError):  # before 4.48 it took no configuration
+                setattr(model.get_submodule(parent), leaf, type(module)(config=config))
     for name, buffer in model.named_buffers():
         if buffer.is_meta:
             raise ReleaseError(

@@ -18,6 +18,7 @@ from released_folder import (
     Released,
     change_json,
     change_weights,
+    doubled_bias,
     extra_tensor,
     lost_tensor,
     make_release,
@@ -34,15 +35,6 @@ from alpenglow.release.weight_files import INDEX
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
     return make_release(tmp_path_factory.mktemp("verify"))
-
-
-def doubled_bias(folder: Path) -> None:
-    """What the upstream converter does to a serial model of tensor degree 2."""
-
-    def change(weights: dict[str, torch.Tensor]) -> None:
-        weights["gpt_neox.layers.0.attention.dense.bias"] *= 2
-
-    change_weights(folder, change)
 
 
 def permuted_head(folder: Path) -> None:
