@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from alpenglow.exchange.source import Source
 from alpenglow.model.layers import Embedding, FinalLayerNorm, LogitHead, TransformerLayer
-from alpenglow.model.stages import global_tensors, load_global
+from alpenglow.model.stages import global_tensors
 from alpenglow.parallel.tensor import TensorGroup
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.huggingface import huggingface_name
+from alpenglow.release.row_blocks import row_blocks
 from alpenglow.release.weight_files import WeightFiles
 
 HEADS = ("lm_head.weight", "embed_out.weight")
@@ -39,10 +40,12 @@ def training_logits(source: Source, dtype: torch.dtype, tokens: Tensor) -> Tenso
     config, group = source.config, TensorGroup()
 
     def filled(slot: Any) -> Any:
-        load_global(
-            global_tensors(slot, config, group),
-            lambda name, part: source.tensor(name, part).to(dtype).float(),
-        )
+        with torch.no_grad():
+            for item in global_tensors(slot, config, group):
+                for block in row_blocks(item.global_shape):
+                    (start, stop), *_ = block
+                    rows = source.tensor(item.name, block).to(dtype)
+                    item.parameter[start:stop].copy_(rows)
         return slot
 
     with torch.inference_mode():

@@ -29,6 +29,7 @@ from alpenglow.release.error import ReleaseError
 from alpenglow.release.huggingface import CONVERSION, global_name, huggingface_name
 from alpenglow.release.memory import Memory, choose
 from alpenglow.release.model_files import check_config, check_tokenizer, differences, read_json
+from alpenglow.release.row_blocks import row_blocks
 from alpenglow.release.tensors import as_bytes, cast
 from alpenglow.release.weight_files import WeightFiles
 
@@ -179,13 +180,16 @@ def compare_tensors(folder: Path, source: Source) -> int:
         shape = shapes[name]
         if name.startswith(VOCABULARY_TENSORS):
             shape = (vocabulary, *shape[1:])
-        released = weights.tensor(name)
-        part = tuple((0, n) for n in shape)
-        ours = cast(source.tensor(global_name(name), part), dtype, name)
-        same = released.dtype == dtype and released.shape == ours.shape
-        if not same or not torch.equal(_bits(released), _bits(ours)):
+        digest = xxhash.xxh3_64()
+        same = weights.shape(name) == shape
+        for block in row_blocks(shape) if same else ():
+            released = weights.rows(name, *block[0])
+            ours = cast(source.tensor(global_name(name), block), dtype, name)
+            same = same and released.dtype == dtype and torch.equal(_bits(released), _bits(ours))
+            digest.update(as_bytes(released))
+        if not same:
             raise ReleaseError(f"{weights.file(name)}: {name} differs from the checkpoint's")
-        _check_hash(weights, name, released, conversion["xxh3_64"])
+        _check_hash(weights, name, digest, conversion["xxh3_64"])
     return len(shapes)
 
 
@@ -200,7 +204,10 @@ def compare_hashes(folder: Path) -> int:
     for name in weights.names():
         if name not in hashes:
             raise ReleaseError(f"{weights.file(name)}: {CONVERSION} does not name {name}")
-        _check_hash(weights, name, weights.tensor(name), hashes)
+        digest = xxhash.xxh3_64()
+        for (start, stop), *_ in row_blocks(weights.shape(name)):
+            digest.update(as_bytes(weights.rows(name, start, stop)))
+        _check_hash(weights, name, digest, hashes)
     if missing := sorted(hashes.keys() - set(weights.names())):
         raise ReleaseError(f"{folder}: {missing[0]} is missing")
     return len(hashes)
@@ -262,9 +269,9 @@ def _rows(weights: WeightFiles, source: Source) -> int:
 
 
 def _check_hash(
-    weights: WeightFiles, name: str, tensor: torch.Tensor, hashes: Mapping[str, str]
+    weights: WeightFiles, name: str, digest: xxhash.xxh3_64, hashes: Mapping[str, str]
 ) -> None:
-    if xxhash.xxh3_64_hexdigest(as_bytes(tensor)) != hashes.get(name):
+    if digest.hexdigest() != hashes.get(name):
         raise ReleaseError(
             f"{weights.file(name)}: {name} does not have the hash that {CONVERSION} names"
         )

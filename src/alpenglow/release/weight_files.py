@@ -80,11 +80,19 @@ class WeightFiles:
         Raises:
             ReleaseError: no such tensor, or a damaged file.
         """
+        return self.rows(name, 0, None)
+
+    def rows(self, name: str, start: int, stop: int | None) -> torch.Tensor:
+        """Read some rows of a tensor, in the dtype of the file; a `stop` of None is the last.
+
+        Raises:
+            ReleaseError: no such tensor, or a damaged file.
+        """
         if name not in self._files:
             raise ReleaseError(f"{self.folder}: {name} is missing")
         try:
             with safe_open(self._files[name], framework="pt") as file:
-                tensor: torch.Tensor = file.get_tensor(name)
+                tensor: torch.Tensor = file.get_slice(name)[start:stop]
         except (SafetensorError, OSError) as error:
             raise ReleaseError(f"{self._files[name]}: damaged: {error}") from None
         return tensor

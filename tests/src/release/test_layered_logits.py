@@ -6,12 +6,20 @@ import ctypes
 import dataclasses
 import multiprocessing
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from release_run import CONFIG, VOCABULARY, write_checkpoint
-from released_folder import Released, change_json, extra_tensor, lost_tensor, make_release
+from released_folder import (
+    Released,
+    change_json,
+    doubled_bias,
+    extra_tensor,
+    lost_tensor,
+    make_release,
+)
 
 from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.model.config import ModelConfig
@@ -19,7 +27,15 @@ from alpenglow.release import layered_logits, whole_logits
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.huggingface import write_release
 from alpenglow.release.memory import available, choose
-from alpenglow.release.verify import LOGIT_TOLERANCE, read_conversion, record, verify
+from alpenglow.release.row_blocks import row_blocks
+from alpenglow.release.verify import (
+    LOGIT_TOLERANCE,
+    compare_hashes,
+    compare_tensors,
+    read_conversion,
+    record,
+    verify,
+)
 from alpenglow.release.weight_files import WeightFiles
 
 
@@ -177,3 +193,24 @@ def test_whole_models_are_loaded_where_they_fit(monkeypatch: pytest.MonkeyPatch)
     assert choose("whole", large, 512) == "whole"
     left = 128 * 2**30
     assert choose("auto", large, 512) == "whole"
+
+
+def test_blocks_of_rows_cover_a_tensor(
+    released: Released, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [*row_blocks((5, 3), 24)] == [((0, 2), (0, 3)), ((2, 4), (0, 3)), ((4, 5), (0, 3))]
+    assert [*row_blocks((3, 100), 24)] == [((i, i + 1), (0, 100)) for i in range(3)]
+    assert [*row_blocks((7,), 24)] == [((0, 6),), ((6, 7),)]
+    before = layered_logits.training_logits(released.source, torch.float32, released.tokens)
+    small = partial(row_blocks, block_bytes=1000)
+    monkeypatch.setattr("alpenglow.release.verify.row_blocks", small)
+    monkeypatch.setattr("alpenglow.release.layered_logits.row_blocks", small)
+    after = layered_logits.training_logits(released.source, torch.float32, released.tokens)
+    assert torch.equal(before, after)
+    folder = released.copy(tmp_path)
+    assert compare_tensors(folder, released.source) == compare_hashes(folder) == 28
+    doubled_bias(folder)
+    with pytest.raises(ReleaseError, match="differs from the checkpoint's"):
+        compare_tensors(folder, released.source)
+    with pytest.raises(ReleaseError, match="does not have the hash"):
+        compare_hashes(folder)
