@@ -77,7 +77,7 @@ def check_config(folder: Path) -> dict[str, Any]:
                 f"config.json says {config.get(name)}"
             )
         token = config.get(name)
-        if token is not None and not 0 <= token < config.get("vocab_size", 0):
+        if isinstance(token, int) and not 0 <= token < config.get("vocab_size", 0):
             raise ReleaseError(
                 f"{path}: {name} = {token} is not below vocab_size = {config.get('vocab_size')}"
             )

@@ -43,6 +43,7 @@ model whose logits are all tiny (an untrained one) it says little, so the larges
 """
 ROWS = 2
 LENGTH = 256
+_VOCABULARY_TENSORS = ("gpt_neox.embed_in.", "embed_out.")
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def compare_tensors(folder: Path, source: Source) -> int:
     vocabulary = _rows(weights, source)
     for name in weights.names():
         shape = shapes[name]
-        if name.startswith(VOCABULARY_TENSORS):
+        if name.startswith(_VOCABULARY_TENSORS):
             shape = (vocabulary, *shape[1:])
         digest = xxhash.xxh3_64()
         same = weights.shape(name) == shape
@@ -213,9 +214,6 @@ def compare_hashes(folder: Path) -> int:
     return len(hashes)
 
 
-VOCABULARY_TENSORS = ("gpt_neox.embed_in.", "embed_out.")
-
-
 def read_conversion(folder: Path) -> dict[str, Any]:
     """Read `conversion.json`, of any format so far.
 
@@ -229,6 +227,8 @@ def read_conversion(folder: Path) -> dict[str, Any]:
     for key in ("step", "dtype", "xxh3_64"):
         if key not in conversion:
             raise ReleaseError(f"{path}: {key} is missing")
+    if not isinstance(conversion["xxh3_64"], dict):
+        raise ReleaseError(f"{path}: xxh3_64 is not a table of hashes")
     return conversion
 
 

@@ -157,6 +157,10 @@ def no_dtype(folder: Path) -> None:
     change_json(folder / "conversion.json", dtype="fp9")
 
 
+def hashes_of_no_name(folder: Path) -> None:
+    change_json(folder / "conversion.json", xxh3_64=[])
+
+
 def no_conversion(folder: Path) -> None:
     (folder / "conversion.json").unlink()
 
@@ -193,6 +197,7 @@ LOGITS = r"^release: logits of transformers and of the training model differ by 
         (wrong_hash, "does not have the hash that conversion.json names$"),
         (another_step, "made from step 19, compared with step 20$"),
         (no_dtype, r"conversion\.json: dtype = 'fp9' is no dtype$"),
+        (hashes_of_no_name, r"conversion\.json: xxh3_64 is not a table of hashes$"),
         (no_conversion, "not a release: it has no conversion.json$"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
