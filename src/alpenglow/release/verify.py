@@ -1,47 +1,49 @@
 """A release folder against the checkpoint that it came from: tensors, logits, a sample.
 
 Every tensor is compared bit for bit and with the hash that the folder names; then `transformers`
-loads the folder and its logits on real tokens are compared with those of the training model, which
-is built from the checkpoint alone. Both compute in fp32 with the weights of the release's dtype, so
-a release in fp16 or bf16 is held to the same figure. Called by `alpenglow.release`.
+computes logits on real tokens with the folder's files, and they are compared with those of the
+training model, which is built from the checkpoint alone. Both compute in fp32 with the weights of
+the release's dtype, so a release in fp16 or bf16 is held to the same figure. Whole models are
+loaded where they fit, else one layer at a time (`alpenglow.release.layered_logits`). Called by
+`alpenglow.release`.
 """
 
 from __future__ import annotations
 
 import gc
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import xxhash
-from safetensors import SafetensorError, safe_open
 
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.exchange.source import Source
-from alpenglow.model.stages import build_local
+from alpenglow.release import layered_logits, whole_logits
 from alpenglow.release.error import ReleaseError
-from alpenglow.release.huggingface import (
-    CONVERSION,
-    global_name,
-    huggingface_name,
-)
+from alpenglow.release.huggingface import CONVERSION, global_name, huggingface_name
+from alpenglow.release.memory import Memory, choose
+from alpenglow.release.model_files import check_config, check_tokenizer, differences, read_json
+from alpenglow.release.row_blocks import row_blocks
 from alpenglow.release.tensors import as_bytes, cast
+from alpenglow.release.weight_files import WeightFiles
 
 LOGIT_TOLERANCE = 1e-4
 """Largest difference of two logits in fp32.
 
 The two implementations order their sums differently, which moves logits of size 1 to 10 by 1e-6 to
 1e-5 (measured: 8e-7 on small models, facts/stack.md section 6); a wrong bias, a permuted head or
-another rotary share moves them by 1e-2 and more. 1e-4 lies between with room on both sides.
+another rotary share moves them by 1e-2 and more. 1e-4 lies between with room on both sides. On a
+model whose logits are all tiny (an untrained one) it says little, so the largest is reported too.
 """
 ROWS = 2
 LENGTH = 256
-SAMPLE_TOKENS = 48
-_SAMPLE_SEED = 0
+_VOCABULARY_TENSORS = ("gpt_neox.embed_in.", "embed_out.")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,22 @@ class Verification:
     """Largest absolute difference of two logits."""
     tolerance: float
     sample: str
-    """Prompt and continuation, drawn with a fixed seed."""
+    """Prompt and continuation, drawn with a fixed seed; empty where layers came one at a time."""
+    largest: float = math.nan
+    """Largest absolute logit."""
+    memory: Literal["whole", "layers"] = "whole"
+    """Whether whole models were loaded."""
+
+    def table(self) -> dict[str, Any]:
+        """What `conversion.json` keeps of it."""
+        return {
+            "tensors": self.tensors,
+            "positions": self.positions,
+            "difference": self.difference,
+            "largest": None if math.isnan(self.largest) else self.largest,
+            "tolerance": self.tolerance,
+            "dtype": "float32",
+        }
 
 
 def real_tokens(catalogue: Catalogue, vocabulary: int, length: int) -> torch.Tensor:
@@ -86,7 +103,9 @@ def real_tokens(catalogue: Catalogue, vocabulary: int, length: int) -> torch.Ten
     return torch.from_numpy(rows)
 
 
-def verify(folder: Path, source: Source, tokens: torch.Tensor, prompt: str) -> Verification:
+def verify(
+    folder: Path, source: Source, tokens: torch.Tensor, prompt: str, *, memory: Memory = "auto"
+) -> Verification:
     """Compare a folder with its checkpoint.
 
     Args:
@@ -94,132 +113,169 @@ def verify(folder: Path, source: Source, tokens: torch.Tensor, prompt: str) -> V
         source: where it came from.
         tokens: int64 [rows, length].
         prompt: beginning of the sample.
+        memory: load whole models, or one layer at a time; "auto" looks at the memory there is.
 
     Raises:
         ReleaseError: anything differs, or transformers does not load the folder.
     """
+    config = check_config(folder)
+    check_tokenizer(folder, config, prompt)
     tensors = compare_tensors(folder, source)
-    released, sample = _released_logits(folder, tokens, prompt)
-    gc.collect()  # one model in memory at a time
-    ours = training_logits(source, _dtype(folder), tokens)
-    difference = float((released - ours).abs().max())
+    weights = WeightFiles.open(folder)
+    vocabulary = _rows(weights, source)
+    if int(tokens.max()) >= vocabulary:
+        raise ReleaseError(
+            f"{folder}: token {int(tokens.max())} of the text to compare on is not below the "
+            f"released vocabulary of {vocabulary}; it is not this model's data"
+        )
+    dtype, way = release_dtype(folder), choose(memory, source.config, tokens.numel())
+    sample = ""
+    if way == "whole":
+        released, sample = whole_logits.released_logits(folder, tokens, prompt)
+        gc.collect()  # one model in memory at a time
+        ours = whole_logits.training_logits(source, dtype, tokens)
+    else:
+        released = layered_logits.released_logits(folder, weights, tokens)
+        ours = layered_logits.training_logits(source, dtype, tokens)
+    ours = ours[..., :vocabulary]  # a trimmed release has no rows for padding
+    difference, largest = float((released - ours).abs().max()), float(ours.abs().max())
+    told = differences(config, source.config, vocabulary)
     if not difference < LOGIT_TOLERANCE:  # also when it is NaN
+        why = f" ({told[0]})" if told else ""
         raise ReleaseError(
             f"{folder.name}: logits of transformers and of the training model differ by "
-            f"{difference:.3g}, more than {LOGIT_TOLERANCE:g}; the release is not put in place"
+            f"{difference:.3g}, more than {LOGIT_TOLERANCE:g}{why}"
         )
-    return Verification(tensors, tokens.numel(), difference, LOGIT_TOLERANCE, sample)
+    if told:
+        raise ReleaseError(f"{folder}: {told[0]}")
+    return Verification(
+        tensors, tokens.numel(), difference, LOGIT_TOLERANCE, sample, largest=largest, memory=way
+    )
 
 
 def compare_tensors(folder: Path, source: Source) -> int:
-    """Compare every tensor's bits and hash; returns how many there are.
+    """Compare every tensor's bits and hash, one at a time; returns how many there are.
+
+    Of a vocabulary that was trimmed the released rows are compared, which are the first ones.
 
     Raises:
         ReleaseError: one is absent, too many, damaged or different.
     """
-    conversion = _conversion(folder)
+    conversion = read_conversion(folder)
     if conversion["step"] != source.step:
         raise ReleaseError(
             f"{folder}: made from step {conversion['step']}, compared with step {source.step}"
         )
-    dtype = _dtype(folder)
-    wanted = {huggingface_name(name) for name in source.config.tensor_shapes()}
-    found = set()
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  (not a mapping)
-                    found.add(name)
-                    ours = source.tensor(global_name(name)) if name in wanted else None
-                    _compare(path, name, file.get_tensor(name), ours, dtype, conversion)
-        except SafetensorError as error:
-            raise ReleaseError(f"{path}: damaged: {error}") from None
-    if missing := sorted(wanted - found):
+    weights = WeightFiles.open(folder)
+    dtype = release_dtype(folder)
+    shapes = {
+        huggingface_name(name): shape for name, shape in source.config.tensor_shapes().items()
+    }
+    for name in weights.names():
+        if name not in shapes:
+            raise ReleaseError(f"{weights.file(name)}: {name} belongs to no tensor of the model")
+    if missing := sorted(shapes.keys() - set(weights.names())):
         raise ReleaseError(f"{folder}: {missing[0]} is missing")
-    return len(found)
+    vocabulary = _rows(weights, source)
+    for name in weights.names():
+        shape = shapes[name]
+        if name.startswith(_VOCABULARY_TENSORS):
+            shape = (vocabulary, *shape[1:])
+        digest = xxhash.xxh3_64()
+        same = weights.shape(name) == shape
+        for block in row_blocks(shape) if same else ():
+            released = weights.rows(name, *block[0])
+            ours = cast(source.tensor(global_name(name), block), dtype, name)
+            same = same and released.dtype == dtype and torch.equal(_bits(released), _bits(ours))
+            digest.update(as_bytes(released))
+        if not same:
+            raise ReleaseError(f"{weights.file(name)}: {name} differs from the checkpoint's")
+        _check_hash(weights, name, digest, conversion["xxh3_64"])
+    return len(shapes)
 
 
-def _compare(
-    path: Path,
-    name: str,
-    released: torch.Tensor,
-    ours: torch.Tensor | None,
-    dtype: torch.dtype,
-    conversion: Mapping[str, Any],
-) -> None:
-    if ours is None:
-        raise ReleaseError(f"{path}: {name} belongs to no tensor of the model")
-    same = released.dtype == dtype and released.shape == ours.shape
-    bits = released.reshape(-1).view(torch.uint8)
-    if not same or not torch.equal(bits, cast(ours, dtype, name).reshape(-1).view(torch.uint8)):
-        raise ReleaseError(f"{path}: {name} differs from the checkpoint's")
-    if xxhash.xxh3_64_hexdigest(as_bytes(released)) != conversion["xxh3_64"].get(name):
-        raise ReleaseError(f"{path}: {name} does not have the hash that {CONVERSION} names")
+def compare_hashes(folder: Path) -> int:
+    """Compare every tensor with its hash in `conversion.json` alone; returns how many there are.
 
-
-def training_logits(source: Source, dtype: torch.dtype, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits [rows, length, vocabulary] of the training model, in fp32.
-
-    Args:
-        source: of any form.
-        dtype: weights are rounded to it first, as the release's are.
-        tokens: int64 [rows, length].
+    Raises:
+        ReleaseError: one is absent, too many, damaged or has another hash.
     """
-    model = build_local(source.config).float()
-    model.load_global(lambda name, part: source.tensor(name, part).to(dtype).float())
-    with torch.inference_mode():
-        logits: torch.Tensor = model(tokens)
-    return logits.clone()
+    hashes: Mapping[str, str] = read_conversion(folder)["xxh3_64"]
+    weights = WeightFiles.open(folder)
+    for name in weights.names():
+        if name not in hashes:
+            raise ReleaseError(f"{weights.file(name)}: {CONVERSION} does not name {name}")
+        digest = xxhash.xxh3_64()
+        for (start, stop), *_ in row_blocks(weights.shape(name)):
+            digest.update(as_bytes(weights.rows(name, start, stop)))
+        _check_hash(weights, name, digest, hashes)
+    if missing := sorted(hashes.keys() - set(weights.names())):
+        raise ReleaseError(f"{folder}: {missing[0]} is missing")
+    return len(hashes)
 
 
-def _released_logits(folder: Path, tokens: torch.Tensor, prompt: str) -> tuple[torch.Tensor, str]:
-    """Logits [rows, length, vocabulary] by transformers in fp32, and a sample."""
-    import transformers
+def read_conversion(folder: Path) -> dict[str, Any]:
+    """Read `conversion.json`, of any format so far.
 
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise ReleaseError(f"{folder}: transformers does not load it: {error}") from None
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if report[what]:
-            raise ReleaseError(f"{folder}: transformers reports {what}: {sorted(report[what])}")
-    with torch.inference_mode():
-        logits: torch.Tensor = model(tokens).logits.float().clone()
-    return logits, _sample(model, tokenizer, prompt)
-
-
-def _sample(model: Any, tokenizer: Any, prompt: str) -> str:
-    inputs = tokenizer(prompt or tokenizer.bos_token, return_tensors="pt")
-    room = model.config.max_position_embeddings - inputs["input_ids"].shape[1]
-    if room < 1:
-        raise ReleaseError(f"prompt: longer than the model's {room} positions; shorten it")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SAMPLE_SEED)
-        output = model.generate(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            max_new_tokens=min(SAMPLE_TOKENS, room),
-            do_sample=True,
-            temperature=0.8,
-            top_k=50,
-            pad_token_id=tokenizer.eos_token_id,
-        )
-    text: str = tokenizer.decode(output[0], skip_special_tokens=True)
-    return text
-
-
-def _conversion(folder: Path) -> dict[str, Any]:
-    try:
-        conversion: dict[str, Any] = json.loads((folder / CONVERSION).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ReleaseError(f"{folder}: not a release: {CONVERSION}: {error}") from None
+    Raises:
+        ReleaseError: it is absent, unreadable or lacks what makes it one.
+    """
+    path = folder / CONVERSION
+    if not path.is_file():
+        raise ReleaseError(f"{folder}: not a release: it has no {CONVERSION}")
+    conversion = read_json(path)
+    for key in ("step", "dtype", "xxh3_64"):
+        if key not in conversion:
+            raise ReleaseError(f"{path}: {key} is missing")
+    if not isinstance(conversion["xxh3_64"], dict):
+        raise ReleaseError(f"{path}: xxh3_64 is not a table of hashes")
     return conversion
 
 
-def _dtype(folder: Path) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, _conversion(folder)["dtype"])
+def record(folder: Path, verification: Verification) -> None:
+    """Write the outcome into the folder's `conversion.json`."""
+    path = folder / CONVERSION
+    table = {**read_conversion(folder), "verification": verification.table()}
+    beside = path.with_name(f"{path.name}.tmp")
+    beside.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def release_dtype(folder: Path) -> torch.dtype:
+    """Dtype of a release's weights, as its `conversion.json` says.
+
+    Raises:
+        ReleaseError: it says none that torch has.
+    """
+    name = read_conversion(folder)["dtype"]
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype):
+        raise ReleaseError(f"{folder / CONVERSION}: dtype = {name!r} is no dtype")
     return dtype
+
+
+def _rows(weights: WeightFiles, source: Source) -> int:
+    """Rows of the released vocabulary: at most the checkpoint's."""
+    name, most = huggingface_name("embed_in.weight"), source.config.vocab_size
+    rows = weights.shape(name)[0]
+    if rows > most:
+        raise ReleaseError(f"{weights.file(name)}: {name} has {rows} rows, the checkpoint {most}")
+    said = read_json(weights.folder / "config.json").get("vocab_size")
+    if said != rows:
+        raise ReleaseError(
+            f"{weights.folder / 'config.json'}: vocab_size is {said}, and {name} has {rows} rows"
+        )
+    return rows
+
+
+def _check_hash(
+    weights: WeightFiles, name: str, digest: xxhash.xxh3_64, hashes: Mapping[str, str]
+) -> None:
+    if digest.hexdigest() != hashes.get(name):
+        raise ReleaseError(
+            f"{weights.file(name)}: {name} does not have the hash that {CONVERSION} names"
+        )
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.reshape(-1).view(torch.uint8)
