@@ -158,16 +158,16 @@ class NeoxConfig:
                 "bias_gelu_fusion: it was trained with the tanh approximation of GELU, and is read "
                 "as a model of the exact one, as Pythia's releases are"
             )
-        engine = [key for key in _REDUCED_TWICE if self.keys.get(key)]
-        if engine and self.parallel_residual and self.tensor > 1:
-            found.append(
-                f"{', '.join(engine)}: under the parallel residual GPT-NeoX reduces over tensor "
-                "ranks once more than Transformer Engine does by itself; compare its logits with "
-                "the training model's before you trust a release"
-            )
         return tuple(found)
 
     def _refuse(self) -> None:
+        engine = [key for key in _REDUCED_TWICE if self.keys.get(key)]
+        if engine and self.parallel_residual and self.tensor > 1:
+            # The layer reduces what these modules have reduced: each branch counts `tensor` times.
+            raise ExchangeError(
+                f"{self.path}: {engine[0]} with the parallel residual on {self.tensor} tensor "
+                "ranks cannot be expressed: GPT-NeoX then adds each branch once a rank"
+            )
         for key, (default, allowed) in _FIXED.items():
             value = self.keys.get(key, default)
             if value not in allowed:

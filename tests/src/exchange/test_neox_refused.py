@@ -154,6 +154,7 @@ def test_a_pickle_that_runs_code_is_refused(place: Path, file: str, zipped: bool
         ({"num_unique_layers": 1}, "num_unique_layers = 1 cannot be expressed"),
         ({"attention_config": [[["global", "local"], 2]]}, "attention_config = 'local' cannot"),
         ({"soft_prompt_tuning": {"enabled": True}}, "soft_prompt_tuning cannot be expressed"),
+        ({"te_mha": True, "gpt_j_residual": True}, "te_mha with the parallel residual on 2 tensor"),
         ({"te_layernorm_mlp": True, "layernorm_epsilon": 1e-6}, "te_layernorm_mlp takes 1e-5"),
         ({"hidden_size": "wide"}, "hidden_size = 'wide' is not a number above 0"),
         ({"rotary_pct": "all"}, "rotary_pct = 'all' is not a number"),
