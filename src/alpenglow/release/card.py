@@ -66,6 +66,7 @@ def model_card(
     evaluation: Mapping[str, Any] | None = None,
     vocabulary: Mapping[str, Any] | None = None,
     former: str | None = None,
+    picture: str | None = None,
 ) -> str:
     """Write the card.
 
@@ -80,6 +81,7 @@ def model_card(
         vocabulary: of conversion.json: rows of the model and the release, ids of the tokenizer.
         former: the card that this one replaces: its publication goes on where `publication` is
             silent, and so does the text between its marks (`own_text`).
+        picture: of the loss, in the release folder (`loss_curve`).
 
     Raises:
         ReleaseError: the former card cannot be read, so that a person's words would be lost.
@@ -109,7 +111,7 @@ def model_card(
         section("Intended use", _INTENDED),
         section("Architecture", facts(_architecture(config, dtype, vocabulary or {}))),
         data_section(record, source.state),
-        training_section(record, source),
+        training_section(record, source, picture),
         evaluation_section(evaluation, source.step),
         machine_section(record),
         section("Checks", facts(_checks(verification, source.form))),

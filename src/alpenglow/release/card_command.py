@@ -19,6 +19,7 @@ from alpenglow.release.card import model_card
 from alpenglow.release.data_card import write_data_card
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.front_matter import Publication
+from alpenglow.release.loss_curve import draw_loss
 from alpenglow.release.own_text import check_ours
 from alpenglow.release.record import RunRecord
 from alpenglow.release.released import Released
@@ -75,6 +76,7 @@ def rewrite(folder: Path, run: Path | None, said: Publication) -> Path:
         evaluation=released.evaluation,
         vocabulary=released.conversion.get("vocabulary"),
         former=former,
+        picture=draw_loss(record, released.step, folder),
     )
     write_text(path, text)
     return path

@@ -27,7 +27,13 @@ from alpenglow.release.package import Package
 # Versions of huggingface_hub speak through requests, httpx or httpx2; errors of transport are
 # OSErrors, or of the class that the Hub's own error is made of.
 _UNREACHABLE: tuple[type[BaseException], ...] = (OSError, *HfHubHTTPError.__bases__)
-_REFUSED: tuple[type[BaseException], ...] = (HfHubHTTPError, ValueError, *_UNREACHABLE)
+# hf_xet, which carries large files where it is installed, raises RuntimeError.
+_REFUSED: tuple[type[BaseException], ...] = (
+    HfHubHTTPError,
+    ValueError,
+    RuntimeError,
+    *_UNREACHABLE,
+)
 
 
 @dataclass(frozen=True)

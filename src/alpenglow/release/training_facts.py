@@ -36,8 +36,8 @@ class Checkpointed(Protocol):
         ...
 
 
-def training_section(record: RunRecord, source: Checkpointed) -> str:
-    """The whole section."""
+def training_section(record: RunRecord, source: Checkpointed, picture: str | None = None) -> str:
+    """The whole section, with a picture of the loss where there is one."""
     fact, state = record.fact, source.state
     rows = [
         ("step", _progress(record, source)),
@@ -59,7 +59,8 @@ def training_section(record: RunRecord, source: Checkpointed) -> str:
     ]
     if source.form != "fragments":
         rows.insert(0, ("released from", f"a checkpoint in the form {source.form}"))
-    return section("Training", facts(rows))
+    shown = f"![Training and validation loss by tokens]({picture})" if picture else ""
+    return section("Training", facts(rows), shown)
 
 
 def tokens_of(record: RunRecord, source: Checkpointed) -> int | None:

@@ -158,6 +158,29 @@ def test_removals_before_and_during_the_run(run: Path) -> None:
     assert row in card_of(run).splitlines()
 
 
+def test_a_long_chain_is_told_by_reason(run: Path) -> None:
+    for number in range(20):
+        record = {"activity": "pretrain", "nodes_charged": 4, "started": 1e4, "ended": 13600.0}
+        record |= {"reason": "failed" if number % 4 == 0 else "walltime"}
+        (run / "segments" / f"{100 + number}.1.json").write_text(json.dumps(record))
+    lines = card_of(run).splitlines()
+    assert "| walltime | 15 | 60.00 |" in lines
+    assert "| failed | 5 | 20.00 |" in lines
+    assert "22 jobs from 1970-01-01 00:00 to 1970-01-01 03:46 UTC." in lines
+
+
+def test_the_loss_scale_of_fp16(run: Path) -> None:
+    path = run / "run.toml"
+    path.write_text(path.read_text() + "\n[recipe.precision]\ninitial_scale_power = 12\n")
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 20, "loss": 4.25, "loss_scale": 8192.0}) + "\n")
+    checkpoint = Checkpoint.open(write_checkpoint(run, 20, CONFIG))
+    checkpoint.state["dtype"] = "fp16"
+    card = model_card(RunRecord.load(run), FragmentSource(checkpoint), CONFIG, "float16", None)
+    row = "| precision | fp16 with a dynamic loss scale (from 2^12, doubled after unknown without "
+    assert row + "overflow; 8,192 at this step) |" in card.splitlines()
+
+
 def test_the_report_tells_energy_and_idle_time(run: Path) -> None:
     write_report(run)
     lines = card_of(run).splitlines()

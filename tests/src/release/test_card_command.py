@@ -13,6 +13,7 @@ from release_card import EVALUATION, head, release
 
 from alpenglow.release.__main__ import main
 from alpenglow.release.own_text import BEGIN, END
+from alpenglow.release.package import model_package
 
 
 def test_a_card_is_rewritten_from_what_is_recorded_now(run: Path) -> None:
@@ -33,6 +34,30 @@ def test_a_card_is_rewritten_from_what_is_recorded_now(run: Path) -> None:
     assert "| tokens | 20,480 |" in text.splitlines()
     assert "largest difference 1.2e-06 over 512 positions" in text
     assert "| parameters | 50,048 |" in text.splitlines()
+
+
+def test_the_loss_is_drawn_where_there_is_enough_of_it(run: Path) -> None:
+    folder = release(run)
+    picture = folder / "assets" / "loss.png"
+    assert main(["card", str(folder)]) == 0
+    assert not picture.exists(), "two steps make no curve"
+    with (run / "metrics.jsonl").open("a") as file:
+        for step in range(1, 41):
+            line: dict[str, float | None] = {
+                "step": step,
+                "loss": 5.0 - step / 20,
+                "tokens": step * 1024,
+            }
+            line |= {"val_loss": 4.5} if step % 10 == 0 else {"val_loss": None}
+            file.write(json.dumps(line) + "\n")
+    assert main(["card", str(folder)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in picture.parent.iterdir()] == ["loss.png"]
+    assert (
+        "![Training and validation loss by tokens](assets/loss.png)"
+        in (folder / "README.md").read_text()
+    )
+    assert "assets/loss.png" in model_package(folder, None).files
 
 
 def test_what_cannot_be_written_is_one_sentence(

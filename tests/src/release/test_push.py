@@ -142,6 +142,28 @@ def test_a_series_goes_to_branches(
     assert "evaluation.json" not in pushed(server, "step5"), "a branch is one release, exactly"
 
 
+def test_where_the_large_file_service_fails_it_is_one_sentence(
+    run: Path, server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("hf_xet")
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    folder = release(run)
+    assert main(["card", "--data", str(run)]) == 0
+    # Small files need no service for large ones.
+    assert main(["push", str(run / "release" / "data_card"), "alps/data", "--dataset"]) == 0
+    assert set(pushed(server, key="datasets/alps/data")) == {
+        "README.md",
+        "catalogue.json",
+        "ledger.json",
+    }
+    capsys.readouterr()
+    assert main(["push", str(folder), NAME]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("alpenglow release push: ")
+    assert err.count("\n") == 1
+    assert TOKEN not in err
+
+
 def test_nothing_is_sent_without_token_network_or_wish(
     run: Path, server: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
