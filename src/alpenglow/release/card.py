@@ -165,7 +165,7 @@ def _architecture(
         ("MLP size", f"{config.intermediate_size:,}"),
         ("vocabulary", f"{rows:,} rows, {used}" if vocabulary else f"{rows:,}, padding included"),
         ("longest sequence", f"{config.max_position_embeddings:,}"),
-        ("rotary", f"{config.rotary_pct:g} of each head, base {config.rotary_emb_base:,}"),
+        ("rotary", f"{config.rotary_pct:.0%} of each head, base {config.rotary_emb_base:,}"),
         ("residual", residual),
         ("output head", head),
         ("parameters", f"{config.parameters():,}"),

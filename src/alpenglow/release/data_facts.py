@@ -88,7 +88,7 @@ def _removals(record: RunRecord, catalogue: Mapping[str, Any]) -> str:
     before = record.fact("data", "removals")
     before = told[0] if before is None and told else before
     if before is None:
-        return known(catalogue.get("removals", 0) if catalogue else None, "{} by now")
+        return known((catalogue.get("removals") or "none") if catalogue else None, "{} by now")
     last = told[-1] if told else before
     words = [f"{before} before training", f"{last - before} during it"]
     if catalogue:
@@ -181,7 +181,7 @@ def _ledger(record: RunRecord, held: Mapping[str, tuple[int, int]]) -> str:
         dropped = most(documents(account.get("dropped")), 2)
         licences = most(documents(account.get("licences")), 3)
         rows.append((name, count(read), f"{count(kept)} ({share})", dropped, licences))
-    head = ("slice", ">documents read", ">kept", "dropped most for", "licences, in documents")
+    head = ("slice", ">documents read", ">kept", "dropped most for", "licences (documents)")
     skipped = [line(name) for name in ledger.get("skipped", {})]
     note = f"Not prepared: {', '.join(skipped)}." if skipped else ""
     return "\n\n".join(part for part in ("### Ledger", table(head, rows), note) if part)

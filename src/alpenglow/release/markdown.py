@@ -63,7 +63,7 @@ def section(title: str, *parts: str) -> str:
 def most(counts: Mapping[str, float], show: int, form: str = "{:,}") -> str:
     """The largest few of some counts, and how many more there are."""
     largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    words = [f"{shortened(name)} {form.format(value)}" for name, value in largest[:show]]
+    words = [f"{shortened(name)} ({form.format(value)})" for name, value in largest[:show]]
     more = len(largest) - show
     return ", ".join([*words, *([f"{more} more"] if more > 0 else [])]) or "none"
 

@@ -128,7 +128,7 @@ def test_a_slice_is_accounted_for(run: Path) -> None:
     seen, held = f"{samples * 64:,}", f"{catalogue.tokens:,}"
     lines = card_of(run).splitlines()
     assert f"| github | 100.0% | {held} | 2 | {seen} | {epochs:.2f} |" in lines
-    assert "| github | 3 | 2 (66.7%) | too short 1 | Apache-2.0 2 |" in lines
+    assert "| github | 3 | 2 (66.7%) | too short (1) | Apache-2.0 (2) |" in lines
 
 
 def test_another_catalogue_tells_nothing(run: Path) -> None:
@@ -136,7 +136,7 @@ def test_another_catalogue_tells_nothing(run: Path) -> None:
     fingerprint = Catalogue.load(run.parents[1] / "shards").fingerprint
     path.write_text(path.read_text().replace(fingerprint, "0" * 32))
     card = card_of(run)
-    assert "Apache-2.0 2" not in card
+    assert "Apache-2.0 (2)" not in card
     assert "| github | 25.0% | unknown | unknown | unknown | unknown |" in card.splitlines()
 
 

@@ -36,6 +36,17 @@ def test_a_card_is_rewritten_from_what_is_recorded_now(run: Path) -> None:
     assert "| parameters | 50,048 |" in text.splitlines()
 
 
+def test_the_code_of_the_card_runs(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = release(run)
+    text = (folder / "README.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(folder)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("The ")
+
+
 def test_the_loss_is_drawn_where_there_is_enough_of_it(run: Path) -> None:
     folder = release(run)
     picture = folder / "assets" / "loss.png"
