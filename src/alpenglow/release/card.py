@@ -17,7 +17,12 @@ import torch
 from alpenglow.model.config import ModelConfig
 from alpenglow.release.card_head import publication_of
 from alpenglow.release.data_facts import data_section
-from alpenglow.release.evaluation_facts import evaluated, evaluation_section, index_results
+from alpenglow.release.evaluation_facts import (
+    evaluated,
+    evaluation_section,
+    index_results,
+    same_weights,
+)
 from alpenglow.release.front_matter import Publication, hub_licence, is_repository, model_head
 from alpenglow.release.machine_facts import machine_section
 from alpenglow.release.markdown import count, facts, known, line, section
@@ -26,6 +31,7 @@ from alpenglow.release.record import RunRecord
 from alpenglow.release.training_facts import (
     Checkpointed,
     base_model,
+    imported_from,
     tokens_of,
     training_section,
 )
@@ -65,6 +71,7 @@ def model_card(
     publication: Publication | None = None,
     evaluation: Mapping[str, Any] | None = None,
     vocabulary: Mapping[str, Any] | None = None,
+    weights: str | None = None,
     former: str | None = None,
     picture: str | None = None,
 ) -> str:
@@ -79,6 +86,8 @@ def model_card(
         publication: what whoever publishes says: licence, authors, languages ...
         evaluation: the folder's evaluation.json.
         vocabulary: of conversion.json: rows of the model and the release, ids of the tokenizer.
+        weights: hash of the folder's weights (`Released.weights`); an evaluation of others is left
+            out.
         former: the card that this one replaces: its publication goes on where `publication` is
             silent, and so does the text between its marks (`own_text`).
         picture: of the loss, in the release folder (`loss_curve`).
@@ -87,11 +96,11 @@ def model_card(
         ReleaseError: the former card cannot be read, so that a person's words would be lost.
     """
     said = (publication or Publication()).over(publication_of(former))
-    evaluation = evaluation or {}
+    evaluation = evaluation if evaluation and same_weights(evaluation, weights) else {}
     automatic = record.name if source.step is None else f"{record.name}, step {source.step:,}"
     title = said.name or automatic
     tokens = tokens_of(record, source)
-    base = base_model(source.state)
+    base = base_model(imported_from(record, source.state))
     parts = [
         model_head(
             said,

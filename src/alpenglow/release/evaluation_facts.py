@@ -48,6 +48,12 @@ def same_model(evaluation: Mapping[str, Any], step: int | None) -> bool:
     return other is None or step is None or other == step
 
 
+def same_weights(evaluation: Mapping[str, Any], weights: str | None) -> bool:
+    """Whether an evaluation is of weights of this hash, as far as both say."""
+    other = (evaluation.get("model") or {}).get("weights")
+    return other is None or weights is None or bool(other == weights)
+
+
 def index_results(evaluation: Mapping[str, Any], step: int | None) -> list[EvalResult]:
     """Whole results for the model index of the card's head."""
     if not same_model(evaluation, step):

@@ -108,6 +108,12 @@ class RunRecord:
         return found if found.get("format") == "alpenglow-report" else {}
 
     @property
+    def imported(self) -> Any:
+        """What an import wrote of its weights into the run's step 0, None where it is not there."""
+        manifest = _json(self.path / "checkpoints" / "step-00000000" / "manifest.json")
+        return _at(manifest, "state", "imported")
+
+    @property
     def skips(self) -> list[dict[str, Any]]:
         """Ranges of samples that the run decided to pass over (skips.jsonl)."""
         return list(_lines(self.path / "skips.jsonl"))

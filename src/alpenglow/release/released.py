@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from alpenglow.exchange.error import ExchangeError
 from alpenglow.exchange.source import open_source
 from alpenglow.model.config import ModelConfig
@@ -70,6 +72,14 @@ class Released:
     def dtype(self) -> str:
         """Of the weights, as torch names it."""
         return str(self.conversion.get("dtype") or self.fields.get("dtype"))
+
+    @property
+    def weights(self) -> str | None:
+        """xxh3-64 over the sorted hashes of the tensors, joined, as an evaluation names it."""
+        hashes = self.conversion.get("xxh3_64")
+        if not isinstance(hashes, dict):
+            return None
+        return xxhash.xxh3_64_hexdigest("".join(sorted(map(str, hashes.values()))).encode())
 
     @property
     def verification(self) -> Verification | None:

@@ -52,11 +52,13 @@ def training_section(record: RunRecord, source: Checkpointed, picture: str | Non
         ("recomputation", known(fact("recipe", "train", "recompute"))),
         ("passed over", _passed(record, source)),
         ("trained again", _again(record)),
-        ("began from", _origin(record, state)),
+        ("seed of the weights", known(fact("recipe", "train", "seed"))),
         ("code", code(fact("run", "code_version"))),
         ("libraries", _libraries(fact("software"))),
         ("first job", known(fact("run", "created"))),
     ]
+    if imported := imported_from(record, state):
+        rows.insert(0, ("began with weights", _origin(imported)))
     if source.form != "fragments":
         rows.insert(0, ("released from", f"a checkpoint in the form {source.form}"))
     shown = f"![Training and validation loss by tokens]({picture})" if picture else ""
@@ -69,11 +71,17 @@ def tokens_of(record: RunRecord, source: Checkpointed) -> int | None:
     return record.at(source.step).get("tokens") if found is None else found
 
 
-def base_model(state: Mapping[str, Any]) -> str | None:
+def imported_from(record: RunRecord, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an import said of the weights that training began with; empty where none is known.
+
+    It stands in the checkpoint that the import wrote (the run's step 0), or in run.toml.
+    """
+    places = (state.get("imported"), record.fact("run", "imported"), record.imported)
+    return next((found for found in places if isinstance(found, Mapping)), {})
+
+
+def base_model(imported: Mapping[str, Any]) -> str | None:
     """The Hub's repository that a run continued; None where it is not known to be one."""
-    imported = state.get("imported")
-    if not isinstance(imported, Mapping):
-        return None
     name = str(imported.get("repository") or "")
     return name if is_repository(name) else None
 
@@ -221,13 +229,10 @@ def _again(record: RunRecord) -> str:
     return f"{record.repeated:,} steps, after restarts or spikes" if record.repeated else "no step"
 
 
-def _origin(record: RunRecord, state: Mapping[str, Any]) -> str:
-    imported = state.get("imported")
-    if isinstance(imported, Mapping):
-        told = {**imported, "path": short_path(imported.get("path"))}
-        return ", ".join(f"{key} {value}" for key, value in told.items() if value is not None)
-    seed = record.fact("recipe", "train", "seed")
-    return known(seed, "random weights, seed {}")
+def _origin(imported: Mapping[str, Any]) -> str:
+    told = {**imported, "path": short_path(imported.get("path"))}
+    keys = ("from", "repository", "path", "step", "version")
+    return ", ".join(f"{key} {told[key]}" for key in keys if told.get(key) is not None)
 
 
 def _libraries(table: Any) -> str:

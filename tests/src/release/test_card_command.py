@@ -14,6 +14,7 @@ from release_card import EVALUATION, head, release
 from alpenglow.release.__main__ import main
 from alpenglow.release.own_text import BEGIN, END
 from alpenglow.release.package import model_package
+from alpenglow.release.released import Released
 
 
 def test_a_card_is_rewritten_from_what_is_recorded_now(run: Path) -> None:
@@ -21,7 +22,9 @@ def test_a_card_is_rewritten_from_what_is_recorded_now(run: Path) -> None:
     card = folder / "README.md"
     card.write_text(card.read_text().replace(BEGIN, f"{BEGIN}\nOurs."))
     assert main(["card", str(folder), "--license", "apache-2.0", "--language", "en"]) == 0
-    (folder / "evaluation.json").write_text(json.dumps(EVALUATION))
+    weights = Released.load(folder).weights
+    model = EVALUATION["model"] | {"weights": weights}
+    (folder / "evaluation.json").write_text(json.dumps(EVALUATION | {"model": model}))
     shutil.rmtree(run / "checkpoints")  # what it says of training is in the run's metrics, too
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 20, "loss": 4.25, "tokens": 20480, "samples": 320}) + "\n")
