@@ -21,7 +21,6 @@ from alpenglow.release.evaluation_facts import (
     evaluated,
     evaluation_section,
     index_results,
-    same_weights,
 )
 from alpenglow.release.front_matter import Publication, hub_licence, is_repository, model_head
 from alpenglow.release.machine_facts import machine_section
@@ -71,7 +70,6 @@ def model_card(
     publication: Publication | None = None,
     evaluation: Mapping[str, Any] | None = None,
     vocabulary: Mapping[str, Any] | None = None,
-    weights: str | None = None,
     former: str | None = None,
     picture: str | None = None,
 ) -> str:
@@ -86,8 +84,6 @@ def model_card(
         publication: what whoever publishes says: licence, authors, languages ...
         evaluation: the folder's evaluation.json.
         vocabulary: of conversion.json: rows of the model and the release, ids of the tokenizer.
-        weights: hash of the folder's weights (`Released.weights`); an evaluation of others is left
-            out.
         former: the card that this one replaces: its publication goes on where `publication` is
             silent, and so does the text between its marks (`own_text`).
         picture: of the loss, in the release folder (`loss_curve`).
@@ -96,7 +92,7 @@ def model_card(
         ReleaseError: the former card cannot be read, so that a person's words would be lost.
     """
     said = (publication or Publication()).over(publication_of(former))
-    evaluation = evaluation if evaluation and same_weights(evaluation, weights) else {}
+    evaluation = evaluation or {}
     automatic = record.name if source.step is None else f"{record.name}, step {source.step:,}"
     title = said.name or automatic
     tokens = tokens_of(record, source)

@@ -75,7 +75,6 @@ def rewrite(folder: Path, run: Path | None, said: Publication) -> Path:
         publication=said,
         evaluation=released.evaluation,
         vocabulary=released.conversion.get("vocabulary"),
-        weights=released.weights,
         former=former,
         picture=draw_loss(record, released.step, folder),
     )

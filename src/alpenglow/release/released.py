@@ -17,6 +17,7 @@ from alpenglow.exchange.error import ExchangeError
 from alpenglow.exchange.source import open_source
 from alpenglow.model.config import ModelConfig
 from alpenglow.release.error import ReleaseError
+from alpenglow.release.evaluation_facts import same_weights
 from alpenglow.release.huggingface import CONVERSION
 from alpenglow.release.record import RunRecord
 from alpenglow.release.verify import Verification
@@ -109,7 +110,7 @@ class Released:
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """evaluation.json, empty where there is none.
+        """evaluation.json; empty where there is none of these weights.
 
         Raises:
             ReleaseError: it is there and cannot be read.
@@ -118,7 +119,7 @@ class Released:
         found = read_json(path)
         if found is None and path.exists():
             raise ReleaseError(f"{path}: not JSON; evaluate again (jobs/evaluate.lsf)")
-        return found or {}
+        return found if found and same_weights(found, self.weights) else {}
 
     def verified(self, outcome: Verification) -> None:
         """Write into conversion.json how the folder compared."""

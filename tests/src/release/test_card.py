@@ -238,12 +238,6 @@ def test_a_run_that_began_with_an_import_says_so(run: Path) -> None:
     assert row in card_of(run).splitlines()
 
 
-def test_an_evaluation_of_other_weights_is_left_out(run: Path) -> None:
-    card = card_of(run, evaluation=EVALUATION, weights="f" * 16)
-    assert "0.2510" not in card
-    assert "Unknown: no evaluation is recorded for this release." in card
-
-
 def test_words_of_a_person_stay(run: Path) -> None:
     mine = "We made this.\n\n| a | b |\n|---|---|\n| 1 | <2> |"
     former = card_of(run).replace(f"{BEGIN}\n{END}", f"{BEGIN}\n{mine}\n{END}")

@@ -39,6 +39,15 @@ def test_a_card_is_rewritten_from_what_is_recorded_now(run: Path) -> None:
     assert "| parameters | 50,048 |" in text.splitlines()
 
 
+def test_an_evaluation_of_other_weights_is_left_out(run: Path) -> None:
+    folder = release(run)
+    (folder / "evaluation.json").write_text(json.dumps(EVALUATION))
+    assert main(["card", str(folder)]) == 0
+    text = (folder / "README.md").read_text()
+    assert "0.2510" not in text
+    assert "Unknown: no evaluation is recorded for this release." in text
+
+
 def test_the_code_of_the_card_runs(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
