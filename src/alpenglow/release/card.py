@@ -96,7 +96,9 @@ def model_card(
     automatic = record.name if source.step is None else f"{record.name}, step {source.step:,}"
     title = said.name or automatic
     tokens = tokens_of(record, source)
-    base = base_model(imported_from(record, source.state))
+    imported = imported_from(record, source.state)
+    base = base_model(imported)
+    plain = bool(record.facts) and not imported
     parts = [
         model_head(
             said,
@@ -106,10 +108,7 @@ def model_card(
         ),
         OURS,
         f"# {line(title)}",
-        f"A GPT-NeoX language model of {config.parameters():,} parameters, trained with Alpenglow "
-        f"for {count(tokens)} tokens"
-        + (f" from {base}" if base else "")
-        + ". It is a plain pretrained model: it continues text."
+        _about(record, config, tokens, base, plain)
         + (f" By {', '.join(map(line, said.authors))}." if said.authors else ""),
         own_text(former),
         _use(title, dtype),
@@ -121,7 +120,7 @@ def model_card(
         machine_section(record),
         section("Checks", facts(_checks(verification, source.form))),
         section("Licence", _licence(said)),
-        section("Limits", _limits(config, tokens, said, evaluation, source.step)),
+        section("Limits", _limits(config, tokens, said, evaluated(evaluation, source.step), plain)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -130,8 +129,20 @@ _INTENDED = (
     "For research on language models and as a base for further training: completing text, scoring "
     "text, studying what a model of this data and size learns, fine-tuning.\n\n"
     "Not for giving advice, not as a source of facts, not for decisions about people, and not for "
-    "answering users without further training and tests of your own: it follows no instructions."
+    "answering users without further training and tests of your own."
 )
+
+
+def _about(
+    record: RunRecord, config: ModelConfig, tokens: int | None, base: str | None, plain: bool
+) -> str:
+    """What it is, in two sentences; whoever trained it, only where that is known."""
+    what = f"A GPT-NeoX language model of {config.parameters():,} parameters"
+    if not record.facts:
+        return f"{what}, converted with Alpenglow; nothing of its training is at hand."
+    start = f" from {base}" if base else ""
+    more = " It is a plain pretrained model: it continues text." if plain else ""
+    return f"{what}, trained with Alpenglow for {count(tokens)} tokens{start}.{more}"
 
 
 def _use(title: str, dtype: torch.dtype | str) -> str:
@@ -212,16 +223,21 @@ def _limits(
     config: ModelConfig,
     tokens: int | None,
     said: Publication,
-    evaluation: Mapping[str, Any],
-    step: int | None,
+    tested: str,
+    plain: bool,
 ) -> str:
     languages = ", ".join(said.languages)
     ratio = None if tokens is None else tokens / config.parameters()
     return "\n".join(
         [
-            "- It has seen no instruction or safety training and repeats what its data holds, "
-            "errors, slurs and personal data included.",
-            f"- {evaluated(evaluation, step)}",
+            (
+                "- It has seen no instruction or safety training"
+                if plain
+                else "- What it has seen before this training is not known here: it may follow "
+                "instructions or not"
+            )
+            + ". It repeats what its data holds, errors, slurs and personal data included.",
+            f"- {tested}",
             "- Languages: "
             + (f"{languages}, as its publishers say." if languages else "unknown.")
             + " Biases and memorised text have not been measured, as far as is recorded here.",

@@ -235,7 +235,9 @@ def test_a_run_that_began_with_an_import_says_so(run: Path) -> None:
     }
     manifest.write_text(json.dumps(table))
     row = "| began with weights | from neox, path m/global_step9, step 9 |"
-    assert row in card_of(run).splitlines()
+    card = card_of(run)
+    assert row in card.splitlines()
+    assert "no instruction or safety training" not in card, "nobody knows of what came before"
 
 
 def test_words_of_a_person_stay(run: Path) -> None:
@@ -278,3 +280,5 @@ def test_a_model_of_no_run_and_no_step(run: Path) -> None:
     assert head(card)["model_name"] == "thing"
     assert "| step | unknown |" in card.splitlines()
     assert "a checkpoint in the form neox" in card
+    assert "trained with Alpenglow" not in card
+    assert "no instruction or safety training" not in card
