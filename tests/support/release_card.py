@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from release_run import CONFIG, write_checkpoint
 
 from alpenglow.exchange.fragments import FragmentSource
-from alpenglow.release.card import Verified, model_card
+from alpenglow.release.card import Beside, Verified, model_card
 from alpenglow.release.huggingface import put_in_place, write_release
 from alpenglow.release.record import RunRecord
 
@@ -68,9 +68,15 @@ def head(card: str) -> dict[str, Any]:
     return found
 
 
-def card_of(run: Path, verification: Verified | None = None, **options: Any) -> str:
+def card_of(
+    run: Path,
+    verification: Verified | None = None,
+    evaluation: dict[str, Any] | None = None,
+    **options: Any,
+) -> str:
     """The card of step 20, written from a checkpoint as the convert job does."""
     source = FragmentSource.open(write_checkpoint(run, 20, CONFIG))
+    options["beside"] = Beside(evaluation=evaluation or {})
     return model_card(RunRecord.load(run), source, CONFIG, torch.float32, verification, **options)
 
 
@@ -124,3 +130,23 @@ def write_report(run: Path) -> None:
     }
     (run / "report").mkdir()
     (run / "report" / "report.json").write_text(json.dumps(report))
+
+
+def write_gguf_report(run: Path, *, checked: bool = True) -> Path:
+    """A folder of GGUF files as `alpenglow release gguf` leaves it; the files hold no model."""
+    folder = run / "release" / "gguf"
+    folder.mkdir(parents=True)
+    (folder / "tiny-f16.gguf").write_bytes(b"GGUF" + bytes(96))
+    compared = {"logits": {"difference": 3.7e-4, "tolerance": 1e-2}, "perplexity": 250.5}
+    row = {"file": "tiny-f16.gguf", "type": "f16", "bytes": 100, "xxh3_64": "0" * 16}
+    report = {
+        "format": 1,
+        "step": 20,
+        "llama_cpp": "0.3.36" if checked else None,
+        "original_bytes": 203_000,
+        "original_perplexity": 250.25,
+        "files": [row | {"checked": compared if checked else None}],
+        "notes": [],
+    }
+    (folder / "gguf.json").write_text(json.dumps(report))
+    return folder

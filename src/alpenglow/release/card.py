@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,7 @@ from alpenglow.release.evaluation_facts import (
     index_results,
 )
 from alpenglow.release.front_matter import Publication, hub_licence, is_repository, model_head
+from alpenglow.release.gguf_facts import gguf_section
 from alpenglow.release.machine_facts import machine_section
 from alpenglow.release.markdown import count, facts, known, line, section
 from alpenglow.release.own_text import OURS, own_text
@@ -60,6 +62,20 @@ class Verified(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What lies beside the weights and belongs into their card; empty where there is none."""
+
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """evaluation.json."""
+    vocabulary: Mapping[str, Any] = field(default_factory=dict)
+    """Of conversion.json: rows of the model and of the release, ids of the tokenizer."""
+    gguf: Mapping[str, Any] = field(default_factory=dict)
+    """gguf.json."""
+    picture: str | None = None
+    """Of the loss, by its place in the folder."""
+
+
 def model_card(
     record: RunRecord,
     source: Checkpointed,
@@ -68,10 +84,8 @@ def model_card(
     verification: Verified | None,
     *,
     publication: Publication | None = None,
-    evaluation: Mapping[str, Any] | None = None,
-    vocabulary: Mapping[str, Any] | None = None,
+    beside: Beside | None = None,
     former: str | None = None,
-    picture: str | None = None,
 ) -> str:
     """Write the card.
 
@@ -82,17 +96,16 @@ def model_card(
         dtype: of the released weights.
         verification: how the release compared with the training model; None if it was not asked.
         publication: what whoever publishes says: licence, authors, languages ...
-        evaluation: the folder's evaluation.json.
-        vocabulary: of conversion.json: rows of the model and the release, ids of the tokenizer.
+        beside: what lies beside the weights.
         former: the card that this one replaces: its publication goes on where `publication` is
             silent, and so does the text between its marks (`own_text`).
-        picture: of the loss, in the release folder (`loss_curve`).
 
     Raises:
         ReleaseError: the former card cannot be read, so that a person's words would be lost.
     """
     said = (publication or Publication()).over(publication_of(former))
-    evaluation = evaluation or {}
+    beside = beside or Beside()
+    evaluation = beside.evaluation
     automatic = record.name if source.step is None else f"{record.name}, step {source.step:,}"
     title = said.name or automatic
     tokens = tokens_of(record, source)
@@ -113,10 +126,11 @@ def model_card(
         own_text(former),
         _use(title, dtype),
         section("Intended use", _INTENDED),
-        section("Architecture", facts(_architecture(config, dtype, vocabulary or {}))),
+        section("Architecture", facts(_architecture(config, dtype, beside.vocabulary))),
         data_section(record, source.state),
-        training_section(record, source, picture),
+        training_section(record, source, beside.picture),
         evaluation_section(evaluation, source.step),
+        gguf_section(beside.gguf),
         machine_section(record),
         section("Checks", facts(_checks(verification, source.form))),
         section("Licence", _licence(said)),
@@ -206,7 +220,7 @@ def _checks(verification: Verified | None, form: str) -> list[tuple[str, str]]:
 
 
 def _licence(said: Publication) -> str:
-    if said.licence is None:
+    if said.licence in (None, "unknown"):
         return (
             "Unknown: neither weights nor data carry a licence until whoever publishes them states "
             "one. The licences of the documents, as far as the ledger has them, are under Data."

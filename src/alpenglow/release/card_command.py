@@ -15,10 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alpenglow.release.card import model_card
+from alpenglow.release.card import Beside, model_card
 from alpenglow.release.data_card import write_data_card
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.front_matter import Publication
+from alpenglow.release.gguf_facts import gguf_beside
 from alpenglow.release.loss_curve import draw_loss
 from alpenglow.release.own_text import check_ours
 from alpenglow.release.record import RunRecord
@@ -73,10 +74,13 @@ def rewrite(folder: Path, run: Path | None, said: Publication) -> Path:
         released.dtype,
         released.verification,
         publication=said,
-        evaluation=released.evaluation,
-        vocabulary=released.conversion.get("vocabulary"),
+        beside=Beside(
+            released.evaluation,
+            released.conversion.get("vocabulary") or {},
+            gguf_beside(folder, released.step),
+            draw_loss(record, released.step, folder),
+        ),
         former=former,
-        picture=draw_loss(record, released.step, folder),
     )
     write_text(path, text)
     return path

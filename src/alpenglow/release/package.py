@@ -16,6 +16,7 @@ from typing import Literal
 from alpenglow.release.card_head import publication_of
 from alpenglow.release.data_card import FILES
 from alpenglow.release.error import ReleaseError
+from alpenglow.release.gguf_facts import REPORT
 from alpenglow.release.released import Released
 from alpenglow.release.series import load_series
 from alpenglow.release.series_tree import tree_of
@@ -28,6 +29,7 @@ _MODEL = re.compile(
     r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|assets/[\w.-]+\.(png|svg)"
 )
 _DATA = re.compile("|".join(map(re.escape, FILES)) + r"|LICENSE(\.txt|\.md)?|NOTICE")
+_GGUF = re.compile(r"[\w.-]+\.gguf|gguf\.json|README\.md|LICENSE(\.txt|\.md)?|NOTICE")
 _NEEDED = ("README.md", "config.json", "conversion.json", "tokenizer.json")
 
 
@@ -55,6 +57,8 @@ class Package:
         """Patterns of files to be deleted there unless they are sent: weights cut otherwise."""
         if self.exact:
             return ["*"]
+        if REPORT in self.files:
+            return ["*.gguf"]
         return ["model*.safetensors", INDEX] if self.kind == "model" else []
 
 
@@ -88,6 +92,31 @@ def model_package(
             f"{folder}, or push with --unverified"
         )
     return Package(folder, "model", files, left_out, revision, exact)
+
+
+def gguf_package(folder: Path, revision: str | None, *, unverified: bool = False) -> Package:
+    """A folder of GGUF files, with the report on them.
+
+    Raises:
+        ReleaseError: no such report, a file that is missing or cut, or one that nobody compared.
+    """
+    report = read_json(folder / REPORT) or {}
+    files, left_out = _split(folder, _GGUF)
+    rows = report.get("files") or []
+    for row in rows:
+        if files.get(row["file"]) != row["bytes"]:
+            raise ReleaseError(f"{folder / row['file']}: missing or cut; convert again")
+        if row.get("checked") is None and not unverified:
+            raise ReleaseError(
+                f"{folder / row['file']}: nobody has compared it with the release; run alpenglow "
+                "release gguf --verify, or push with --unverified"
+            )
+    listed = {row["file"] for row in rows}
+    unknown = [name for name in files if name.endswith(".gguf") and name not in listed]
+    if unknown or not rows:
+        what = unknown[0] if unknown else "any file"
+        raise ReleaseError(f"{folder / REPORT}: it does not tell of {what}; convert again")
+    return Package(folder, "model", files, left_out, revision)
 
 
 def data_package(folder: Path, revision: str | None) -> Package:

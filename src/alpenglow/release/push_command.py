@@ -17,9 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alpenglow.release.error import ReleaseError
+from alpenglow.release.gguf_facts import REPORT
 from alpenglow.release.package import (
     Package,
     data_package,
+    gguf_package,
     model_package,
     series_packages,
 )
@@ -59,6 +61,8 @@ def packages(options: argparse.Namespace) -> list[Package]:
         return series_packages(options.folder, unverified=options.unverified)
     if options.dataset:
         return [data_package(options.folder, options.revision)]
+    if (options.folder / REPORT).is_file():
+        return [gguf_package(options.folder, options.revision, unverified=options.unverified)]
     return [model_package(options.folder, options.revision, unverified=options.unverified)]
 
 
@@ -91,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="alpenglow release push", description="Upload a release to the Hugging Face Hub."
     )
-    parser.add_argument("folder", type=Path, help="a release, a series or a data card")
+    parser.add_argument(
+        "folder", type=Path, help="a release, its GGUF files, a series, a data card"
+    )
     parser.add_argument("repository", metavar="ORGANISATION/NAME")
     parser.add_argument("--private", action="store_true", help="where the repository is new")
     parser.add_argument("--revision", metavar="NAME", help="a branch, made if there is none")

@@ -12,6 +12,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,11 @@ class RunRecord:
 
     def at(self, step: int | None) -> Mapping[str, Any]:
         """The metrics of a step, empty where there are none."""
-        return next((line for line in self.steps if line["step"] == step), {})
+        return {} if step is None else self._by_step.get(step, {})
+
+    @cached_property
+    def _by_step(self) -> dict[int, dict[str, Any]]:
+        return {line["step"]: line for line in self.steps}
 
     def loss_at(self, step: int) -> float | None:
         """Training loss of a step."""
@@ -101,24 +106,24 @@ class RunRecord:
         ]
         return found[-1] if found else None
 
-    @property
+    @cached_property
     def report(self) -> Mapping[str, Any]:
         """The run's report as `alpenglow report` wrote it (report.json), empty without one."""
         found = _json(self.path / "report" / "report.json")
         return found if found.get("format") == "alpenglow-report" else {}
 
-    @property
+    @cached_property
     def imported(self) -> Any:
         """What an import wrote of its weights into the run's step 0, None where it is not there."""
         manifest = _json(self.path / "checkpoints" / "step-00000000" / "manifest.json")
         return _at(manifest, "state", "imported")
 
-    @property
+    @cached_property
     def skips(self) -> list[dict[str, Any]]:
         """Ranges of samples that the run decided to pass over (skips.jsonl)."""
         return list(_lines(self.path / "skips.jsonl"))
 
-    @property
+    @cached_property
     def repeated(self) -> int:
         """Steps that were trained again, after a restart or a spike."""
         return sum(1 for line in _lines(self.path / "metrics.jsonl") if "step" in line) - len(

@@ -18,7 +18,7 @@ import xxhash
 
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.exchange.fragments import FragmentSource
-from alpenglow.release.card import model_card
+from alpenglow.release.card import Beside, model_card
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.front_matter import Publication, is_repository
 from alpenglow.release.huggingface import CONVERSION, release_dtype, write_release
@@ -170,7 +170,7 @@ def _release(request: Request, record: RunRecord, tree: Tree, point: Point, name
             release_dtype(source, request.dtype),
             outcome,
             publication=request.publication,
-            vocabulary=conversion.get("vocabulary"),
+            beside=Beside(vocabulary=conversion.get("vocabulary") or {}),
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
     files, added = tree.added(name)

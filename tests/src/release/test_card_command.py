@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 from huggingface_hub import DatasetCard
-from release_card import EVALUATION, head, release
+from release_card import EVALUATION, head, release, write_gguf_report
 
 from alpenglow.release.__main__ import main
 from alpenglow.release.own_text import BEGIN, END
@@ -37,6 +37,15 @@ def test_a_card_is_rewritten_from_what_is_recorded_now(run: Path) -> None:
     assert "| tokens | 20,480 |" in text.splitlines()
     assert "largest difference 1.2e-06 over 512 positions" in text
     assert "| parameters | 50,048 |" in text.splitlines()
+
+
+def test_gguf_files_beside_the_release_are_told(run: Path) -> None:
+    folder = release(run)
+    write_gguf_report(run)
+    assert main(["card", str(folder)]) == 0
+    lines = (folder / "README.md").read_text().splitlines()
+    assert "| `tiny-f16.gguf` | 100 B | 0.00037 | 0.01 | 250.5000 |" in lines
+    assert "Compared by llama.cpp (0.3.36)." in lines
 
 
 def test_an_evaluation_of_other_weights_is_left_out(run: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hub_server import TOKEN, Hub, hub
 from huggingface_hub import constants, snapshot_download
-from release_card import release
+from release_card import release, write_gguf_report
 from release_run import CONFIG, tensors, write_checkpoint
 
 from alpenglow.release.__main__ import main
@@ -140,6 +140,20 @@ def test_a_series_goes_to_branches(
     branches["step5"]["evaluation.json"] = b"of another step"
     assert main([*command, "--unverified"]) == 0
     assert "evaluation.json" not in pushed(server, "step5"), "a branch is one release, exactly"
+
+
+def test_gguf_files_go_with_their_report(
+    run: Path, server: Hub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_gguf_report(run)
+    assert main(["push", str(folder), "alps/tiny-gguf"]) == 0
+    assert pushed(server, key="models/alps/tiny-gguf") == files_of(folder)
+    (folder / "tiny-f16.gguf").write_bytes(b"GGUF")
+    assert_refused(capsys, folder, "missing or cut")
+    shutil.rmtree(folder)
+    assert_refused(capsys, write_gguf_report(run, checked=False), "nobody has compared it")
+    (folder / "other.gguf").write_bytes(b"GGUF")
+    assert_refused(capsys, folder, "does not tell of other.gguf", "--unverified")
 
 
 def test_where_the_large_file_service_fails_it_is_one_sentence(
