@@ -41,7 +41,7 @@ EVALUATION: dict[str, Any] = {
         }
         for implementation, metric, value, items in (
             ("original", "acc", 0.251, 14042),
-            ("helm", "exact_match", 0.243, 14042),
+            ("helm", "exact_match (strict)", 0.243, 14042),
             ("whole answer", "acc", 0.274, 500),
         )
     ],

@@ -213,7 +213,7 @@ def _checks(verification: Verified | None, form: str) -> list[tuple[str, str]]:
             (
                 "logits, transformers against the training model",
                 f"largest difference {verification.difference:.2g} over {verification.positions:,} "
-                f"positions of text in fp32 (allowed: {verification.tolerance:g})",
+                f"positions in fp32 (allowed: {verification.tolerance:g})",
             ),
         ]
     return [*rows, ("source", f"checkpoint in the form {form}"), ("card written", today)]

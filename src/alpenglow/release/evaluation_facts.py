@@ -64,13 +64,14 @@ def index_results(evaluation: Mapping[str, Any], step: int | None) -> list[EvalR
         if _partial(result) or not isinstance(value, (int, float)) or not math.isfinite(value):
             continue
         task, metric = str(result.get("task")), str(result.get("metric"))
+        kind = metric.partition(" (")[0]  # `exact_match (strict)` is still an exact match
         how = f"{metric}, {result.get('implementation')}, {_shots(result)}"
         found.append(
             EvalResult(
                 task_type="text-generation",
                 dataset_type=task,
                 dataset_name=task,
-                metric_type=METRICS.get(metric, metric),
+                metric_type=METRICS.get(kind, kind),
                 metric_value=value,
                 metric_name=how,
             )

@@ -197,7 +197,7 @@ def test_the_report_tells_energy_and_idle_time(run: Path) -> None:
 def test_an_evaluation_names_its_implementations(run: Path) -> None:
     card = card_of(run, evaluation=EVALUATION)
     lines = card.splitlines()
-    assert "| mmlu | helm | exact_match | 0.2430 | 5 | 14,042 |" in lines
+    assert "| mmlu | helm | exact_match (strict) | 0.2430 | 5 | 14,042 |" in lines
     assert "| mmlu | whole answer | acc | 0.2740 | 5 | 500 of 14,042 (partial) |" in lines
     assert "| github | 16 | 1,024 | 5.5000 | 244.69 | unknown |" in lines
     assert "lm_eval 0.4.13 (commit `abc1234`)" in card
