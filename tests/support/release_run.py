@@ -51,7 +51,7 @@ def write_checkpoint(
     folder = step_directory(run / "checkpoints", step)
     recipe = {"model": dataclasses.asdict(config)}
     state = {"recipe": recipe, "model": {"parameters": config.parameters()}}
-    state |= {"tokens": step * 1024, "dtype": "fp32"}
+    state |= {"tokens": step * 1024, "samples": step * 16, "dtype": "fp32"}
     pairs = [(Fragment.of("weight", name, tensor), tensor) for name, tensor in weights.items()]
     save(folder, pairs, step=step, state=state, group=SingleProcess())
     return folder

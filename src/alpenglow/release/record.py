@@ -6,10 +6,13 @@ is absent or unreadable stays unknown (None), and only what a release cannot do 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tomllib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,15 @@ class RunRecord:
         activity = _at(facts, "run", "activity")
         return cls(path, facts, _segments(path, activity), _steps(path), _find(path, named))
 
+    @classmethod
+    def unknown(cls, name: str) -> RunRecord:
+        """The record of a model that no run of ours made, or none that is at hand."""
+        return cls(Path(name), {}, [], [], Path(name) / "catalogue.json")
+
+    def without_data(self) -> RunRecord:
+        """The same run where the catalogue at hand is another one's: nothing is read beside it."""
+        return dataclasses.replace(self, catalogue=self.path / "absent" / "catalogue.json")
+
     def fact(self, *keys: str) -> Any:
         """Value of a dotted key of run.toml, None where it is absent."""
         return _at(self.facts, *keys)
@@ -69,13 +81,54 @@ class RunRecord:
 
     def node_hours(self) -> float | None:
         """Charged node-hours of all segments; None where no record says them."""
-        hours = [_node_hours(segment) for segment in self.segments]
+        hours = [segment_hours(segment) for segment in self.segments]
         known = [value for value in hours if value is not None]
         return sum(known) if known else None
 
+    def at(self, step: int | None) -> Mapping[str, Any]:
+        """The metrics of a step, empty where there are none."""
+        return {} if step is None else self._by_step.get(step, {})
+
+    @cached_property
+    def _by_step(self) -> dict[int, dict[str, Any]]:
+        return {line["step"]: line for line in self.steps}
+
     def loss_at(self, step: int) -> float | None:
         """Training loss of a step."""
-        return next((line.get("loss") for line in self.steps if line["step"] == step), None)
+        return self.at(step).get("loss")
+
+    def validation_at(self, step: int | None) -> tuple[int, float] | None:
+        """The last evaluation not after a step: (its step, loss in nats); None without one."""
+        found = [
+            (line["step"], line["val_loss"])
+            for line in self.steps
+            if line.get("val_loss") is not None and step is not None and line["step"] <= step
+        ]
+        return found[-1] if found else None
+
+    @cached_property
+    def report(self) -> Mapping[str, Any]:
+        """The run's report as `alpenglow report` wrote it (report.json), empty without one."""
+        found = _json(self.path / "report" / "report.json")
+        return found if found.get("format") == "alpenglow-report" else {}
+
+    @cached_property
+    def imported(self) -> Any:
+        """What an import wrote of its weights into the run's step 0, None where it is not there."""
+        manifest = _json(self.path / "checkpoints" / "step-00000000" / "manifest.json")
+        return _at(manifest, "state", "imported")
+
+    @cached_property
+    def skips(self) -> list[dict[str, Any]]:
+        """Ranges of samples that the run decided to pass over (skips.jsonl)."""
+        return list(_lines(self.path / "skips.jsonl"))
+
+    @cached_property
+    def repeated(self) -> int:
+        """Steps that were trained again, after a restart or a spike."""
+        return sum(1 for line in _lines(self.path / "metrics.jsonl") if "step" in line) - len(
+            self.steps
+        )
 
 
 def _at(table: Any, *keys: str) -> Any:
@@ -113,7 +166,7 @@ def _segments(run: Path, activity: str | None) -> list[dict[str, Any]]:
     return sorted(found, key=lambda record: record.get("started") or 0.0)
 
 
-def _node_hours(segment: dict[str, Any]) -> float | None:
+def segment_hours(segment: Mapping[str, Any]) -> float | None:
     """Nodes charged times elapsed time; an open record ends at its last heartbeat."""
     nodes, started = segment.get("nodes_charged"), segment.get("started")
     ended = segment.get("ended") or segment.get("heartbeat")
@@ -124,14 +177,23 @@ def _node_hours(segment: dict[str, Any]) -> float | None:
 
 def _steps(run: Path) -> list[dict[str, Any]]:
     last: dict[int, dict[str, Any]] = {}
-    try:
-        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        try:
-            fields = json.loads(line)
-            last[int(fields["step"])] = fields
-        except (ValueError, KeyError, TypeError):
-            continue  # a kill cut this line
+    for fields in _lines(run / "metrics.jsonl"):
+        if isinstance(fields.get("step"), int):
+            last[fields["step"]] = fields
     return [last[step] for step in sorted(last)]
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file of lines; a line that a kill cut is passed over."""
+    try:
+        file = path.open(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    with file:
+        for line in file:
+            try:
+                found = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(found, dict):
+                yield found
