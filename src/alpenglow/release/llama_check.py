@@ -30,9 +30,10 @@ TOLERANCE = {"f32": 5e-3, "f16": 5e-3, "bf16": 5e-2}
 
 llama.cpp's CPU kernels compute another GELU, the tanh form from a table of fp16 inputs (ggml,
 GGML_GELU_FP16; up to 5e-4 from the exact one), and round activations to the weights' type before
-each product. Measured on a trained demonstration model (llama-cpp-python 0.3.36): 1.1e-3 for f32, of
-which 3e-4 remain when transformers computes the tanh form too, 1.6e-3 for f16, and 8e-3 for bf16,
-whose activations keep 8 bits. A wrong residual form, head order or rotary share moves logits by their own size.
+each product. Measured on a trained demonstration model with llama-cpp-python 0.3.36: 1.1e-3 for
+f32, of which 3e-4 remain when transformers computes the tanh form too, 1.6e-3 for f16, and 8e-3 for
+bf16, whose activations keep 8 bits. A wrong residual form, head order or rotary share moves logits
+by their own size.
 """
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 LENGTH = 256

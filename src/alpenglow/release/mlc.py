@@ -165,24 +165,24 @@ def chat_config(folder: ReleasedFolder, quantization: str, template: str) -> dic
 def commands(folder: Path, output: Path, quantization: str, template: str, device: str) -> str:
     """What to type where mlc-llm is installed, one command a line."""
     library = output.parent / f"{output.name}-{device}.so"
-    weights = ["mlc_llm", "convert_weight", str(folder), "--quantization", quantization]
-    configure = ["mlc_llm", "gen_config", str(folder), "--quantization", quantization]
-    configure += ["--conv-template", template, "--output", f"{output}-generated"]
+    config = output / CONFIG
+    on = ["--device", device]
+    quantised = [str(folder), "--quantization", quantization]
+    convert = ["mlc_llm", "convert_weight", *quantised, *on, "--output", str(output)]
+    generate = ["mlc_llm", "gen_config", *quantised, "--conv-template", template]
+    generate += ["--output", f"{output}-generated"]
+    compile_ = ["mlc_llm", "compile", str(config), *on, "--output", str(library)]
+    serve = ["mlc_llm", "serve", str(output), "--model-lib", str(library), *on]
     return "\n".join(
         [
-            "# weights, about an eighth of the fp32 bytes for 4-bit types",
-            shlex.join([*weights, "--device", device, "--output", str(output)]),
-            f"# for comparison only: {CONFIG} is written already, see above",
-            shlex.join(configure),
-            "# the model library of one kind of device",
-            shlex.join(
-                ["mlc_llm", "compile", str(output / CONFIG), "--device", device]
-                + ["--output", str(library)]
-            ),
+            "# weights in MLC's form",
+            shlex.join(convert),
+            f"# only to compare with {config}, which is written already and goes before it",
+            shlex.join(generate),
+            "# the model library for one kind of device",
+            shlex.join(compile_),
             "# an OpenAI-compatible server on 127.0.0.1:8000",
-            shlex.join(
-                ["mlc_llm", "serve", str(output), "--model-lib", str(library), "--device", device]
-            ),
+            shlex.join(serve),
         ]
     )
 
