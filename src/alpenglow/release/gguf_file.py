@@ -5,8 +5,9 @@
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, written by the `gguf` package.
 What llama.cpp expects of a GPT-NeoX model is in its src/models/gptneox.cpp: query, key and value
 rows apart, `[q|k|v][head][dim]`, where Hugging Face has `[head][q|k|v][dim]`; an `output.weight`
-even where embeddings are tied; vectors in fp32; and a flag of the residual form, which it takes for
-parallel where a file does not say, so it is always said here. Used by
+even where embeddings are tied; vectors in fp32; and a flag of the residual form, which is always
+written here: its own converter writes "parallel" where config.json does not say, a file without the
+flag is refused, and a wrong one gives another model without a word. Used by
 `alpenglow.release.gguf_command`.
 """
 

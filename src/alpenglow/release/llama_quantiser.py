@@ -41,7 +41,7 @@ _said: list[str] = []
 
 
 def library() -> Any:
-    """The module llama_cpp with its log turned to us, None where it is not installed.
+    """The module llama_cpp with its log turned to us and empty, None where it is not installed.
 
     Raises:
         ReleaseError: it is installed and cannot be loaded.
@@ -61,6 +61,7 @@ def library() -> Any:
 
         _kept.append(module.llama_log_callback(say))
     module.llama_log_set(_kept[0], ctypes.c_void_p(0))
+    _said.clear()
     return module
 
 
@@ -117,7 +118,6 @@ def _by_library(module: Any, source: Path, output: Path, type_name: str) -> None
     settings = module.llama_model_quantize_default_params()
     settings.ftype = getattr(module, f"LLAMA_FTYPE_MOSTLY_{TYPES[type_name]}")
     settings.nthread = os.cpu_count() or 1
-    _said.clear()
     code = module.llama_model_quantize(
         os.fsencode(source), os.fsencode(output), ctypes.byref(settings)
     )

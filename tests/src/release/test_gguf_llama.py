@@ -44,16 +44,14 @@ def released(run: Path, config: ModelConfig) -> ReleasedFolder:
     return ReleasedFolder.open(convert(ConvertRecipe(run=run, verify=False))[0])
 
 
-def without_flag(path: Path, parallel: bool) -> Path:
-    """The file as it would be if the flag were not written (serial) or written wrong (parallel)."""
+def spoil(path: Path, *, missing: bool) -> Path:
+    """A copy of a file whose flag of the residual form is missing, or says the other form."""
     data = bytearray(path.read_bytes())
     at = data.index(FLAG)
-    if parallel:
-        value = at + len(FLAG) + 4  # after the key: u32 type, then the boolean
-        assert data[value] == 1
-        data[value] = 0
-    else:
+    if missing:
         data[at : at + 7] = b"unknown"
+    else:
+        data[at + len(FLAG) + 4] ^= 1  # after the key: u32 type, then the boolean
     out = path.with_name("spoilt.gguf")
     out.write_bytes(data)
     return out
@@ -93,12 +91,15 @@ def test_llama_cpp_agrees_with_transformers(
     assert sorted(p.name for p in output.iterdir()) == sorted(
         [*(row.file for row in report.files), "gguf.json"]
     )
-    # a file without the right flag differs by far more than the tolerance, and is refused
+    # a file with the wrong flag differs by far more than the tolerance, and is refused
     f16 = output / report.files[1].file
-    spoilt = without_flag(f16, parallel)
+    with pytest.raises(
+        ReleaseError, match=r"key not found in model: gptneox.use_parallel_residual"
+    ):
+        LlamaModel(spoil(f16, missing=True), 64)
     original = Original(folder)
     tokens = original.tokenizer.encode(TEXT).ids[:64]
-    with LlamaModel(spoilt, 64) as model:
+    with LlamaModel(spoil(f16, missing=False), 64) as model:
         found = model.logits(tokens)
         wanted = original.logits(tokens, "f16")
         difference = float(np.abs(found - wanted).max())
@@ -170,7 +171,7 @@ def test_a_tied_head_must_be_written(
     )
     path = tmp_path / "headless.gguf"
     gguf_file.write(folder, path, "f16")
-    with pytest.raises(ReleaseError, match="does not load it: .*output.weight"):
+    with pytest.raises(ReleaseError, match=r"does not load it: .*output.weight"):
         LlamaModel(path, 64)
 
 
@@ -230,7 +231,7 @@ def test_text_is_split_in_the_same_places(run: Path, tmp_path: Path) -> None:
         spoilt = json.loads(folder.tokenizer.read_text())
         spoilt["pre_tokenizer"]["use_regex"] = False
         folder.tokenizer.write_text(json.dumps(spoilt))
-        with pytest.raises(ReleaseError, match="llama.cpp and the tokenizer differ at token"):
+        with pytest.raises(ReleaseError, match=r"llama.cpp and the tokenizer differ at token"):
             compare_tokens(folder, model, PROBES)
 
 
