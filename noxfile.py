@@ -139,7 +139,7 @@ def llama(session: nox.Session) -> None:
 
 
 def _runs(python: Path, code: str) -> bool:
-    words = [python, "-c", code]
+    words = [str(python), "-c", code]
     return (
         python.exists() and not subprocess.run(words, check=False, capture_output=True).returncode
     )

@@ -1,4 +1,4 @@
-"""A released folder as one GGUF file for llama.cpp, written tensor by tensor.
+"""A released folder as one GGUF file for llama.cpp, written some rows at a time.
 
     write(ReleasedFolder.open(folder), Path("model-f16.gguf"), "f16")
 
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import gguf
 import numpy as np
@@ -42,8 +43,8 @@ _FILE_TYPES = {
 }
 _DTYPES = {Kind.F32: torch.float32, Kind.F16: torch.float16, Kind.BF16: torch.bfloat16}
 Q8_BLOCK = 32
-ROWS = 256
-"""Rows quantised at a time: a few MB of working memory at any width."""
+BLOCK_BYTES = 1 << 24
+"""fp32 bytes of the rows that are in memory at a time."""
 
 _LAYER = {
     "input_layernorm": "attn_norm",
@@ -122,7 +123,7 @@ def write(
 ) -> Written:
     """Write one GGUF file; it appears under its name when it is whole and on the disk.
 
-    One tensor is in memory at a time, as it is stored and as it is written.
+    Some rows of one tensor are in memory at a time, so the peak does not grow with the model.
 
     Args:
         folder: what to convert.
@@ -150,7 +151,7 @@ def write(
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for number, entry in enumerate(planned, 1):
-                writer.write_tensor_data(_data(folder, entry))
+                writer.write_tensor_data(Rows(folder, entry))
                 done(number, len(planned))
         finally:
             writer.close()
@@ -232,32 +233,54 @@ def _tokenizer(writer: gguf.GGUFWriter, folder: ReleasedFolder, vocabulary: Voca
     writer.add_add_eos_token(False)
 
 
-def _data(folder: ReleasedFolder, entry: Entry) -> NDArray[np.generic]:
-    """Data of a tensor as the file holds it."""
-    tensor = folder.tensor(entry.source)
+class Rows:
+    """Data of a tensor, made while it is written: what the writer uses of an array.
+
+    Args:
+        folder: where it comes from.
+        entry: what it becomes.
+    """
+
+    def __init__(self, folder: ReleasedFolder, entry: Entry) -> None:
+        self._folder, self._entry = folder, entry
+        self.nbytes = entry.nbytes
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Read, convert and write, some rows at a time."""
+        entry = self._entry
+        with self._folder.reading(entry.source) as rows:
+            for start, stop in blocks(entry, self._folder.config.num_attention_heads):
+                file.write(encoded(rows(start, stop), entry).data)
+
+
+def blocks(entry: Entry, heads: int) -> Iterator[tuple[int, int]]:
+    """Rows of the source, [start, stop) each, in the order in which the file has them.
+
+    Query, key and value go from `[head][q|k|v][dim]` to `[q|k|v][head][dim]`.
+    """
+    rows = entry.shape[0]
     if ".query_key_value." in entry.source:
-        tensor = regroup(tensor, folder.config.num_attention_heads)
+        dim = rows // (3 * heads)
+        for part in range(3):
+            for head in range(heads):
+                start = (3 * head + part) * dim
+                yield start, start + dim
+        return
+    step = max(1, BLOCK_BYTES * rows // (4 * math.prod(entry.shape)))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def encoded(rows: torch.Tensor, entry: Entry) -> NDArray[Any]:
+    """Rows in the type of the file.
+
+    Raises:
+        ReleaseError: a value that the type cannot hold.
+    """
+    data: NDArray[Any]
     if entry.kind is Kind.Q8_0:
-        return quantised(tensor, entry)
-    converted = cast(tensor, _DTYPES[entry.kind], entry.source)
-    if entry.kind is Kind.BF16:
-        converted = converted.view(torch.int16)
-    data: NDArray[np.generic] = converted.numpy()
+        data = gguf.quants.quantize(cast(rows, torch.float32, entry.source).numpy(), entry.kind)
+        return data
+    converted = cast(rows, _DTYPES[entry.kind], entry.source)
+    data = (converted.view(torch.int16) if entry.kind is Kind.BF16 else converted).numpy()
     return data
-
-
-def regroup(tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows `[head][q|k|v][dim]` -> `[q|k|v][head][dim]`, of a weight or a bias."""
-    apart = tensor.view(heads, 3, tensor.shape[0] // (3 * heads), -1)
-    return apart.transpose(0, 1).reshape(tensor.shape)
-
-
-def quantised(tensor: torch.Tensor, entry: Entry) -> NDArray[np.uint8]:
-    """q8_0 blocks of a matrix, some rows at a time."""
-    rows, columns = tensor.shape
-    block, size = gguf.GGML_QUANT_SIZES[entry.kind]
-    out = np.empty((rows, columns // block * size), np.uint8)
-    for first in range(0, rows, ROWS):
-        part = cast(tensor[first : first + ROWS], torch.float32, entry.source).numpy()
-        out[first : first + ROWS] = gguf.quants.quantize(part, entry.kind)
-    return out

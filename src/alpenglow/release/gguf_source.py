@@ -1,12 +1,14 @@
 """A Hugging Face folder of a GPT-NeoX model as conversions to other formats read it.
 
-One tensor at a time, single or sharded safetensors, the rotary settings of either generation of
+A few rows at a time, single or sharded safetensors, the rotary settings of either generation of
 transformers. Used by `alpenglow.release.gguf_file` and `alpenglow.release.mlc`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +53,12 @@ class ReleasedFolder:
                 raise ReleaseError(f"{path}: {huggingface_name(name)} is missing")
         return cls(path, config, fields, files)
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """A tensor by the model's own name (without `gpt_neox.`), in the dtype that is stored.
+    @contextmanager
+    def reading(self, name: str) -> Iterator[Callable[[int, int], torch.Tensor]]:
+        """Give a function that reads rows [start, stop) of a tensor, in the dtype that is stored.
+
+        Args:
+            name: the model's own name (without `gpt_neox.`).
 
         Raises:
             ReleaseError: the file is damaged or the shape is another one.
@@ -61,13 +67,13 @@ class ReleasedFolder:
         file = self.path / self.files[key]
         try:
             with safe_open(file, framework="pt") as opened:
-                found: torch.Tensor = opened.get_tensor(key)
-        except (OSError, SafetensorError) as error:
+                found = opened.get_slice(key)
+                shape, wanted = tuple(found.get_shape()), self.config.tensor_shapes()[name]
+                if shape != wanted:
+                    raise ReleaseError(f"{file}: {key} has shape {shape}, not {wanted}")
+                yield lambda start, stop: found[start:stop]
+        except SafetensorError as error:
             raise ReleaseError(f"{file}: {key}: {error}") from None
-        wanted = self.config.tensor_shapes()[name]
-        if tuple(found.shape) != wanted:
-            raise ReleaseError(f"{file}: {key} has shape {tuple(found.shape)}, not {wanted}")
-        return found
 
     @property
     def dtype(self) -> torch.dtype:

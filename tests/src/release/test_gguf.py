@@ -106,15 +106,17 @@ def test_q8_0_blocks_and_rows_that_do_not_divide(run: Path, tmp_path: Path) -> N
     assert field(path, "general.file_type") == gguf.LlamaFileType.MOSTLY_Q8_0
 
 
-def test_quantising_by_blocks_of_rows_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_size_of_a_block_of_rows_changes_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tensor = torch.randn(70, 64, generator=torch.Generator().manual_seed(1))
-    entry = gguf_file.Entry("x", "x", (70, 64), gguf.GGMLQuantizationType.Q8_0)
-    whole = gguf.quants.quantize(tensor.numpy(), entry.kind)
-    monkeypatch.setattr(gguf_file, "ROWS", 32)
-    assert np.array_equal(gguf_file.quantised(tensor, entry), whole)
-    assert whole.nbytes == entry.nbytes
+    folder = ReleasedFolder.open(released(run))
+    for type_name in ("f16", "q8_0"):
+        whole, cut = tmp_path / "whole", tmp_path / "cut"
+        write(folder, whole, type_name)
+        with monkeypatch.context() as patch:
+            patch.setattr(gguf_file, "BLOCK_BYTES", 7 * 4 * 32)  # seven rows of most matrices
+            write(folder, cut, type_name)
+        assert cut.read_bytes() == whole.read_bytes()
 
 
 @pytest.mark.parametrize("parallel", [False, True])
@@ -183,13 +185,13 @@ def test_shards_and_an_interrupted_write(
     write(ReleasedFolder.open(folder), cut, "f16")
     assert cut.read_bytes() == one.read_bytes()
 
-    def full(_folder: ReleasedFolder, entry: gguf_file.Entry) -> Any:
+    def full(rows: torch.Tensor, entry: gguf_file.Entry) -> Any:
         if entry.name.startswith("blk.1"):
             raise OSError(28, "No space left on device")
-        return real(_folder, entry)
+        return real(rows, entry)
 
-    real = gguf_file._data
-    monkeypatch.setattr(gguf_file, "_data", full)
+    real = gguf_file.encoded
+    monkeypatch.setattr(gguf_file, "encoded", full)
     before = one.read_bytes()
     with pytest.raises(OSError, match="No space"):
         write(ReleasedFolder.open(folder), one, "q8_0")
