@@ -76,6 +76,7 @@ def convert(
             f"not installed; {llama_quantiser.HOW}"
         )
     passage = None if text is None else _read(text)
+    fresh = not output.exists()
     building = output / _BUILDING
     shutil.rmtree(building, ignore_errors=True)
     building.mkdir(parents=True)
@@ -100,6 +101,8 @@ def convert(
             path.replace(output / path.name)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+        if fresh and not any(output.iterdir()):
+            output.rmdir()
     return report
 
 

@@ -198,7 +198,7 @@ def test_shards_and_an_interrupted_write(
     assert one.read_bytes() == before, "the earlier file stays"
     output = tmp_path / "out"
     assert main(["gguf", str(folder), "--output", str(output), "--no-verify"]) == 1
-    assert list(output.iterdir()) == []
+    assert not output.exists()
     (folder / sorted(set(files.values()))[1]).unlink()
     with pytest.raises(ReleaseError, match=r"00002.safetensors: missing, and .* names it"):
         ReleasedFolder.open(folder)
@@ -309,7 +309,7 @@ def test_what_cannot_be_converted_is_said(
     assert said.err.startswith("alpenglow release gguf: ")
     assert said.err.count("\n") == 1
     assert re.search(message, said.err), said.err
-    assert not list((folder.parent / "gguf").glob("*"))
+    assert not (folder.parent / "gguf").exists()
 
 
 def test_values_that_fp16_cannot_hold(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -338,7 +338,7 @@ def test_without_llama_cpp_what_needs_it_says_how_to_get_it(
         assert "pip install alpenglow[llama]" in capfd.readouterr().err
     assert main(["gguf", str(folder), "--type", "q7"]) == 1
     assert "--type q7: not a type; choose from f32, f16" in capfd.readouterr().err
-    assert [p.name for p in (folder.parent / "gguf").glob("*")] == []
+    assert not (folder.parent / "gguf").exists()
 
 
 def test_a_tokenizer_as_gpt_neox_20b_has_it(run: Path, tmp_path: Path) -> None:
