@@ -220,9 +220,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run `alpenglow release gguf`; returns the exit code."""
     options = _parser().parse_args(list(arguments))
     try:
+        types = _types(options.type)
         if options.windows < 1:
             raise ReleaseError(f"--windows {options.windows}: at least 1")
-        types = _types(options.type)
+    except ReleaseError as error:
+        sys.stderr.write(f"alpenglow release gguf: {error}\n")
+        return 2
+    try:
         folder = ReleasedFolder.open(options.folder)
         output = options.output or Path(os.path.abspath(options.folder)).parent / "gguf"  # noqa: PTH100
         report = convert(

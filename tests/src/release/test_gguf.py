@@ -336,8 +336,10 @@ def test_without_llama_cpp_what_needs_it_says_how_to_get_it(
         capfd.readouterr()
         assert main(["gguf", str(folder), *words]) == 1
         assert "pip install alpenglow[llama]" in capfd.readouterr().err
-    assert main(["gguf", str(folder), "--type", "q7"]) == 1
+    capfd.readouterr()
+    assert main(["gguf", str(folder), "--type", "q7"]) == 2
     assert "--type q7: not a type; choose from f32, f16" in capfd.readouterr().err
+    assert main(["gguf", str(folder), "--windows", "0"]) == 2
     assert not (folder.parent / "gguf").exists()
 
 
