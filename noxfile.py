@@ -7,6 +7,9 @@ are beside the default ones: `./env/laptop nox -s bench`.
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -29,6 +32,8 @@ ACCOUNTING = ("slurmdbd", "mariadbd")
 """Without these the tests of sacct skip."""
 SLURM_PACKAGES = ("slurm-wlm", "munge", "slurmdbd", "mariadb-server")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+LLAMA = "0.3.36"
+"""llama-cpp-python that GGUF files are compared with."""
 INSTALL_S = 300
 SITES = [f"env/{name}.sh" for name in ("summit", "frontier", "perlmutter")]
 STAND_INS = [
@@ -102,6 +107,42 @@ def browser(session: nox.Session) -> None:
             f"and less than {INSTALL_S} s): the pages of the report were not looked at"
         )
     session.run("pytest", "-m", "browser", *session.posargs)
+
+
+@nox.session
+def llama(session: nox.Session) -> None:
+    """The tests of GGUF files against llama.cpp itself.
+
+    llama-cpp-python is compiled into .nox/llama, a virtual environment that also sees the packages
+    of this one; some minutes the first time. Where it cannot be had, the session is skipped.
+    """
+    python = Path(".nox/llama/bin/python").absolute()
+    installed = f"import llama_cpp; assert llama_cpp.__version__ == '{LLAMA}'"
+    if not _runs(python, installed):
+        session.run(sys.executable, "-m", "venv", "--clear", ".nox/llama")
+        packages = sysconfig.get_path("purelib")
+        inside = session.run(
+            str(python), "-c", "import site; print(site.getsitepackages()[0])", silent=True
+        )
+        path = Path(str(inside).strip()) / "environment.pth"
+        path.write_text(f"import site; site.addsitedir({packages!r})\n", encoding="utf-8")
+        with contextlib.suppress(nox.command.CommandFailed):
+            words = [str(python), "-m", "pip", "install", "--quiet", f"llama-cpp-python=={LLAMA}"]
+            session.run(*words, external=True)
+        if not _runs(python, installed):
+            session.skip(
+                f"llama-cpp-python {LLAMA} could not be installed (which needs a C++ compiler, a "
+                "network and some minutes): GGUF files were not compared with llama.cpp"
+            )
+    tests = session.posargs or ["tests/src/release/test_gguf_llama.py"]
+    session.run(str(python), "-m", "pytest", *tests, external=True)
+
+
+def _runs(python: Path, code: str) -> bool:
+    words = [str(python), "-c", code]
+    return (
+        python.exists() and not subprocess.run(words, check=False, capture_output=True).returncode
+    )
 
 
 def _install(session: nox.Session, *packages: str) -> None:
