@@ -52,12 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="import weights: rows of zeros where the recipe's vocabulary is larger",
     )
+    parser.add_argument(
+        "--repository",
+        metavar="ORGANISATION/NAME",
+        help="import weights: where the model is published, for the card of what comes of it",
+    )
     options = parser.parse_args(arguments)
     if options.form in WEIGHTS_ALONE and options.verb == "export":
         parser.error(
             f"export {options.form}: exported are {', '.join(EXPORTED)}; `alpenglow "
             "release convert` writes Hugging Face folders"
         )
+    if options.repository and options.form not in WEIGHTS_ALONE:
+        parser.error(f"--repository: not for {options.form}, which goes on with the same run")
     if options.pad_vocabulary and options.form not in WEIGHTS_ALONE:
         parser.error(f"--pad-vocabulary: not for {options.form}, whose moments have no such rows")
     from alpenglow.train.__main__ import read_recipe
@@ -114,8 +121,14 @@ def _alone(options: argparse.Namespace, recipe: PretrainRecipe, say: Callable[[s
         raise ExchangeError(f"{options.target}: this run has checkpoints already; name a fresh one")
     if options.form in WEIGHTS_ALONE:
         source = open_unlike(options.source, form=options.form, model=recipe.model)
-        pad = options.pad_vocabulary
-        return import_weights(source, checkpoints, recipe.model, say, pad_vocabulary=pad)
+        return import_weights(
+            source,
+            checkpoints,
+            recipe.model,
+            say,
+            pad_vocabulary=options.pad_vocabulary,
+            repository=options.repository,
+        )
     take = import_deepspeed if options.form == "deepspeed" else import_universal
     return take(options.source, checkpoints, recipe, say)
 

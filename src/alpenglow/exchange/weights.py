@@ -34,6 +34,7 @@ def import_weights(
     say: Callable[[str], None],
     *,
     pad_vocabulary: bool = False,
+    repository: str | None = None,
 ) -> Path:
     """Make `checkpoints/step-00000000` of any source's weights; returns it.
 
@@ -46,6 +47,8 @@ def import_weights(
         say: told how far it is.
         pad_vocabulary: give a larger vocabulary of the recipe rows of zeros, for tokens that the
             tokenizer does not have; without it the vocabularies must be equal.
+        repository: where the model is published (ORGANISATION/NAME), for the card of what comes of
+            it.
 
     Raises:
         ExchangeError: another architecture, or a source that cannot be read.
@@ -77,6 +80,7 @@ def import_weights(
                     "step": source.step,
                     "dtype": dtype_name(source.dtype),
                     "weights_alone": True,
+                    **({} if repository is None else {"repository": repository}),
                 },
                 "recipe": {"model": dataclasses.asdict(config)},
             }

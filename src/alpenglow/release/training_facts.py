@@ -74,9 +74,9 @@ def tokens_of(record: RunRecord, source: Checkpointed) -> int | None:
 def imported_from(record: RunRecord, state: Mapping[str, Any]) -> Mapping[str, Any]:
     """What an import said of the weights that training began with; empty where none is known.
 
-    It stands in the checkpoint that the import wrote (the run's step 0), or in run.toml.
+    It stands in the checkpoint that the import wrote (the run's step 0) and in those after it.
     """
-    places = (state.get("imported"), record.fact("run", "imported"), record.imported)
+    places = (state.get("began_with"), state.get("imported"), record.imported)
     return next((found for found in places if isinstance(found, Mapping)), {})
 
 

@@ -30,7 +30,7 @@ from alpenglow.train.measurement import Measurement
 from alpenglow.train.output import keep, say
 from alpenglow.train.recipe import PretrainRecipe
 from alpenglow.train.restart import resume
-from alpenglow.train.run_directory import RunDirectory, code_version, utc_now
+from alpenglow.train.run_directory import RunDirectory, code_version, software, utc_now
 from alpenglow.train.stop import StopRequest
 from alpenglow.train.tracing import Tracing
 from alpenglow.train.trainer import Segment, Trainer
@@ -300,6 +300,7 @@ def _tables(
             "created": utc_now(),
             "code_version": code_version() if ranks.rank == 0 else "",
         },
+        "software": software(),
         "machine": {
             "name": "unnamed" if machine is None else machine.name,
             "nodes": nodes,

@@ -50,6 +50,8 @@ class Position:
     """Samples of the steps that changed the weights: the place in the learning-rate schedule."""
     batches: BatchHistory | None = None
     """The global batches so far; None before the first step of a run."""
+    began_with: Mapping[str, Any] | None = None
+    """What an import said of the weights that the run began with; None for random ones."""
 
     def advance(self, samples: int, *, applied: bool) -> None:
         """Count a step.
@@ -161,7 +163,9 @@ def _position(step: int, state: Mapping[str, Any]) -> Position:
     updates, samples = int(state["updates"]), int(state["samples"])
     # A checkpoint of before batches could change does not say what one batch makes plain.
     applied = state.get("applied", updates * samples // max(1, step))
-    return Position(step, updates, samples, int(applied), BatchHistory.of_state(state))
+    began_with = state.get("began_with") or state.get("imported")
+    history = BatchHistory.of_state(state)
+    return Position(step, updates, samples, int(applied), history, began_with)
 
 
 def rank_fragments(engine: Engine, rank: int) -> Fragments:
@@ -190,6 +194,7 @@ def position_state(
         "tokens": position.samples * recipe.batch.sequence_length,
         "batches": None if position.batches is None else position.batches.tables(),
         "dtype": engine.dtype,
+        **({} if position.began_with is None else {"began_with": dict(position.began_with)}),
         "loss_scale": scaler_state(engine.scaler),
         "layout": {
             "pipeline": engine.layout.pipeline,

@@ -16,6 +16,7 @@ import datetime
 import importlib.metadata
 import json
 import os
+import platform
 import re
 import subprocess
 import time
@@ -295,6 +296,15 @@ def code_version() -> str:
     except (OSError, subprocess.SubprocessError):
         return version
     return f"{version}+{commit}"
+
+
+def software() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide what is computed."""
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "deepspeed", "numpy", "h5py", "apex"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def utc_now() -> str:
