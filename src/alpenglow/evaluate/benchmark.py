@@ -1,8 +1,8 @@
 """A benchmark as the harness's tasks, and what it scored.
 
-The task files are ours (`tasks/*.yaml`); their data are the items as JSON lines in a folder that the
-caller removes. Where subjects are known there is a task for each, with examples of its own subject,
-and the score is over all items alike (as MMLU's authors average), not over subjects.
+The task files are ours (`tasks/*.yaml`); their data are the items as JSON lines in a folder that
+the caller removes. Where subjects are known there is a task for each, with examples of its own
+subject, and the score is over all items alike (as MMLU's authors average), not over subjects.
 
 A prompt whose examples do not fit the model's context loses the last of them until it fits, and a
 prompt that does not fit without any loses its beginning; both are counted, since a cut that no one
@@ -40,7 +40,7 @@ RESAMPLES = 1000
 Rows = Sequence[Mapping[str, Any]]
 
 
-class FittedTask(ConfigurableTask):  # type: ignore[misc]
+class FittedTask(ConfigurableTask):
     """A task of the harness whose prompts are fitted to the model's context.
 
     Args:
@@ -56,11 +56,11 @@ class FittedTask(ConfigurableTask):  # type: ignore[misc]
         """Prompts that lose their beginning."""
         super().__init__(config=config)
 
-    def fewshot_context(self, doc: Any, num_fewshot: int, *rest: Any, **named: Any) -> Any:
+    def fewshot_context(self, doc: Any, num_fewshot: int, **named: Any) -> Any:
         """The prompt with as many examples as fit."""
         text = None
         for shots in range(num_fewshot, -1, -1):
-            text = super().fewshot_context(doc, num_fewshot=shots, *rest, **named)
+            text = super().fewshot_context(doc, num_fewshot=shots, **named)
             if self._fits(doc, text):
                 self.shortened += shots < num_fewshot
                 return text
@@ -71,7 +71,8 @@ class FittedTask(ConfigurableTask):  # type: ignore[misc]
     def _fits(self, doc: Any, text: str) -> bool:
         model, room = self.model, self.model.max_length
         if self.OUTPUT_TYPE == "generate_until":
-            return model.length(text) + self.config.generation_kwargs["max_gen_toks"] <= room
+            generated: int = self.config.generation_kwargs["max_gen_toks"]
+            return model.length(text) + generated <= room
         # The last token of a continuation is predicted and never read.
         answers = [self.config.target_delimiter + choice for choice in self.doc_to_choice(doc)]
         if all(model.length(text + answer) <= room + 1 for answer in answers):
@@ -243,8 +244,8 @@ def _notes(tasks: Iterable[Task], shots: int) -> list[str]:
     notes = []
     if shortened:
         notes.append(
-            f"{shortened} of {prompts} prompts hold fewer than {shots} examples, as many as fit the "
-            f"context of {fitted[0].model.max_length} tokens."
+            f"{shortened} of {prompts} prompts hold fewer than {shots} examples, as many as "
+            f"fit the context of {fitted[0].model.max_length} tokens."
         )
     if cut:
         notes.append(f"{cut} of {prompts} prompts lost their beginning even without examples.")

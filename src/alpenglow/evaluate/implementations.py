@@ -1,8 +1,8 @@
 """What is scored how: the three implementations of MMLU, and GSM8K.
 
-LLaMA 65B had .637 by HELM, .488 by the harness of early 2023 and .636 by MMLU's authors' code on the
-same questions ("What's going on with the Open LLM Leaderboard?", Hugging Face, June 2023), so each
-result here carries its implementation, and MMLU is by default scored in all three ways.
+LLaMA 65B had .637 by HELM, .488 by the harness of early 2023 and .636 by MMLU's authors' code on
+the same questions ("What's going on with the Open LLM Leaderboard?", Hugging Face, June 2023), so
+each result here carries its implementation, and MMLU is by default scored in all three ways.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Implementation:
 IMPLEMENTATIONS = {
     "original": Implementation(
         "mmlu_original.yaml",
-        "The likeliest of the four letters A to D behind the lettered choices, as in MMLU's own code "
-        "and the harness today.",
+        "The likeliest of the four letters A to D behind the lettered choices, as in MMLU's own "
+        "code and the harness today.",
     ),
     "whole answer": Implementation(
         "mmlu_whole_answer.yaml",
-        "The likeliest text of the four whole answers behind the lettered choices, as in the harness "
-        "of early 2023; acc_norm is per character.",
+        "The likeliest text of the four whole answers behind the lettered choices, as in the "
+        "harness of early 2023; acc_norm is per character.",
     ),
     "helm": Implementation(
         "mmlu_helm.yaml",
@@ -49,8 +49,8 @@ BENCHMARKS = {
     "gsm8k": {
         HARNESS: Implementation(
             "gsm8k.yaml",
-            "The final number of a generated solution: behind #### (strict), or the last one of the "
-            "text (flexible).",
+            "The final number of a generated solution: behind #### (strict), or the last one of "
+            "the text (flexible).",
         )
     },
 }

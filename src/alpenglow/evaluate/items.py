@@ -126,7 +126,9 @@ def _grouped(lines: Sequence[_Line]) -> list[Choice]:
 
 
 def _of_lines(group: list[_Line]) -> Choice:
-    where = f"{group[0].where}: the question that begins here (eval_instance_index {group[0].key[1]})"
+    where = (
+        f"{group[0].where}: the question that begins here (eval_instance_index {group[0].key[1]})"
+    )
     if len({line.question for line in group}) > 1:
         raise EvaluateError(f"{where} shares its number with another one")
     correct = [place for place, line in enumerate(group) if line.correct]
@@ -194,8 +196,8 @@ def _files(folder: Path, name: str, split: str) -> list[Path]:
         found += place.glob(f"{split}/*_{split}.csv") if name == "mmlu" else ()
     if not found:
         raise EvaluateError(
-            f"{folder}: no file {name}_{split}*.jsonl (or .json, .csv, .gz); put it there, or leave "
-            f"{name} out of tasks"
+            f"{folder}: no file {name}_{split}*.jsonl (or .json, .csv, .gz); put it there, or "
+            f"leave {name} out of tasks"
         )
     return sorted(found)
 

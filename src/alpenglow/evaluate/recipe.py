@@ -78,6 +78,8 @@ class EvaluateRecipe:
                 raise ConfigError(f"implementations: no implementation {name!r} of MMLU; {cure}")
         for name, count in self.shots.items():
             if name not in self.tasks and name not in BENCHMARKS:
-                raise ConfigError(f"shots.{name}: {name} is not one of tasks ({', '.join(self.tasks)})")
+                raise ConfigError(
+                    f"shots.{name}: {name} is not one of tasks ({', '.join(self.tasks)})"
+                )
             if count < 0:
                 raise ConfigError(f"shots.{name} = {count} must not be negative")

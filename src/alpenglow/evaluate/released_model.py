@@ -1,4 +1,7 @@
-"""A released folder as the harness's model: loaded once, from files alone, telling how far it is."""
+"""A released folder as the harness's model: loaded once, from files alone.
+
+It tells how far it is with what it is asked. Everything that asks the model goes through one instance of it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from alpenglow.evaluate.error import EvaluateError
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class ReleasedModel(HFLM):  # type: ignore[misc]
+class ReleasedModel(HFLM):
     """A causal language model in a Hugging Face folder.
 
     Args:
@@ -25,8 +28,8 @@ class ReleasedModel(HFLM):  # type: ignore[misc]
         batch_size: prompts at a time.
 
     Raises:
-        EvaluateError: no such folder, no tokenizer in it, transformers does not load it, or there is
-            no such device.
+        EvaluateError: no such folder, no tokenizer in it, transformers does not load it, or there
+            is no such device.
     """
 
     def __init__(self, folder: Path, *, dtype: str, device: str, batch_size: int) -> None:

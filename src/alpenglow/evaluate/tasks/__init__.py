@@ -1,1 +1,1 @@
-"""Our tasks in the files of lm-evaluation-harness; the data's place is added when they are loaded."""
+"""Our tasks in the harness's files; the place of the data is added when they are loaded."""
