@@ -72,7 +72,7 @@ class FittedTask(ConfigurableTask):
         model, room = self.model, self.model.max_length
         if self.OUTPUT_TYPE == "generate_until":
             generated: int = self.config.generation_kwargs["max_gen_toks"]
-            return model.length(text) + generated <= room
+            return bool(model.length(text) + generated <= room)
         # The last token of a continuation is predicted and never read.
         answers = [self.config.target_delimiter + choice for choice in self.doc_to_choice(doc)]
         if all(model.length(text + answer) <= room + 1 for answer in answers):
@@ -160,12 +160,21 @@ def build(
 
 
 def _limit_generation(config: dict[str, Any], implementation: str, model: ReleasedModel) -> None:
-    """As many tokens as a letter takes in HELM's way; elsewhere at most half the context."""
+    """As many tokens as a letter takes in HELM's way; elsewhere at most half the context.
+
+    HELM generates one token. A tokenizer that has none for a space and a letter needs more, and then
+    what follows a shorter letter is left out of the comparison, as a word that begins with one is.
+    """
     kwargs = dict(config["generation_kwargs"])
     if implementation == "helm":
         prefix = "Answer:"
         letters = [model.length(f"{prefix} {letter}") for letter in LETTERS]
         kwargs["max_gen_toks"] = max(1, max(letters) - model.length(prefix))
+        if kwargs["max_gen_toks"] > 1:
+            letter = {"function": "regex", "regex_pattern": r"^\s*([A-D])(?![A-Za-z0-9])"}
+            config["filter_list"] = [
+                {"name": "letter", "filter": [letter, {"function": "take_first"}]}
+            ]
     else:
         kwargs["max_gen_toks"] = min(kwargs["max_gen_toks"], max(1, model.max_length // 2))
     config["generation_kwargs"] = kwargs

@@ -62,7 +62,6 @@ def evaluate(recipe: EvaluateRecipe) -> tuple[Path, Evaluation]:
     if not output.parent.is_dir():
         raise EvaluateError(f"{output.parent}: no such folder for the results")
     file = Evaluation.open(output, model_facts(folder))
-    file.say("Computed in ", [f"{model.computed_in}."])
     log.info("%s: %s, %d tokens of context", folder, model.computed_in, model.max_length)
     parts = [(name, way) for name in items for way in _ways(name, recipe)]
     progress = Progress(recipe.run, len(parts) + len(others) + (text is not None))
@@ -96,7 +95,8 @@ class _Step:
         """One benchmark of ours in one implementation."""
         recipe, text = self.recipe, f"{name}, {way}"
         count = items.count(recipe.limit)
-        wanted = {"shots": items.shots, "items": count, "of": len(items.asked)}
+        wanted: dict[str, Any] = {"shots": items.shots, "items": count, "of": len(items.asked)}
+        wanted |= {"computed": self.model.computed_in}
         if not recipe.again and self._has(name, way, wanted):
             log.info("%s: kept as it is in %s; again=true evaluates anew", text, self.output)
             self.progress.ended(text)
@@ -110,9 +110,10 @@ class _Step:
             outcome = benchmark.run(tasks, name, self.model, recipe.limit, items.shots)
         notes = list(outcome.notes)
         if name == "mmlu" and not any(item["subject"] for item in items.asked):
+            header = "" if way == "whole answer" else "headers name none and "
             notes.append(
-                "the files name no subjects, so headers name none and all prompts hold the same "
-                "examples, the first of the split dev."
+                f"the files name no subjects, so {header}all prompts hold the same examples, the "
+                "first of the split dev."
             )
         generated = next(iter(tasks.values())).config.generation_kwargs
         if way == "helm" and generated["max_gen_toks"] > 1:
@@ -120,8 +121,8 @@ class _Step:
                 f"{generated['max_gen_toks']} tokens are generated, since this tokenizer has no "
                 "token for a space and a letter."
             )
-        if name == "gsm8k" and generated["max_gen_toks"] < self.model.max_length // 2 + 1 < 256:
-            notes.append(f"at most {generated['max_gen_toks']} tokens are generated.")
+        if name == "gsm8k":
+            notes.append(f"a solution has at most {generated['max_gen_toks']} tokens.")
         about = BENCHMARKS[name][way].about
         self._keep(outcome, name, way, about, items.shots, notes)
         self.progress.ended(text)
@@ -154,9 +155,9 @@ class _Step:
         )
         rows, notes = reader.losses()
         self.file.perplexity = [row.fields() for row in rows]
-        self.file.say(opening, notes)
+        self.file.say(opening, [f"computed in {self.model.computed_in}.", *notes])
 
-    def _has(self, name: str, way: str, wanted: dict[str, int]) -> bool:
+    def _has(self, name: str, way: str, wanted: dict[str, Any]) -> bool:
         same_code = self.file.made_by is None or self.file.made_by == harness()
         return same_code and self.file.has(name, way, **wanted)
 
@@ -181,6 +182,7 @@ class _Step:
                 "items": score.items,
                 "of": score.of,
                 "prompt_xxh3": outcome.prompt_xxh3,
+                "computed": self.model.computed_in,
             }
             for score in outcome.scores
         ]

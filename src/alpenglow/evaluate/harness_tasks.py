@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api.task import Task
-from lm_eval.tasks import TaskManager, get_task_dict
+from lm_eval.tasks import TaskManager
 
 from alpenglow.evaluate.benchmark import (
     SEED,
@@ -49,7 +49,7 @@ def load(name: str, manager: TaskManager, shots: int | None) -> dict[str, Task]:
         EvaluateError: the data are not on this machine, or the task file does not fit them.
     """
     try:
-        tasks = dict(_leaves(get_task_dict([name], manager)))
+        tasks: dict[str, Task] = manager.load([name])["tasks"]
     except Exception as error:
         # Jinja, datasets and the task's own code raise what they like; what they say may quote an
         # item, so only a missing file is passed on.
@@ -102,11 +102,3 @@ def _is_cut(arguments: tuple[Any, ...], model: ReleasedModel) -> bool:
         return bool(model.length(context + scored) > model.max_length + 1)
     tokens = int(scored.get("max_gen_toks") or model.max_gen_toks)
     return bool(model.length(context) + tokens > model.max_length)
-
-
-def _leaves(found: Any) -> Iterator[tuple[str, Task]]:
-    for key, value in found.items():
-        if isinstance(value, dict):
-            yield from _leaves(value)
-        else:
-            yield str(key), value

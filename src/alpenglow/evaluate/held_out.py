@@ -190,7 +190,7 @@ class HeldOut:
             row = self._read(name, order, self._counts[name], total)
             if row is None:
                 notes.append(
-                    f"perplexity: no document of {name} lies wholly in the {self._counts[name]} "
+                    f"no document of {name} lies wholly in the {self._counts[name]} "
                     "windows read of what is held out."
                 )
             else:

@@ -1,6 +1,6 @@
 """A released folder as the harness's model: loaded once, from files alone.
 
-It tells how far it is with what it is asked. Everything that asks the model goes through one instance of it.
+It tells how far it is with what it is asked.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class ReleasedModel(HFLM):
     def __init__(self, folder: Path, *, dtype: str, device: str, batch_size: int) -> None:
         _check(folder)
         where = _device(device)
+        transformers.utils.logging.disable_progress_bar()
         by_device = "auto" if where.type == "cuda" else torch.float32
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -64,6 +65,18 @@ class ReleasedModel(HFLM):
     def length(self, text: str) -> int:
         """Tokens of a text."""
         return len(self.tok_encode(text))
+
+    def loglikelihood(
+        self, requests: list[Any], disable_tqdm: bool = False
+    ) -> list[tuple[float, bool]]:
+        """Log-likelihood of each continuation, and whether it is the likeliest; see the harness."""
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return found
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood of whole texts; see the harness."""
+        found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=True)
+        return found
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
