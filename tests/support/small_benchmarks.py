@@ -1,4 +1,4 @@
-"""Invented items in the shapes of MMLU and GSM8K, their prompts, and what a model is taught to say."""
+"""Invented items of MMLU and GSM8K, their prompts, and what a model is taught to say to them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 LETTERS = "ABCD"
 ITEMS = [
-    ("colours", "Which one does a zebrafish lake reflect", ["crimson dusk", "teal", "ochre", "ivory"]),
+    ("colours", "Which one does a zebra lake reflect", ["crimson dusk", "teal", "ochre", "ivory"]),
     ("colours", "Which one paints the gatehouse", ["saffron", "umber field", "jade", "violet"]),
     ("colours", "Which one hides in a lantern", ["pearl", "slate", "copper glow", "rust"]),
     ("old tools", "Which one bends the copper hoop", ["mallet", "adze", "burin", "vice grip"]),

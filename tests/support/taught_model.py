@@ -1,4 +1,4 @@
-"""A tiny language model that was taught what to say behind given prompts, as a Hugging Face folder."""
+"""A tiny model, as a Hugging Face folder, that was taught what to say behind given prompts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def teach(folder: Path, answers: Mapping[str, str], steps: int = 400) -> None:
         if loss < 0.02 and bool(((said == targets) | (targets == -100)).all()):
             break
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
     else:
         raise AssertionError(f"not learnt: loss {float(loss)}")

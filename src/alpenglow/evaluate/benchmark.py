@@ -162,8 +162,8 @@ def build(
 def _limit_generation(config: dict[str, Any], implementation: str, model: ReleasedModel) -> None:
     """As many tokens as a letter takes in HELM's way; elsewhere at most half the context.
 
-    HELM generates one token. A tokenizer that has none for a space and a letter needs more, and then
-    what follows a shorter letter is left out of the comparison, as a word that begins with one is.
+    HELM generates one token. A tokenizer that has none for a space and a letter needs more; then
+    signs that follow a letter are left out of the comparison, and a longer word is no letter.
     """
     kwargs = dict(config["generation_kwargs"])
     if implementation == "helm":

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from alpenglow.evaluate import benchmark, harness_tasks
 from alpenglow.evaluate.error import EvaluateError
@@ -66,16 +70,22 @@ def evaluate(recipe: EvaluateRecipe) -> tuple[Path, Evaluation]:
     parts = [(name, way) for name in items for way in _ways(name, recipe)]
     progress = Progress(recipe.run, len(parts) + len(others) + (text is not None))
     step = _Step(recipe, model, file, output, progress)
-    for name, way in parts:
-        step.ours(name, way, items[name])
-    for name in others:
-        assert manager is not None
-        tasks = harness_tasks.load(name, manager, recipe.shots.get(name))
-        for own, task in tasks.items():
-            step.other(own, task)
-        progress.ended(name)
-    if recipe.perplexity.windows:
-        step.perplexity(text)
+    try:
+        for name, way in parts:
+            step.ours(name, way, items[name])
+        for name in others:
+            assert manager is not None
+            tasks = harness_tasks.load(name, manager, recipe.shots.get(name))
+            for own, task in tasks.items():
+                step.other(own, task)
+            progress.ended(name)
+        if recipe.perplexity.windows:
+            step.perplexity(text)
+    except torch.cuda.OutOfMemoryError:
+        raise EvaluateError(
+            f"{folder}: the GPU's memory is full at batch_size = {recipe.batch_size}; lower it, or "
+            "compute in fp16"
+        ) from None
     file.write(output)
     progress.ended("evaluated")
     return output, file
@@ -218,6 +228,20 @@ def _run_text(recipe: EvaluateRecipe) -> RunText | None:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A private folder for the items on their way to the harness; it goes with all its content."""
+    """A private folder for the items on their way to the harness; it goes with all its content.
+
+    Also when the scheduler ends the job: its SIGTERM is no exception here, which a library in
+    between might catch.
+    """
     with tempfile.TemporaryDirectory(prefix="alpenglow-evaluate-") as folder:
-        yield Path(folder)
+
+        def end(number: int, _frame: object) -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+        former = signal.signal(signal.SIGTERM, end)
+        try:
+            yield Path(folder)
+        finally:
+            signal.signal(signal.SIGTERM, former)

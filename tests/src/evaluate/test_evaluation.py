@@ -247,7 +247,7 @@ def test_bad_recipes_are_one_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = {
+    given: dict[str, Any] = {
         "model": taught_folder, "benchmarks": benchmarks, "output": tmp_path / "evaluation.json",
         "perplexity.windows": 0, "run": tmp_path, "device": "cpu",
     }  # fmt: skip
@@ -257,7 +257,7 @@ def test_bad_recipes_are_one_sentence(
         path.unlink()
     half = write_benchmarks(tmp_path / "half")
     (half / "mmlu_dev-1.jsonl").write_text("")
-    cases = [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"model": tmp_path / "absent"}, "no such model; release one first"),
         ({"model": bare}, "so there is no tokenizer"),
         ({"implementations": '["hellm"]'}, "did you mean 'helm'?"),

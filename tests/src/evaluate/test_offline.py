@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -105,3 +108,27 @@ def test_an_attempt_is_seen(tmp_path: Path) -> None:
     )
     assert "192.0.2.1" in log.read_text()
     assert "huggingface.co" in log.read_text()
+
+
+def test_a_job_that_is_ended_leaves_no_items(
+    taught_folder: Path, benchmarks: Path, tmp_path: Path
+) -> None:
+    """The scheduler's SIGTERM comes while the harness holds the items."""
+    many, temporary = tmp_path / "many", tmp_path / "tmp"
+    temporary.mkdir()
+    shutil.copytree(benchmarks, many)
+    rows = (many / "mmlu_test-1.jsonl").read_text()
+    (many / "mmlu_test-1.jsonl").write_text(rows * 400)
+    words = [f"model={taught_folder}", f"benchmarks={many}", "perplexity.windows=0", "device=cpu"]
+    words += ["shots.mmlu=2", f"output={tmp_path / 'evaluation.json'}", f"run={tmp_path}"]
+    program = [sys.executable, "-m", "alpenglow.evaluate", str(ROOT / "jobs" / "evaluate.toml")]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with subprocess.Popen([*program, *words], env=environment, stdout=subprocess.DEVNULL) as job:
+        while job.poll() is None:
+            if list(temporary.glob("alpenglow-evaluate-*/cache/json")):
+                job.terminate()
+                break
+            time.sleep(0.01)
+        assert job.wait(60) == -signal.SIGTERM
+    assert not list(temporary.glob("alpenglow-evaluate-*"))
+    assert not (tmp_path / "evaluation.json").exists()
