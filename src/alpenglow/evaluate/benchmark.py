@@ -75,13 +75,7 @@ class FittedTask(ConfigurableTask):
             return bool(model.length(text) + generated <= room)
         # The last token of a continuation is predicted and never read.
         answers = [self.config.target_delimiter + choice for choice in self.doc_to_choice(doc)]
-        if all(model.length(text + answer) <= room + 1 for answer in answers):
-            return True
-        if any(model.length(answer) > room for answer in answers):
-            raise EvaluateError(
-                f"{self.config.task}: an answer is longer than the model's context of {room} tokens"
-            )
-        return False
+        return all(model.length(text + answer) <= room + 1 for answer in answers)
 
 
 @dataclass(frozen=True)
@@ -116,8 +110,11 @@ def build(
     shots: int,
     model: ReleasedModel,
     folder: Path,
-) -> dict[str, FittedTask]:
-    """The tasks of a benchmark, one a subject.
+) -> tuple[dict[str, FittedTask], int]:
+    """The tasks of a benchmark, one a subject, and how many items are in none.
+
+    An item is left out where a whole answer alone is longer than the model's context: the harness
+    has no score for it.
 
     Args:
         name: `mmlu` or `gsm8k`.
@@ -129,7 +126,7 @@ def build(
         folder: for the items as JSON lines and the harness's cache of them.
 
     Raises:
-        EvaluateError: fewer examples than shots.
+        EvaluateError: fewer examples than shots, or no item that the context holds.
     """
     text = resources.files("alpenglow.evaluate.tasks").joinpath(
         BENCHMARKS[name][implementation].file
@@ -137,11 +134,17 @@ def build(
     config: dict[str, Any] = yaml.safe_load(text.read_text(encoding="utf-8"))
     if "generation_kwargs" in config:
         _limit_generation(config, implementation, model)
-    tasks = {}
-    by_subject, known = _by_subject(items), _by_subject(examples)
+    tasks: dict[str, FittedTask] = {}
+    asked = [item for item in items if _scored_fits(item, implementation, model)]
+    if not asked:
+        raise EvaluateError(
+            f"{name}, {implementation}: every item has an answer longer than the model's "
+            f"context of {model.max_length} tokens; leave it out of implementations"
+        )
+    by_subject, known = _by_subject(asked), _by_subject(examples)
     for number, (subject, mine) in enumerate(by_subject.items()):
-        solved = known.get(subject, known.get("", [])) if len(known) != 1 else list(examples)
-        of = f" of {subject}" if subject and len(known) > 1 else ""
+        solved = list(examples) if not subject else known.get(subject) or known.get("", [])
+        of = f" of {subject}" if subject and "" not in known else ""
         if len(solved) < shots:
             raise EvaluateError(
                 f"shots.{name} = {shots}: there are {len(solved)} solved examples{of}; ask for at "
@@ -156,7 +159,14 @@ def build(
             own = {key: own[key] for key in own if key not in ("fewshot_split", "fewshot_config")}
         own["dataset_kwargs"] = {"data_files": files, "cache_dir": str(folder / "cache")}
         tasks[own["task"]] = FittedTask(own, model)
-    return tasks
+    return tasks, len(items) - len(asked)
+
+
+def _scored_fits(item: Mapping[str, Any], implementation: str, model: ReleasedModel) -> bool:
+    """Whether what is scored of an item is within the model's context."""
+    if implementation != "whole answer":
+        return True
+    return all(model.length(f" {choice}") <= model.max_length for choice in item["choices"])
 
 
 def _limit_generation(config: dict[str, Any], implementation: str, model: ReleasedModel) -> None:
@@ -181,7 +191,12 @@ def _limit_generation(config: dict[str, Any], implementation: str, model: Releas
 
 
 def run(
-    tasks: Mapping[str, Task], name: str, model: ReleasedModel, limit: int | None, shots: int
+    tasks: Mapping[str, Task],
+    name: str,
+    model: ReleasedModel,
+    limit: int | None,
+    shots: int,
+    left_out: int = 0,
 ) -> Outcome:
     """Ask the model everything and score it, as one task.
 
@@ -191,10 +206,11 @@ def run(
         model: to ask.
         limit: items of each task, None for all.
         shots: that were asked for, for the notes.
+        left_out: items that are in no task.
     """
     found = ask(tasks, model, limit)
     count = {key: len({request.doc_id for request in tasks[key].instances}) for key in tasks}
-    of = sum(len(task.eval_docs) for task in tasks.values())
+    of = left_out + sum(len(task.eval_docs) for task in tasks.values())
     metrics = [key for key in found[next(iter(tasks))] if is_value(key, found[next(iter(tasks))])]
     scores = []
     for metric in metrics:
@@ -204,7 +220,13 @@ def run(
         if len(tasks) > 1:  # every item scores 0 or 1, so the pooled error follows from the mean
             stderr = math.sqrt(value * (1 - value) / (items - 1)) if items > 1 else None
         scores.append(Score(name, said(metric), value, number(stderr), items, of))
-    return Outcome(scores, prompt_hash(tasks.values()), _notes(tasks.values(), shots))
+    notes = _notes(tasks.values(), shots)
+    if left_out:
+        notes.append(
+            f"{left_out} items are left out: an answer of theirs is longer than the context of "
+            f"{model.max_length} tokens."
+        )
+    return Outcome(scores, prompt_hash(tasks.values()), notes)
 
 
 def ask(tasks: Mapping[str, Task], model: ReleasedModel, limit: int | None) -> dict[str, Any]:

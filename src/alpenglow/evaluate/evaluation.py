@@ -113,11 +113,11 @@ class _Step:
             return
         self.model.told = self.progress.part(text, "rows")
         with _folder() as folder:
-            tasks = benchmark.build(
+            tasks, left_out = benchmark.build(
                 name, way, items.asked, items.examples,
                 shots=items.shots, model=self.model, folder=folder,
             )  # fmt: skip
-            outcome = benchmark.run(tasks, name, self.model, recipe.limit, items.shots)
+            outcome = benchmark.run(tasks, name, self.model, recipe.limit, items.shots, left_out)
         notes = list(outcome.notes)
         if name == "mmlu" and not any(item["subject"] for item in items.asked):
             header = "" if way == "whole answer" else "headers name none and "

@@ -73,8 +73,10 @@ def outcome(model: Any, benchmarks: Path, folder: Path, name: str, way: str, sho
         solved = [item.fields() for item in read_mmlu(benchmarks, "dev")]
     else:
         asked, solved = list(read_gsm8k(benchmarks, "test")), read_gsm8k(benchmarks, "train")
-    tasks = benchmark.build(name, way, asked, solved, shots=shots, model=model, folder=folder)
-    return tasks, benchmark.run(tasks, name, model, None, shots)
+    tasks, left_out = benchmark.build(
+        name, way, asked, solved, shots=shots, model=model, folder=folder
+    )
+    return tasks, benchmark.run(tasks, name, model, None, shots, left_out)
 
 
 @pytest.mark.parametrize("way", ["original", "whole answer"])
@@ -160,9 +162,16 @@ def test_fewer_examples_where_they_do_not_fit(
     monkeypatch.setattr(model, "_max_length", 20, raising=False)
     _, found = outcome(model, benchmarks, tmp_path / "none", "mmlu", "original", 2)
     assert found.notes[1] == "5 of 5 prompts lost their beginning even without examples."
-    with pytest.raises(EvaluateError, match=r"an answer is longer than the model's context"):
-        monkeypatch.setattr(model, "_max_length", 2, raising=False)
-        outcome(model, benchmarks, tmp_path / "tiny", "mmlu", "whole answer", 2)
+    long = sorted(max(model.length(f" {choice}") for choice in item[2]) for item in ITEMS)
+    assert long[0] < long[-1]
+    monkeypatch.setattr(model, "_max_length", long[-1] - 1, raising=False)
+    _, found = outcome(model, benchmarks, tmp_path / "tiny", "mmlu", "whole answer", 2)
+    left = long.count(long[-1])
+    assert {(score.items, score.of) for score in found.scores} == {(5 - left, 5)}
+    assert found.notes[-1].startswith(f"{left} items are left out: an answer of theirs is longer")
+    monkeypatch.setattr(model, "_max_length", long[0] - 1, raising=False)
+    with pytest.raises(EvaluateError, match="every item has an answer longer than"):
+        outcome(model, benchmarks, tmp_path / "none", "mmlu", "whole answer", 2)
 
 
 @pytest.fixture
