@@ -16,7 +16,7 @@ import torch
 
 from alpenglow.evaluate import benchmark, harness_tasks
 from alpenglow.evaluate.error import EvaluateError
-from alpenglow.evaluate.evaluation_file import NAME, Evaluation, harness, model_facts
+from alpenglow.evaluate.evaluation_file import NAME, Evaluation, model_facts
 from alpenglow.evaluate.held_out import HeldOut, RunText, token_bytes
 from alpenglow.evaluate.implementations import BENCHMARKS, HARNESS, SHOTS
 from alpenglow.evaluate.items import read_gsm8k, read_mmlu
@@ -107,7 +107,7 @@ class _Step:
         count = items.count(recipe.limit)
         wanted: dict[str, Any] = {"shots": items.shots, "items": count, "of": len(items.asked)}
         wanted |= {"computed": self.model.computed_in}
-        if not recipe.again and self._has(name, way, wanted):
+        if not recipe.again and self.file.has(name, way, **wanted):
             log.info("%s: kept as it is in %s; again=true evaluates anew", text, self.output)
             self.progress.ended(text)
             return
@@ -166,10 +166,6 @@ class _Step:
         rows, notes = reader.losses()
         self.file.perplexity = [row.fields() for row in rows]
         self.file.say(opening, [f"computed in {self.model.computed_in}.", *notes])
-
-    def _has(self, name: str, way: str, wanted: dict[str, Any]) -> bool:
-        same_code = self.file.made_by is None or self.file.made_by == harness()
-        return same_code and self.file.has(name, way, **wanted)
 
     def _keep(
         self,

@@ -1,7 +1,7 @@
 """evaluation.json: what was measured of a released model, by which code, with which prompts.
 
 Results of one task and implementation replace earlier ones of the same; others stay, as long as
-they are of the same weights.
+they are of the same weights and the same versions of what computed them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,10 @@ class Evaluation:
     results: list[dict[str, Any]] = field(default_factory=list)
     perplexity: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    made_by: dict[str, Any] | None = None
-    """The harness of the file that this one goes on with; None where it begins anew."""
 
     @classmethod
     def open(cls, path: Path, model: dict[str, Any]) -> Evaluation:
-        """Go on with a file's results where they are of the same weights.
+        """Go on with a file's results where they are of the same weights and versions.
 
         Raises:
             EvaluateError: a file that is there and is no evaluation; it is not replaced.
@@ -48,7 +46,7 @@ class Evaluation:
             former, number = tables["model"], tables["format"]
             lists = [list(tables[key]) for key in ("results", "perplexity", "notes")]
             kept = cls(model, lists[0], lists[1], lists[2])
-            kept.made_by = tables["harness"]
+            made_by = tables["harness"]
             if not all({"task", "implementation"} <= result.keys() for result in kept.results):
                 raise KeyError("task")
         except FileNotFoundError:
@@ -61,7 +59,7 @@ class Evaluation:
             raise EvaluateError(
                 f"{path}: format {number}, this version writes {FORMAT}; move it away"
             )
-        if former != model or model["weights"] is None:
+        if former != model or made_by != harness() or model["weights"] is None:
             return cls(model)
         return kept
 

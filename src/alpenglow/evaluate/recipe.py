@@ -60,7 +60,7 @@ class EvaluateRecipe:
     device: str = "auto"
     """"auto": the first GPU where there is one; or "cpu", "cuda", "cuda:1"."""
     again: bool = False
-    """Evaluate anew what evaluation.json already has of the same weights, shots and items."""
+    """Evaluate anew what evaluation.json has of the same weights, versions, shots and items."""
     perplexity: PerplexityRecipe = field(default_factory=PerplexityRecipe)
     output: Path | None = None
     """Where the results go; evaluation.json in the model's folder if absent."""

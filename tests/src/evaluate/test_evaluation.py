@@ -216,6 +216,11 @@ def test_the_file_goes_on_where_weights_are_the_same(
         third = evaluated(tasks=("mmlu",))
         assert [r["items"] for r in third["results"]] == [5, 5, 5, 5]
         assert third["results"][0] == second["results"][1]
+        aged = tmp_path / "evaluation.json"
+        aged.write_text(aged.read_text().replace('"version": "0', '"version": "9'))
+        assert {r["task"] for r in evaluated(tasks=("gsm8k",))["results"]} == {"gsm8k"}
+        third = evaluated(tasks=("mmlu",), again=True)
+        assert len(third["results"]) == 6
         conversion.write_text(json.dumps(facts | {"xxh3_64": {"a": "01", "b": "03"}}))
         fourth = evaluated(tasks=("gsm8k",))
         assert {r["task"] for r in fourth["results"]} == {"gsm8k"}

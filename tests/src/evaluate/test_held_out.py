@@ -12,16 +12,26 @@ import numpy as np
 import pytest
 import torch
 from held_out_run import describe, make_held_out_run
+from takedown_shards import write_takedown_shards
 from taught_model import byte_tokenizer
-from training_ranks import metrics
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from training_ranks import metrics, tiny_recipe
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.loader import Loader
+from alpenglow.data.removal_command import main as remove
 from alpenglow.evaluate.__main__ import main
 from alpenglow.evaluate.error import EvaluateError
 from alpenglow.evaluate.held_out import HeldOut, RunText, document_mask, token_bytes
 from alpenglow.evaluate.recipe import PerplexityRecipe
+from alpenglow.parallel.layout import Layout
+from alpenglow.parallel.tensor import IGNORED_LABEL
+from alpenglow.train.batches import ValidationBatches
 from alpenglow.train.recipe import PretrainRecipe
 
 JOB = Path(__file__).parents[3] / "jobs" / "evaluate.toml"
@@ -147,6 +157,51 @@ def test_other_models_and_shards_are_refused(
     path.write_text("[run]\n")
     with pytest.raises(EvaluateError, match="no recipe of data and batch"):
         RunText.of(other)
+
+
+def test_removed_documents_count_nothing_as_in_training(tmp_path: Path) -> None:
+    """The labels are those that training's own validation batches give after a takedown."""
+    shards = tmp_path / "shards"
+    write_takedown_shards(shards, vocabulary=120)
+    recipe = tiny_recipe(
+        model={"vocab_size": 512},
+        data={
+            "catalogue": shards / "catalogue.json",
+            "mixture": {"commoncrawl": 1.0, "github": 1.0},
+            "validation_fraction": 0.2,
+            "validation_samples": 64,
+        },
+        train={"validate_every": 2},
+    )
+    run = tmp_path / "runs" / "tiny"
+    run.mkdir(parents=True)
+    describe(run, recipe, Catalogue.load(shards))
+    torch.manual_seed(0)
+    model = GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=512, hidden_size=32, num_hidden_layers=1, num_attention_heads=4,
+            intermediate_size=64, max_position_embeddings=32,
+        )
+    ).eval()  # fmt: skip
+    seen = []
+    for _ in range(2):
+        rows, _ = HeldOut(model, RunText.of(run), PerplexityRecipe(windows=8), None, 4).losses()
+        (row,) = [row for row in rows if row.slice == "all"]
+        batches = ValidationBatches.open(recipe, Layout(1, 1, 1), 0, Catalogue.load(shards))
+        assert batches is not None
+        nats, count = 0.0, 0
+        for inputs, labels in batches.read():
+            with torch.no_grad():
+                logits = model(input_ids=inputs).logits.double().transpose(1, 2)
+            each = torch.nn.functional.cross_entropy(
+                logits, labels, ignore_index=IGNORED_LABEL, reduction="sum"
+            )
+            nats, count = nats + float(each), count + int((labels != IGNORED_LABEL).sum())
+        assert (row.tokens, row.bytes) == (count, None)
+        assert row.loss == pytest.approx(nats / count, abs=1e-6)
+        seen.append(count)
+        assert remove([str(shards), "--domain", "example.org", "--domain", "other.net"]) == 0
+    assert 0 < seen[1] < seen[0]
 
 
 def test_a_token_sees_its_own_document() -> None:
