@@ -58,7 +58,7 @@ class SliceLoss:
             "tokens": self.tokens,
             "bytes": self.bytes,
             "loss": self.loss,
-            "perplexity": math.exp(self.loss) if self.loss < 700 else math.inf,
+            "perplexity": math.exp(min(self.loss, 700.0)),  # e^710 is beyond a double
             "bits_per_byte": bits,
             "held_out": self.held_out,
         }
@@ -182,7 +182,7 @@ class HeldOut:
             rows, and notes on slices without any.
 
         Raises:
-            EvaluateError: tokens outside the model's vocabulary.
+            EvaluateError: tokens outside the model's vocabulary, or a loss that is not finite.
             ShardError: a shard is missing or damaged.
         """
         rows, notes, total = [], [], sum(self._counts.values()) + self._samples
@@ -231,6 +231,11 @@ class HeldOut:
             self._told(self._done, total)
         if not labels:
             return None
+        if not math.isfinite(nats):
+            raise EvaluateError(
+                f"perplexity of {name}: the loss is {nats} in {self._model.dtype}; compute in fp32 "
+                "(dtype=fp32) and see whether the model itself is sound"
+            )
         known = size if self._bytes is not None else None
         return SliceLoss(name, count, labels, known, nats / labels, self._recipe.held_out)
 

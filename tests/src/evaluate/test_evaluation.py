@@ -6,11 +6,14 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import torch
 from small_benchmarks import (
@@ -26,6 +29,7 @@ from small_benchmarks import (
     write_lines,
 )
 
+from alpenglow.evaluate import tasks as tasks_folder
 from alpenglow.evaluate.__main__ import main
 from alpenglow.evaluate.error import EvaluateError
 from alpenglow.evaluate.implementations import IMPLEMENTATIONS
@@ -139,6 +143,32 @@ def test_gsm8k_is_strict_and_flexible(model: Any, benchmarks: Path, tmp_path: Pa
         "exact_match (strict)": pytest.approx(1 / 3),
         "exact_match (flexible)": pytest.approx(2 / 3),
     }
+
+
+def test_original_and_gsm8k_ask_as_the_harness_does_today() -> None:
+    """Against the task files that the installed harness ships."""
+    import lm_eval
+    import yaml
+
+    theirs, ours = Path(lm_eval.__file__).parent / "tasks", resources.files(tasks_folder)
+    mmlu = yaml.safe_load((theirs / "mmlu" / "default" / "_default_template_yaml").read_text())
+    own = yaml.safe_load((ours / "mmlu_original.yaml").read_text())
+    for key in ("doc_to_text", "doc_to_choice", "doc_to_target", "fewshot_config", "output_type"):
+        assert own[key] == mmlu[key]
+    subject = yaml.safe_load((theirs / "mmlu" / "default" / "mmlu_anatomy.yaml").read_text())
+    header = jinja2.Template(own["description"], keep_trailing_newline=True)
+    assert header.render(subject="anatomy") == subject["description"]
+    gsm8k = yaml.safe_load((theirs / "gsm8k" / "gsm8k.yaml").read_text())
+    own = yaml.safe_load((ours / "gsm8k.yaml").read_text())
+    assert own["doc_to_text"] == gsm8k["doc_to_text"]
+    (metric,), (their_metric,) = own["metric_list"], gsm8k["metric_list"]
+    assert metric["regexes_to_ignore"] == their_metric["regexes_to_ignore"]
+    said = ["so $1,234.50 is it", "a #### -7.", "#### 1,000 or .5", "5", "#### x", "cost: -$3", ""]
+    for mine, their in zip(own["filter_list"], gsm8k["filter_list"], strict=True):
+        patterns = [part["filter"][0]["regex_pattern"] for part in (mine, their)]
+        for text in said:
+            found = [[match.group() for match in re.finditer(p, text)] for p in patterns]
+            assert found[0] == found[1]
 
 
 def test_fewer_examples_where_they_do_not_fit(

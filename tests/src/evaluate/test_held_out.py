@@ -141,6 +141,10 @@ def test_other_models_and_shards_are_refused(
 ) -> None:
     run, recipe = trained
     text, model = RunText.of(run), load(run)
+    with torch.no_grad():
+        model.gpt_neox.final_layer_norm.bias[0] = math.nan
+    with pytest.raises(EvaluateError, match="perplexity of github: the loss is nan in torch.float"):
+        HeldOut(model, text, SOME, None, 4).losses()
     model.config.vocab_size = 90
     with pytest.raises(EvaluateError, match="vocabulary ends at 90"):
         HeldOut(model, text, SOME, None, 4).losses()
