@@ -28,7 +28,7 @@ PROBLEMS = [
     ("Otto shares 10 ropes by 2. How many each?", "10 / 2 = 5\n#### 5"),
     ("Lena walks 2 miles and 6 miles. How many?", "2 + 6 = 8\n#### 8"),
 ]
-WORKED = [("Ines has 1 hat and 1 more. How many hats?", "1 + 1 = 2\n#### 2")]
+WORKED = [("Nora has 1 hat and 1 more. How many hats?", "1 + 1 = 2\n#### 2")]
 SOLUTIONS = [" 4 x 3 = 12\n#### 12", " it is 5", " #### 1,008."]
 """Behind ####; only as the last number; wrong."""
 STOP = "\n\nQuestion:"

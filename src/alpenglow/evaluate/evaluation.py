@@ -58,7 +58,10 @@ def evaluate(recipe: EvaluateRecipe) -> tuple[Path, Evaluation]:
     output = recipe.output or folder / NAME
     items = {name: _read(name, recipe) for name in recipe.tasks if name in BENCHMARKS}
     others = [name for name in recipe.tasks if name not in BENCHMARKS]
-    manager = harness_tasks.find(others, recipe.include_path) if others else None
+    loaded = {}
+    if others:
+        index = harness_tasks.find(others, recipe.include_path)
+        loaded = {name: harness_tasks.load(name, index, recipe.shots.get(name)) for name in others}
     text = _run_text(recipe)
     model = ReleasedModel(
         folder, dtype=recipe.dtype, device=recipe.device, batch_size=recipe.batch_size
@@ -73,9 +76,7 @@ def evaluate(recipe: EvaluateRecipe) -> tuple[Path, Evaluation]:
     try:
         for name, way in parts:
             step.ours(name, way, items[name])
-        for name in others:
-            assert manager is not None
-            tasks = harness_tasks.load(name, manager, recipe.shots.get(name))
+        for name, tasks in loaded.items():
             for own, task in tasks.items():
                 step.other(own, task)
             progress.ended(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,19 @@ def find(names: Sequence[str], include_path: Path | None) -> TaskManager:
     """
     if include_path is not None and not include_path.is_dir():
         raise EvaluateError(f"include_path = {include_path}: no such folder of task files")
-    manager = TaskManager(include_path=None if include_path is None else str(include_path))
+    manager = _index(include_path)
     for name in names:
         if name not in manager.all_tasks:
             near = difflib.get_close_matches(name, [*BENCHMARKS, *manager.all_tasks], n=1)
             cure = f"did you mean {near[0]}?" if near else "name its folder in include_path"
             raise EvaluateError(f"tasks: the harness has no task {name}; {cure}")
     return manager
+
+
+@functools.cache
+def _index(include_path: Path | None) -> TaskManager:
+    """Reads all of the harness's thousands of task files, which takes seconds."""
+    return TaskManager(include_path=None if include_path is None else str(include_path))
 
 
 def load(name: str, manager: TaskManager, shots: int | None) -> dict[str, Task]:

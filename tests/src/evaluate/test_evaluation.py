@@ -311,6 +311,7 @@ def test_bad_recipes_are_one_sentence(
         ({"device": "cuda:77"}, "GPUs here"),
         ({"device": "abacus"}, "not a device of torch"),
         ({"perplexity.windows": 4}, "held-out text is unknown"),
+        ({"tasks": '["arc_easy"]'}, "task arc_easy: the harness cannot load it without a network"),
         ({"include_path": tmp_path / "no", "tasks": '["own"]'}, "no such folder of task files"),
     ]
     for changes, says in cases:

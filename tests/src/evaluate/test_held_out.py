@@ -143,7 +143,7 @@ def test_other_models_and_shards_are_refused(
     text, model = RunText.of(run), load(run)
     with torch.no_grad():
         model.gpt_neox.final_layer_norm.bias[0] = math.nan
-    with pytest.raises(EvaluateError, match="perplexity of github: the loss is nan in torch.float"):
+    with pytest.raises(EvaluateError, match="perplexity of github: the loss is nan"):
         HeldOut(model, text, SOME, None, 4).losses()
     model.config.vocab_size = 90
     with pytest.raises(EvaluateError, match="vocabulary ends at 90"):
@@ -222,7 +222,7 @@ def test_bytes_of_tokens() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
     sizes = token_bytes(tokenizer, 384)
     assert sizes is not None
-    for text in ("größer als 日本", "x    y", "\t\n"):
+    for text in ("größer 日本", "x    y", "\t\n"):
         assert int(sizes[backend.encode(text).ids].sum()) == len(text.encode())
     assert sizes[backend.token_to_id("<|endoftext|>")] == 0
     assert token_bytes(tokenizer, 100) is None  # the tokenizer is larger than the model
