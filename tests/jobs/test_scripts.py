@@ -39,6 +39,10 @@ def schema(name: str) -> type[Any]:
         from alpenglow_analysis.report import ReportRecipe
 
         return ReportRecipe
+    if name == "evaluate":
+        from alpenglow.evaluate.recipe import EvaluateRecipe
+
+        return EvaluateRecipe
     from alpenglow.release.convert import ConvertRecipe
 
     return ConvertRecipe
@@ -53,7 +57,7 @@ def recipe(name: str, on: str, *overrides: str) -> Any:
 def test_the_shipped_jobs_are_these() -> None:
     stems = [path.stem for path in SCRIPTS]
     assert stems == [
-        "calibrate", "convert", "prepare_data", "pretrain_3b", "pretrain_7b", "report",
+        "calibrate", "convert", "evaluate", "prepare_data", "pretrain_3b", "pretrain_7b", "report",
         "scaling_study", "smoke",
     ]  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""Benchmarks and held-out perplexity of a released model, for its card."""
