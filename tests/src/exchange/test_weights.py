@@ -51,7 +51,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 def begin(place: Path, run: Path, recipe: PretrainRecipe) -> None:
     path = run.with_name("recipe.toml")
     path.write_text(tomli_w.dumps(to_tables(recipe)))
-    arguments = ("import", "huggingface", place / "folder", run, path)
+    arguments = ("import", "huggingface", place / "folder", run, path, "--repository", "a/model")
     assert exchange.main([str(argument) for argument in arguments]) == 0
 
 
@@ -81,8 +81,13 @@ def test_the_first_loss_is_that_of_transformers(
     # Another half of the run goes on from a checkpoint with moments, as any run does.
     last = step_directory(tmp_path / "run/checkpoints", STEPS)
     assert Checkpoint.open(last).kinds().count("exp_avg") == 1
+    assert Checkpoint.open(last).state["began_with"]["repository"] == "a/model"
     longer = dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, steps=STEPS + 1))
     assert {rank["resumed"] for rank in train(longer, world, tmp_path / "run")} == {STEPS}
+    more = open_source(step_directory(tmp_path / "run/checkpoints", STEPS + 1))
+    assert more.state["began_with"]["repository"] == "a/model"
+    half = {"fp16": torch.float16}.get(dtype, torch.float32)
+    assert more.dtype == half, "the run's own, not the import's"
 
 
 def test_a_damaged_checkpoint_is_no_such_beginning(

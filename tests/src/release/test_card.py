@@ -218,7 +218,7 @@ def test_the_verification_is_told(run: Path) -> None:
 
 def test_a_run_that_continues_a_model_names_it(run: Path) -> None:
     checkpoint = Checkpoint.open(write_checkpoint(run, 20, CONFIG))
-    checkpoint.state["imported"] = {"from": "huggingface", "repository": "EleutherAI/pythia-14m"}
+    checkpoint.state["began_with"] = {"from": "huggingface", "repository": "EleutherAI/pythia-14m"}
     card = model_card(RunRecord.load(run), FragmentSource(checkpoint), CONFIG, "float16", None)
     assert head(card)["base_model"] == "EleutherAI/pythia-14m"
     assert "for 20,480 tokens from EleutherAI/pythia-14m." in card
