@@ -26,6 +26,7 @@ import torch
 from alpenglow.train.checkpoint_group import DistributedGroup, Group, SingleProcess
 from alpenglow.train.checkpoint_manifest import MANIFEST, STEP, read_manifest, step_directory, steps
 from alpenglow.train.checkpoint_save import CheckpointInfo, save
+from alpenglow.train.fragment_read import check_bytes, read_shared
 from alpenglow.train.fragments import (
     DTYPES,
     Box,
@@ -34,12 +35,10 @@ from alpenglow.train.fragments import (
     Range,
     Stored,
     as_box,
-    copy_shared,
     describe_box,
     dtype_name,
     flat_boxes,
     intersect,
-    read_bytes,
     read_index,
     uncovered,
     volume,
@@ -162,8 +161,8 @@ class Checkpoint:
     ) -> torch.Tensor:
         """Assemble a global tensor, or a box of it, from the fragments that touch it.
 
-        Takes the memory of the result; fragments are mapped one at a time and their checksums
-        verified the first time each is read.
+        Takes the memory of the result and of one small chunk; each fragment's checksum is verified
+        the first time that it is read. Several threads may call it at once.
 
         Args:
             kind: fragment kind.
@@ -195,7 +194,10 @@ class Checkpoint:
         if overlap:
             raise CheckpointError(f"{self.directory}: fragments of {kind} {name} overlap")
         for item in touching.values():
-            copy_shared(item, self._bytes(item), target, out)
+            key = (item.file, item.offset)
+            check = key not in self._checked
+            read_shared(self.directory / item.file, item, target, out, check=check)
+            self._checked.add(key)
         return out
 
     def flat(
@@ -226,7 +228,8 @@ class Checkpoint:
         for i, item in enumerate(item for group in tensors.values() for item in group):
             if i % count == index:
                 try:
-                    self._bytes(item)
+                    check_bytes(self.directory / item.file, item)
+                    self._checked.add((item.file, item.offset))
                 except CheckpointError as error:
                     damages.append(str(error))
         for i, ((kind, name), group) in enumerate(tensors.items()):
@@ -243,12 +246,6 @@ class Checkpoint:
             return self._stored[kind, name]
         except KeyError:
             raise CheckpointError(f"{self.directory}: it holds no {kind} {name}") from None
-
-    def _bytes(self, item: Stored) -> Any:
-        key = (item.file, item.offset)
-        data = read_bytes(self.directory / item.file, item, check=key not in self._checked)
-        self._checked.add(key)
-        return data
 
 
 def prune(checkpoints: Path, keep_last: int, keep_every: int = 0) -> list[int]:
