@@ -18,8 +18,10 @@ import torch
 import xxhash
 
 from alpenglow.train.fragments import (
+    DTYPES,
     Box,
     CheckpointError,
+    Range,
     Stored,
     carrier,
     describe,
@@ -77,6 +79,105 @@ def check_bytes(path: Path, stored: Stored) -> None:
             piece = chunk[: nbytes - start]
             _read_straight(descriptor, path, stored.offset + start, piece, digest)
     _compare(path, stored, digest)
+
+
+class RowReader:
+    """One fragment read once, in the order of its tensor's rows.
+
+    Its elements lie in the order of the rows, so whoever wants the tensor's rows in order reads
+    every fragment from its begin to its end, and the checksum costs no second look.
+
+    Args:
+        path: the container.
+        stored: the fragment.
+        check: compare its checksum when its last element is read; else `finish` reads nothing.
+    """
+
+    def __init__(self, path: Path, stored: Stored, *, check: bool) -> None:
+        self._path, self._stored = path, stored
+        self._digest = xxhash.xxh3_64() if check else None
+        self._boxes = stored.fragment.boxes()
+        self._reach = (self._boxes[0][0][0], self._boxes[-1][0][1]) if self._boxes else (0, 0)
+        self._scratch = np.empty(0, dtype=np.uint8)
+        self._at = 0
+        self._descriptor: int | None = None
+
+    def read(self, rows: Range, out: Elements) -> None:
+        """Read what lies in these rows.
+
+        Args:
+            rows: [start, stop) of the tensor's first dimension, not before those of earlier calls.
+            out: the rows' own array, in every other dimension as the tensor is.
+
+        Raises:
+            CheckpointError: the file is missing or short, or the checksum is wrong.
+        """
+        if rows[1] <= self._reach[0] or rows[0] >= self._reach[1]:
+            return
+        position = 0
+        for box in self._boxes:
+            count = volume(box)
+            low, high = max(rows[0], box[0][0]), min(rows[1], box[0][1])
+            if low < high:
+                row = count // (box[0][1] - box[0][0])
+                start = position + (low - box[0][0]) * row
+                self._skip(start)
+                self._fill(((low - rows[0], high - rows[0]), *box[1:]), out)
+            position += count
+        if self._at == position:
+            self.close(whole=True)
+
+    def finish(self) -> None:
+        """Read the rest, for its checksum; done when this returns.
+
+        Raises:
+            CheckpointError: as `read`.
+        """
+        if self._digest is not None:
+            self._skip(self._stored.fragment.numel)
+        self.close(whole=self._digest is not None)
+
+    def close(self, *, whole: bool = False) -> None:
+        """Give the file back; with `whole`, compare the checksum."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+        if whole:
+            _compare(self._path, self._stored, self._digest)
+            self._digest = None
+
+    def _skip(self, position: int) -> None:
+        if self._digest is not None and position > self._at:
+            size = DTYPES[self._stored.fragment.dtype].itemsize
+            chunk = memoryview(bytearray(min(CHUNK, (position - self._at) * size)))
+            while self._at < position:
+                piece = chunk[: (position - self._at) * size]
+                self._straight(piece)
+                self._at += len(piece) // size
+        self._at = position
+
+    def _fill(self, box: Box, out: Elements) -> None:
+        place = out[tuple(slice(a, b) for a, b in box)]
+        if place.flags.c_contiguous:
+            self._straight(place.reshape(-1).view(np.uint8).data)
+        else:
+            if self._scratch.nbytes < place.nbytes:
+                self._scratch = np.empty(place.nbytes, dtype=np.uint8)
+            scratch = self._scratch[: place.nbytes]
+            self._straight(scratch.data)
+            place[...] = scratch.view(out.dtype).reshape(place.shape)
+        self._at += place.size
+
+    def _straight(self, out: memoryview) -> None:
+        """Read at the present position, which the caller moves."""
+        itemsize = DTYPES[self._stored.fragment.dtype].itemsize
+        try:
+            if self._descriptor is None:
+                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            offset = self._stored.offset + self._at * itemsize
+            _read_straight(self._descriptor, self._path, offset, out, self._digest)
+        except OSError as error:
+            raise CheckpointError(f"{self._path}: {error.strerror or error}") from None
 
 
 def _begin(box: Box, target: Box) -> int | None:

@@ -279,7 +279,7 @@ def test_a_mismatch_ends_the_job_and_leaves_no_folder(
     wrong = dataclasses.replace(CONFIG, use_parallel_residual=True)
     monkeypatch.setattr(written, lambda _, *rest: config_json(wrong, *rest))
     assert main([str(RECIPE), f"run={run}"]) == 1
-    assert "alpenglow.release: huggingface" in capfd.readouterr().err
+    assert "alpenglow release convert: huggingface" in capfd.readouterr().err
     assert list((run / "release").iterdir()) == []
 
 
