@@ -265,7 +265,7 @@ class _Work:
         elif isinstance(error, ReleaseError | ExchangeError | CheckpointError):
             told = type(error)(f"{place.name}: {error}")
         elif isinstance(error, RuntimeError | MemoryError):
-            told = ReleaseError(f"{place.name}: {error or type(error).__name__}")
+            told = ReleaseError(f"{place.name}: {str(error) or type(error).__name__}")
         else:
             return error
         told.__cause__ = error
