@@ -22,6 +22,7 @@ import xxhash
 
 from alpenglow.exchange.error import ExchangeError
 from alpenglow.release.error import ReleaseError
+from alpenglow.release.heap import return_freed_tensors
 from alpenglow.release.tensors import ONE_FILE, Caster, File, Place, Shapes, lay_out
 from alpenglow.train.checkpoint import CheckpointError
 
@@ -80,6 +81,8 @@ def write_model(
     files = lay_out(shapes, dtype, shard_bytes)
     released = {place.name: place.nbytes for file in files for place in file.places}
     sizes = released if held is None else {name: held(name) for name in shapes}
+    if any(sizes.values()):
+        return_freed_tensors()
     work = _Work(folder, files, get, dtype, sizes, memory_budget(released, sizes), done)
     hashes = work.run(max(1, min(workers, len(shapes))))
     names = {place.name: file.name for file in files for place in file.places}

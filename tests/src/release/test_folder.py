@@ -57,7 +57,7 @@ def test_what_is_not_a_release_is_not_replaced(tmp_path: Path) -> None:
     ):
         pass
     with (
-        pytest.raises(ReleaseError, match="file/below.tmp: Not a directory"),
+        pytest.raises(ReleaseError, match=r"file/below\.tmp: Not a directory"),
         put_in_place(tmp_path / "file" / "below"),
     ):
         pass
