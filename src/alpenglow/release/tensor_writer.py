@@ -9,6 +9,7 @@ the interpreter's lock, so threads are enough. Read back with the library itself
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -114,7 +115,7 @@ def _begin_writing(descriptor: int, start: int, stop: int) -> int:
     Linux does so on this advice (mm/fadvise.c) and keeps pages that are not on disk yet. The fsync
     at the end then finds little left.
     """
-    if hasattr(os, "posix_fadvise"):
+    with contextlib.suppress(AttributeError, OSError):  # advice: nothing hangs on it
         os.posix_fadvise(descriptor, start, stop - start, os.POSIX_FADV_DONTNEED)
     return stop
 

@@ -9,7 +9,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -224,3 +226,32 @@ def test_ctrl_c_is_one_sentence_and_leaves_nothing(
     said = capfd.readouterr().err
     assert said == "alpenglow release convert: interrupted; the output is as it was\n"
     assert list((run / "release").iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 150 kB, where this process may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=150k", "tmpfs", str(folder)]
+    if subprocess.run(mount, check=False, stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("mounting a small tmpfs needs root and a kernel that lets it")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_small_disk_is_refused_and_survived(
+    run: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(run, 20, CONFIG)
+    recipe = ConvertRecipe(run=run, output=small_disk / "release", verify=False)
+    with pytest.raises(
+        ReleaseError, match=r"release: needs 1,\d+,\d+ bytes of disk and \d+,\d+ are free"
+    ):
+        convert(recipe)
+    assert list(small_disk.iterdir()) == []
+    # Another job takes the room after the look.
+    monkeypatch.setattr("alpenglow.release.convert.check_room", lambda *_: None)
+    with pytest.raises(ReleaseError, match="No space left on device while gpt_neox"):
+        convert(recipe)
+    assert list(small_disk.iterdir()) == []
