@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,8 +55,8 @@ class ReleasedTokenizer:
         return cls(path, ids, int(end_of_text))
 
     def write(self, folder: Path, config: ModelConfig) -> None:
-        """Copy it into a release and describe it to transformers."""
-        shutil.copyfile(self.path, folder / FILE)
+        """Write it into a release and describe it to transformers."""
+        (folder / FILE).write_text(_readable_by_all(self.path), encoding="utf-8")
         special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
         # The generic class takes everything from tokenizer.json; GPTNeoXTokenizer would bring rules
         # of its own for normalisation and byte-level splitting.
@@ -69,6 +68,25 @@ class ReleasedTokenizer:
         }
         _write(folder / "tokenizer_config.json", table)
         _write(folder / "special_tokens_map.json", special)
+
+
+def _readable_by_all(path: Path) -> str:
+    """The tokenizer with merges as text, "a b", where that says the same.
+
+    tokenizers before 0.20 (transformers before 4.45) read no other form; later ones write pairs,
+    and read both.
+    """
+    text = path.read_text(encoding="utf-8")
+    table = json.loads(text)
+    merges = table["model"].get("merges", [])
+    if merges and all(
+        isinstance(pair, list) and not any(" " in part for part in pair) for pair in merges
+    ):
+        table["model"]["merges"] = [" ".join(pair) for pair in merges]
+        older = json.dumps(table, indent=2, ensure_ascii=False)
+        if Tokenizer.from_str(older).to_str() == Tokenizer.from_str(text).to_str():
+            return older
+    return text
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

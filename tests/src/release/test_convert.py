@@ -124,6 +124,11 @@ def test_the_folder_and_the_command(run: Path, capfd: pytest.CaptureFixture[str]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert tokenizer(TEXT).input_ids == raw.encode(TEXT).ids
+    # transformers before 4.45 reads merges in this form only; the tokenizer is the same.
+    ours_too = json.loads((run.parents[1] / "shards" / "tokenizer.json").read_text())
+    merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
+    assert merges == [" ".join(pair) for pair in ours_too["model"]["merges"]]
+    assert raw.to_str() == Tokenizer.from_str(json.dumps(ours_too)).to_str()
     assert tokenizer.decode(tokenizer(TEXT[:500]).input_ids) == TEXT[:500]
     assert tokenizer.eos_token_id == 0
     weights = load_file(folder / "model.safetensors")

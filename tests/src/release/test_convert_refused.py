@@ -245,9 +245,7 @@ def test_a_small_disk_is_refused_and_survived(
 ) -> None:
     write_checkpoint(run, 20, CONFIG)
     recipe = ConvertRecipe(run=run, output=small_disk / "release", verify=False)
-    with pytest.raises(
-        ReleaseError, match=r"release: needs 1,\d+,\d+ bytes of disk and \d+,\d+ are free"
-    ):
+    with pytest.raises(ReleaseError, match=r"needs 1,\d+,\d+ bytes of disk and \d+,\d+ are free"):
         convert(recipe)
     assert list(small_disk.iterdir()) == []
     # Another job takes the room after the look.
