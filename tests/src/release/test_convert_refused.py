@@ -60,7 +60,7 @@ def test_fp16_overflow_names_the_tensor_and_keeps_the_former_release(run: Path) 
         (["run={run}", "source={run}/checkpoints/step-00000020", "step=7"], "it says step 20"),
         (["run={run}", "source={run}", "model={run}/run.toml"], "no table [model]"),
         (["run={run}", "source={run}", "model={run}/absent"], "absent: "),
-        (["run={run}", "source={run}", "form=tape"], "choose from auto, fragments"),
+        (["run={run}", "source={run}", "form=tape"], "choose from auto, "),
         (["run={run}", "tokenizer={run}/run.toml"], "run.toml: not a tokenizer"),
     ],
 )
