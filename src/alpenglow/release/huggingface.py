@@ -144,6 +144,7 @@ def write_release(
         target,
         shard_bytes=shard_bytes,
         workers=workers,
+        stored=lambda name: pieces.stored(global_name(name)),
         held=lambda name: pieces.held(global_name(name)),
         done=done,
     )

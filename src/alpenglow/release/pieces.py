@@ -1,7 +1,8 @@
 """The tensors of a source in pieces, for whoever passes over them once.
 
 A source whose tensors can be read in the order of their rows (`FragmentSource.rows`) gives small
-pieces, which stay in a core's cache between reading and writing; any other gives a tensor whole.
+pieces, which stay in a core's cache between reading and writing; any other gives bands of rows,
+few enough calls to open its files anew for each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import torch
 
 from alpenglow.exchange.source import Source
 from alpenglow.release.vocabulary import MATRICES
+
+BAND = 1 << 26
+"""Bytes of a band."""
 
 
 @runtime_checkable
@@ -47,18 +51,35 @@ class Pieces:
         rows = self._rows(name)
         if isinstance(self._source, Rows):
             yield from self._source.rows(name, rows)
-        elif rows is None:
-            yield self._source.tensor(name)
-        else:
-            yield self._source.tensor(name, ((0, rows), (0, self._shapes[name][1])))
+            return
+        shape = self._shapes[name]
+        step, stop = self._band(name), shape[0] if rows is None else rows
+        for start in range(0, stop, step):
+            box = ((start, min(start + step, stop)), *((0, n) for n in shape[1:]))
+            yield self._source.tensor(name, box)
+
+    def stored(self, name: str) -> int:
+        """Bytes of a tensor as the checkpoint has it, rows that are not given apart."""
+        rows = self._rows(name)
+        return (self._shapes[name][0] if rows is None else rows) * self._row(name)
 
     def held(self, name: str) -> int:
-        """Bytes in memory while the pieces of a tensor are passed over, small chunks apart."""
+        """Most bytes in memory while the pieces of a tensor are passed over, small chunks apart.
+
+        A band counts twice: what it is made from (mapped pages, the parts of tensor ranks) is in
+        memory beside it.
+        """
         if isinstance(self._source, Rows):
             return 0
-        shape = self._shapes[name]
-        rows = shape[0] if self._rows(name) is None else self._vocabulary
-        return rows * math.prod(shape[1:]) * self._source.stored(name).itemsize
+        return 2 * min(self.stored(name), self._band(name) * self._row(name))
+
+    def _row(self, name: str) -> int:
+        """Bytes of a row."""
+        return math.prod(self._shapes[name][1:]) * self._source.stored(name).itemsize
+
+    def _band(self, name: str) -> int:
+        """Rows of a band."""
+        return max(1, BAND // self._row(name))
 
     def _rows(self, name: str) -> int | None:
         cut = name in MATRICES and self._vocabulary < self._shapes[name][0]

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,7 @@ def write_model(
     *,
     shard_bytes: int,
     workers: int = 1,
+    stored: Callable[[str], int] | None = None,
     held: Callable[[str], int] | None = None,
     done: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Written:
@@ -72,8 +73,9 @@ def write_model(
         dtype: of every tensor in the file.
         shard_bytes: largest size of one file.
         workers: threads.
-        held: most bytes of a tensor that are in memory while its runs are passed over; as many as
-            in the file if absent.
+        stored: bytes of a tensor in the checkpoint; as many as in the file if absent.
+        held: most bytes of a tensor that are in memory while its runs are passed over; `stored` if
+            absent.
         done: told (tensors written, tensors in all) after each, by one thread at a time.
 
     Raises:
@@ -81,10 +83,13 @@ def write_model(
     """
     files = lay_out(shapes, dtype, shard_bytes)
     released = {place.name: place.nbytes for file in files for place in file.places}
-    sizes = released if held is None else {name: held(name) for name in shapes}
+    sizes = released if stored is None else {name: stored(name) for name in shapes}
+    budget = memory_budget(released, sizes)
+    if held is not None:
+        sizes = {name: held(name) for name in shapes}
     if any(sizes.values()):
         return_freed_tensors()
-    work = _Work(folder, files, get, dtype, sizes, memory_budget(released, sizes), done)
+    work = _Work(folder, files, get, dtype, sizes, budget, done)
     hashes = work.run(max(1, min(workers, len(shapes))))
     names = {place.name: file.name for file in files for place in file.places}
     total = sum(math.prod(shape) for shape in shapes.values())
@@ -98,15 +103,14 @@ def write_model(
     return Written(names, ordered, total * dtype.itemsize, total)
 
 
-def memory_budget(released: dict[str, int], held: dict[str, int]) -> int:
+def memory_budget(released: Mapping[str, int], stored: Mapping[str, int]) -> int:
     """Most bytes of tensors that are in memory at a time.
 
     Twice the largest tensor, counted in the smaller of the two forms that it has (in the checkpoint
-    and in the release), but always room for one: so the bound holds whichever form one means.
+    and in the release), so that the bound holds whichever form one means. One tensor alone may
+    exceed it where it cannot be had in less.
     """
-    most_released = max(released.values(), default=0)
-    most_held = max(held.values(), default=0)
-    return max(2 * min(most_released, most_held), most_held)
+    return 2 * min(max(released.values(), default=0), max(stored.values(), default=0))
 
 
 def _begin_writing(descriptor: int, start: int, stop: int) -> int:
@@ -230,14 +234,8 @@ class _Work:
         digest = xxhash.xxh3_64()
         offset, told = place.offset, place.offset
         for run in self._get(place.name):
-            for chunk in caster.chunks(run, place.name):
-                if self._error is not None:
-                    raise _Stopped
-                digest.update(chunk)
-                if offset + len(chunk) > place.offset + place.nbytes:
-                    raise ReleaseError(f"{place.name}: more than the model's shape {place.shape}")
-                self._put(descriptor, chunk, offset)
-                offset += len(chunk)
+            offset = self._write_run(caster, descriptor, place, run, offset, digest)
+            del run  # before the next one is made
             if offset - told >= _AHEAD:
                 told = _begin_writing(descriptor, told, offset)
         if offset - told >= _WORTH:
@@ -245,6 +243,25 @@ class _Work:
         if offset != place.offset + place.nbytes:
             raise ReleaseError(f"{place.name}: less than the model's shape {place.shape}")
         return digest.hexdigest()
+
+    def _write_run(
+        self,
+        caster: Caster,
+        descriptor: int,
+        place: Place,
+        run: torch.Tensor,
+        offset: int,
+        digest: xxhash.xxh3_64,
+    ) -> int:
+        for chunk in caster.chunks(run, place.name):
+            if self._error is not None:
+                raise _Stopped
+            digest.update(chunk)
+            if offset + len(chunk) > place.offset + place.nbytes:
+                raise ReleaseError(f"{place.name}: more than the model's shape {place.shape}")
+            self._put(descriptor, chunk, offset)
+            offset += len(chunk)
+        return offset
 
     @staticmethod
     def _put(descriptor: int, data: memoryview[int], offset: int) -> None:

@@ -24,6 +24,7 @@ from alpenglow.train.fragments import (
     Range,
     Stored,
     carrier,
+    copy_box,
     describe,
     flat_boxes,
     intersect,
@@ -218,15 +219,9 @@ def _read_through(
         _read_straight(descriptor, path, offset + start * itemsize, raw, digest)
         position = 0
         for part in parts:
-            if (shared := intersect(part, target)) is not None:
-                piece = chunk[position : position + volume(part)]
-                piece = piece.reshape([b - a for a, b in part])
-                destination[_within(shared, target)] = piece[_within(shared, part)]
-            position += volume(part)
-
-
-def _within(box: Box, whole: Box) -> tuple[slice, ...]:
-    return tuple(slice(a - low, b - low) for (a, b), (low, _) in zip(box, whole, strict=True))
+            end = position + volume(part)
+            copy_box(chunk[position:end], part, target, destination)
+            position = end
 
 
 def _read_straight(

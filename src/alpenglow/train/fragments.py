@@ -293,3 +293,31 @@ def describe(fragment: Fragment) -> str:
 def describe_box(box: Box) -> str:
     """Write a box as `[0:4, 8:16]`."""
     return "[" + ", ".join(f"{a}:{b}" for a, b in box) + "]"
+
+
+def copy_shared(
+    stored: Stored, data: np.ndarray[Any, np.dtype[np.uint8]], target: Box, out: torch.Tensor
+) -> None:
+    """Copy what a fragment's bytes and the target share into `out` (the target's own tensor)."""
+    source, destination = data.view(carrier(out).dtype), carrier(out)
+    position = 0
+    for box in stored.fragment.boxes():
+        count = volume(box)
+        copy_box(source[position : position + count], box, target, destination)
+        position += count
+
+
+def copy_box(
+    elements: np.ndarray[Any, np.dtype[Any]],
+    box: Box,
+    target: Box,
+    destination: np.ndarray[Any, np.dtype[Any]],
+) -> None:
+    """Copy what a box's elements (1-D) and the target share into the target's own array."""
+    if (shared := intersect(box, target)) is not None:
+        piece = elements.reshape([b - a for a, b in box])
+        destination[_within(shared, target)] = piece[_within(shared, box)]
+
+
+def _within(box: Box, whole: Box) -> tuple[slice, ...]:
+    return tuple(slice(a - low, b - low) for (a, b), (low, _) in zip(box, whole, strict=True))
