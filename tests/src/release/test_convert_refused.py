@@ -250,6 +250,6 @@ def test_a_small_disk_is_refused_and_survived(
     assert list(small_disk.iterdir()) == []
     # Another job takes the room after the look.
     monkeypatch.setattr("alpenglow.release.convert.check_room", lambda *_: None)
-    with pytest.raises(ReleaseError, match="No space left on device while .* was written"):
+    with pytest.raises(ReleaseError, match=r"No space left on device while .* was written"):
         convert(recipe)
     assert list(small_disk.iterdir()) == []
