@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -99,3 +99,17 @@ class FragmentSource:
             CheckpointError: damaged or missing fragments.
         """
         return self._checkpoint.tensor(self._kind, name, part)
+
+    def rows(self, name: str, stop: int | None = None) -> Iterator[torch.Tensor]:
+        """The rows of a tensor from the first, some at a time; each is valid until the next.
+
+        Takes the memory of two small chunks. The checksums are verified when the iterator ends.
+
+        Args:
+            name: of `config.tensor_shapes()`.
+            stop: rows wanted; None is all.
+
+        Raises:
+            CheckpointError: damaged or missing fragments.
+        """
+        return self._checkpoint.rows(self._kind, name, stop)

@@ -17,27 +17,41 @@ converts a TP 2 checkpoint with non-zero biases in both forms and compares logit
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from tokenizers import Tokenizer
 
 from alpenglow.exchange.source import Source
 from alpenglow.model.config import ModelConfig
-from alpenglow.release.error import ReleaseError
-from alpenglow.release.tensors import DTYPES, Written, write_model
+from alpenglow.release.conversion import CONVERSION, Conversion
+from alpenglow.release.folder import put_in_place
+from alpenglow.release.pieces import Pieces
+from alpenglow.release.tensor_writer import Written, write_model
+from alpenglow.release.tensors import DTYPES
+from alpenglow.release.tokenizer import END_OF_TEXT, ReleasedTokenizer
+
+__all__ = [
+    "CONVERSION",
+    "END_OF_TEXT",
+    "SHARD_BYTES",
+    "config_json",
+    "global_name",
+    "huggingface_name",
+    "put_in_place",
+    "release_dtype",
+    "released_bytes",
+    "write_release",
+]
 
 SHARD_BYTES = 5_000_000_000
 """Largest weight file, the limit that the Hub's own tools used for years."""
-CONVERSION = "conversion.json"
-"""Where a release says which checkpoint it is; its presence marks a folder as ours to replace."""
-END_OF_TEXT = "<|endoftext|>"
+_BESIDE = 1 << 20
+"""Bytes of config, card and headers, generously."""
 _HEAD = "embed_out.weight"
 _PREFIX = "gpt_neox."
 
@@ -81,46 +95,10 @@ def config_json(config: ModelConfig, dtype: torch.dtype, end_of_text: int) -> di
     }
 
 
-def write_tokenizer(folder: Path, source: Path, config: ModelConfig) -> int:
-    """Copy the tokenizer and describe it to transformers; returns the id of `<|endoftext|>`.
-
-    Raises:
-        ReleaseError: absent, unreadable, without `<|endoftext|>`, or larger than the model's
-            vocabulary.
-    """
-    if not source.is_file():
-        raise ReleaseError(
-            f"{source}: no such tokenizer; it belongs beside the catalogue that the run names "
-            "(jobs/prepare_data.lsf writes it)"
-        )
-    try:
-        tokenizer = Tokenizer.from_file(str(source))
-    except Exception as error:  # the library raises Exception itself
-        raise ReleaseError(f"{source}: not a tokenizer: {error}") from None
-    size = 1 + max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
-    if size > config.vocab_size:
-        raise ReleaseError(
-            f"{source}: {size} tokens do not fit the model's vocabulary of {config.vocab_size}; "
-            "it is not the tokenizer of this run"
-        )
-    end_of_text = tokenizer.token_to_id(END_OF_TEXT)
-    if end_of_text is None:
-        raise ReleaseError(f"{source}: it has no {END_OF_TEXT} token")
-    shutil.copyfile(source, folder / "tokenizer.json")
-    special = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "unk_token": END_OF_TEXT}
-    # The generic class takes everything from tokenizer.json; GPTNeoXTokenizer would bring rules of
-    # its own for normalisation and byte-level splitting.
-    _write_json(
-        folder / "tokenizer_config.json",
-        {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            **special,
-            "model_max_length": config.max_position_embeddings,
-            "clean_up_tokenization_spaces": False,
-        },
-    )
-    _write_json(folder / "special_tokens_map.json", special)
-    return int(end_of_text)
+def released_bytes(source: Source, dtype: torch.dtype, tokenizer: Path) -> int:
+    """Bytes that a release of this source takes on disk, rounded up."""
+    parameters = sum(math.prod(shape) for shape in source.config.tensor_shapes().values())
+    return parameters * dtype.itemsize + tokenizer.stat().st_size + _BESIDE
 
 
 def write_release(
@@ -129,7 +107,9 @@ def write_release(
     tokenizer: Path,
     *,
     dtype: str = "auto",
+    vocabulary: Literal["padded", "trimmed"] = "padded",
     shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
     done: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Written:
     """Write everything but the card into an empty folder.
@@ -139,86 +119,50 @@ def write_release(
         source: what to release.
         tokenizer: the run's tokenizer.json.
         dtype: "auto", "fp32", "fp16" or "bf16".
+        vocabulary: all of the model's rows, or as many as the tokenizer has ids
+            (`alpenglow.release.vocabulary`).
         shard_bytes: largest weight file.
+        workers: threads.
         done: told (tensors written, tensors in all).
 
     Raises:
-        ReleaseError: a tokenizer or a tensor that does not fit, a cast that overflows.
+        ReleaseError: a tokenizer or a tensor that does not fit, a cast that overflows, a full disk.
         ExchangeError, CheckpointError: damage found while reading.
     """
-    config = source.config
+    whole = source.config.vocab_size
+    tokens = ReleasedTokenizer.read(tokenizer, source.config)
+    rows = min(whole, tokens.ids) if vocabulary == "trimmed" else whole
+    config = dataclasses.replace(source.config, vocab_size=rows)
+    pieces = Pieces(source, rows)
     target = release_dtype(source, dtype)
-    end_of_text = write_tokenizer(folder, tokenizer, config)
+    shapes = {huggingface_name(name): shape for name, shape in config.tensor_shapes().items()}
+    tokens.write(folder, config)
     written = write_model(
         folder,
-        {huggingface_name(name): shape for name, shape in config.tensor_shapes().items()},
-        lambda name: source.tensor(global_name(name)),
+        shapes,
+        lambda name: pieces.of(global_name(name)),
         target,
         shard_bytes=shard_bytes,
+        workers=workers,
+        stored=lambda name: pieces.stored(global_name(name)),
+        held=lambda name: pieces.held(global_name(name)),
         done=done,
     )
-    _write_json(folder / "config.json", config_json(config, target, end_of_text))
+    _write_json(folder / "config.json", config_json(config, target, tokens.end_of_text))
     _write_json(
         folder / "generation_config.json",
-        {"bos_token_id": end_of_text, "eos_token_id": end_of_text},
+        {"bos_token_id": tokens.end_of_text, "eos_token_id": tokens.end_of_text},
     )
-    _write_json(
-        folder / CONVERSION,
-        {
-            "format": 1,
-            "step": source.step,
-            "source": source.form,
-            "dtype": str(target).removeprefix("torch."),
-            "xxh3_64": written.hashes,
-        },
-    )
+    Conversion(
+        step=source.step,
+        source={"form": source.form, "path": str(source.path)},
+        dtype=str(target).removeprefix("torch."),
+        vocabulary={"model": whole, "released": config.vocab_size, "tokenizer": tokens.ids},
+        verification=None,
+        xxh3_64=written.hashes,
+    ).write(folder)
     return written
-
-
-@contextmanager
-def put_in_place(output: Path) -> Iterator[Path]:
-    """Give a folder to fill; when the block ends well it becomes `output`, else it goes.
-
-    An earlier release at `output` stays until the new one is whole.
-
-    Raises:
-        ReleaseError: `output` exists and is not a release.
-    """
-    building = output.with_name(f"{output.name}.tmp")
-    former = output.with_name(f"{output.name}.former")
-    if former.exists() and not output.exists():
-        former.rename(output)  # a kill came between the two renames below
-    if output.exists() and not (output / CONVERSION).is_file():
-        ours = output.is_dir() and not any(output.iterdir())
-        if not ours:
-            raise ReleaseError(
-                f"{output}: exists and is not a release ({CONVERSION} is absent); it is not "
-                "replaced, name another output"
-            )
-    shutil.rmtree(building, ignore_errors=True)
-    shutil.rmtree(former, ignore_errors=True)
-    building.mkdir(parents=True)
-    try:
-        yield building
-        for path in (*building.iterdir(), building):
-            _sync(path)
-        if output.exists():
-            output.rename(former)
-        building.rename(output)
-        _sync(output.parent)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    shutil.rmtree(former, ignore_errors=True)
 
 
 def _write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,147 +1,170 @@
-"""Safetensors files written one tensor at a time.
+"""Tensors as a release holds them: dtypes, casts that are checked, the layout of safetensors files.
 
-The safetensors library writes a file from tensors that are all in memory; a release should need the
-memory of one. The format is a length (u64, little endian), a JSON header of dtypes, shapes and byte
-ranges, and the bytes (https://github.com/huggingface/safetensors, "Format"). Read back with the
-library itself: `alpenglow.release.verify`.
+The format is a length (u64, little endian), a JSON header of dtypes, shapes and byte ranges, and
+the bytes (https://github.com/huggingface/safetensors, "Format"): with the shapes known, every
+tensor's place is known before a byte is written. `alpenglow.release.tensor_writer` writes them.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
 import torch
-import xxhash
 
 from alpenglow.release.error import ReleaseError
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+CHUNK = 1 << 19
+"""Elements cast, checked and hashed at a time: 1 MiB of fp16, which stays in a core's cache."""
+ONE_FILE = "model.safetensors"
 _CODES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+# Bits of the exponent: all of them are set in infinities and NaNs, and in nothing else (IEEE 754).
+_EXPONENTS = {torch.float32: 0x7F800000, torch.float16: 0x7C00, torch.bfloat16: 0x7F80}
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Written:
-    """What a set of files holds."""
+class Place:
+    """Where a tensor lies."""
 
-    files: dict[str, str]
-    """Tensor name -> file name."""
-    hashes: dict[str, str]
-    """Tensor name -> xxh3-64 of its bytes as written, in hex."""
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    """From the file's begin."""
     nbytes: int
-    """Bytes of all tensors."""
-    parameters: int
 
 
-def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
-    """Change the dtype; refuses what is not finite afterwards.
+@dataclass(frozen=True)
+class File:
+    """One safetensors file before it is written."""
 
-    Raises:
-        ReleaseError: names the tensor and its largest value.
+    name: str
+    header: bytes
+    places: tuple[Place, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return len(self.header) + sum(place.nbytes for place in self.places)
+
+
+def lay_out(shapes: Shapes, dtype: torch.dtype, shard_bytes: int) -> list[File]:
+    """Share tensors among files, in order; a file holds at most `shard_bytes` or one tensor.
+
+    Args:
+        shapes: every tensor by the name that it has in the file.
+        dtype: of all of them.
+        shard_bytes: most bytes of tensors in a file.
     """
-    out = tensor.to(dtype).contiguous()
-    if bool(torch.isfinite(out).all()):
-        return out
-    if not bool(torch.isfinite(tensor).all()):
-        raise ReleaseError(f"{name}: holds values that are not finite; release an earlier step")
-    largest = float(tensor.abs().max())
-    limit = torch.finfo(dtype).max
-    raise ReleaseError(
-        f"{name}: its largest value {largest:.6g} overflows {dtype} (largest {limit:.6g}); "
-        "set dtype to bf16 or fp32"
+    groups: list[list[str]] = []
+    filled = 0
+    for name, shape in shapes.items():
+        nbytes = math.prod(shape) * dtype.itemsize
+        if not groups or filled + nbytes > shard_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += nbytes
+    files = []
+    for number, names in enumerate(groups, 1):
+        several = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        files.append(_file(ONE_FILE if len(groups) == 1 else several, names, shapes, dtype))
+    return files
+
+
+def _file(file: str, names: list[str], shapes: Shapes, dtype: torch.dtype) -> File:
+    # transformers refuses a file whose metadata does not say which framework wrote it.
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    places = []
+    offset = 0
+    for name in names:
+        nbytes = math.prod(shapes[name]) * dtype.itemsize
+        ends = [offset, offset + nbytes]
+        entries[name] = {"dtype": _CODES[dtype], "shape": [*shapes[name]], "data_offsets": ends}
+        places.append((name, offset, nbytes))
+        offset += nbytes
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # the bytes after it begin at a multiple of 8
+    header = struct.pack("<Q", len(text)) + text
+    base = len(header)
+    return File(
+        file,
+        header,
+        tuple(Place(name, tuple(shapes[name]), base + at, n) for name, at, n in places),
     )
 
 
-def as_bytes(tensor: torch.Tensor) -> memoryview:
+class Caster:
+    """Turns pieces of tensors into the bytes that a release holds, in small chunks of its own.
+
+    Args:
+        dtype: of the release.
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self._dtype = dtype
+        self._room = torch.empty(CHUNK, dtype=dtype)
+        self._scratch = np.empty(CHUNK, dtype=f"u{dtype.itemsize}")
+
+    def chunks(self, tensor: torch.Tensor, name: str) -> Iterator[memoryview[int]]:
+        """The bytes of a contiguous tensor after the cast; each chunk is valid until the next.
+
+        Raises:
+            ReleaseError: a value that is not finite after the cast; names the tensor and the value.
+        """
+        flat = tensor.detach().reshape(-1)
+        for start in range(0, flat.numel(), CHUNK):
+            piece = flat[start : start + CHUNK]
+            if piece.dtype != self._dtype:
+                piece = self._room[: piece.numel()].copy_(piece)
+            if not _finite(piece, self._scratch):
+                raise _refusal(flat, self._dtype, name)
+            yield as_bytes(piece)
+
+
+def cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """Change the dtype of a whole tensor; refuses what is not finite afterwards.
+
+    Raises:
+        ReleaseError: as `Caster.chunks`.
+    """
+    out = tensor.to(dtype).contiguous()
+    flat = out.reshape(-1)
+    scratch = np.empty(min(CHUNK, flat.numel()), dtype=f"u{dtype.itemsize}")
+    if all(_finite(flat[at : at + CHUNK], scratch) for at in range(0, flat.numel(), CHUNK)):
+        return out
+    raise _refusal(tensor, dtype, name)
+
+
+def as_bytes(tensor: torch.Tensor) -> memoryview[int]:
     """Return the bytes of a contiguous CPU tensor (no copy)."""
     return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
-def plan(shapes: Shapes, itemsize: int, shard_bytes: int) -> list[list[str]]:
-    """Share tensors among files, in order; a file holds at most `shard_bytes` or one tensor."""
-    files: list[list[str]] = []
-    filled = 0
-    for name, shape in shapes.items():
-        nbytes = math.prod(shape) * itemsize
-        if not files or filled + nbytes > shard_bytes:
-            files.append([])
-            filled = 0
-        files[-1].append(name)
-        filled += nbytes
-    return files
+def _finite(
+    flat: torch.Tensor, scratch: np.ndarray[tuple[int], np.dtype[np.unsignedinteger]]
+) -> bool:
+    """Twenty times as fast as torch.isfinite on fp16, which has no vector code for it on a CPU."""
+    if not flat.numel():
+        return True
+    exponent = _EXPONENTS[flat.dtype]
+    words = np.frombuffer(as_bytes(flat), dtype=scratch.dtype)
+    masked = np.bitwise_and(words, scratch.dtype.type(exponent), out=scratch[: len(words)])
+    return int(masked.max()) != exponent
 
 
-def write_model(
-    folder: Path,
-    shapes: Shapes,
-    get: Callable[[str], torch.Tensor],
-    dtype: torch.dtype,
-    *,
-    shard_bytes: int,
-    done: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Written:
-    """Write `model.safetensors`, or numbered shards with their index above `shard_bytes`.
-
-    Args:
-        folder: where; must exist.
-        shapes: every tensor by the name that it has in the file, in order.
-        get: gives a tensor by that name; called once for each, in order, so that one at a time is
-            in memory.
-        dtype: of every tensor in the file.
-        shard_bytes: largest size of one file.
-        done: told (tensors written, tensors in all) after each.
-
-    Raises:
-        ReleaseError: a tensor of another shape, or one that `dtype` cannot hold.
-    """
-    groups = plan(shapes, dtype.itemsize, shard_bytes)
-    many = len(groups) > 1
-    total = sum(math.prod(shape) for shape in shapes.values())
-    files: dict[str, str] = {}
-    hashes: dict[str, str] = {}
-    for number, names in enumerate(groups, 1):
-        file = f"model-{number:05d}-of-{len(groups):05d}.safetensors" if many else _ONE_FILE
-        with (folder / file).open("wb") as out:
-            out.write(_header({name: shapes[name] for name in names}, dtype))
-            for name in names:
-                tensor = cast(get(name), dtype, name)
-                if tuple(tensor.shape) != tuple(shapes[name]):
-                    shape = tuple(tensor.shape)
-                    raise ReleaseError(f"{name}: shape {shape}, the model has {shapes[name]}")
-                data = as_bytes(tensor)
-                hashes[name] = xxhash.xxh3_64_hexdigest(data)
-                files[name] = file
-                out.write(data)
-                done(len(files), len(shapes))
-            out.flush()
-            os.fsync(out.fileno())
-    if many:
-        index = {
-            "metadata": {"total_size": total * dtype.itemsize, "total_parameters": total},
-            "weight_map": files,
-        }
-        (folder / f"{_ONE_FILE}.index.json").write_text(json.dumps(index, indent=2) + "\n")
-    return Written(files, hashes, total * dtype.itemsize, total)
-
-
-_ONE_FILE = "model.safetensors"
-
-
-def _header(shapes: Shapes, dtype: torch.dtype) -> bytes:
-    # transformers refuses a file whose metadata does not say which framework wrote it.
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name, shape in shapes.items():
-        end = offset + math.prod(shape) * dtype.itemsize
-        entries[name] = {"dtype": _CODES[dtype], "shape": [*shape], "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text = text.ljust(-(-len(text) // 8) * 8)  # the bytes after it begin at a multiple of 8
-    return struct.pack("<Q", len(text)) + text
+def _refusal(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> ReleaseError:
+    low, high = (float(value) for value in torch.aminmax(tensor))
+    largest = max(abs(low), abs(high))
+    if not math.isfinite(largest):
+        return ReleaseError(f"{name}: holds values that are not finite; release an earlier step")
+    return ReleaseError(
+        f"{name}: its value {largest:.6g} overflows {dtype} (largest "
+        f"{torch.finfo(dtype).max:.6g}); set dtype to bf16 or fp32"
+    )

@@ -17,7 +17,7 @@ torch and xxhash are needed, DeepSpeed is not. This module is imported, never st
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import torch
 from alpenglow.train.checkpoint_group import DistributedGroup, Group, SingleProcess
 from alpenglow.train.checkpoint_manifest import MANIFEST, STEP, read_manifest, step_directory, steps
 from alpenglow.train.checkpoint_save import CheckpointInfo, save
+from alpenglow.train.fragment_read import CHUNK, RowReader, check_bytes, read_shared
 from alpenglow.train.fragments import (
     DTYPES,
     Box,
@@ -34,12 +35,11 @@ from alpenglow.train.fragments import (
     Range,
     Stored,
     as_box,
-    copy_shared,
+    carrier,
     describe_box,
     dtype_name,
     flat_boxes,
     intersect,
-    read_bytes,
     read_index,
     uncovered,
     volume,
@@ -162,8 +162,8 @@ class Checkpoint:
     ) -> torch.Tensor:
         """Assemble a global tensor, or a box of it, from the fragments that touch it.
 
-        Takes the memory of the result; fragments are mapped one at a time and their checksums
-        verified the first time each is read.
+        Takes the memory of the result and of one small chunk; each fragment's checksum is verified
+        the first time that it is read. Several threads may call it at once.
 
         Args:
             kind: fragment kind.
@@ -182,21 +182,54 @@ class Checkpoint:
         out = torch.empty([b - a for a, b in target], dtype=self.dtype(kind, name))
         if not out.numel():
             return out
-        touching: dict[tuple[Box, ...], Stored] = {}
-        for item in stored:
-            boxes = tuple(item.fragment.boxes())
-            if any(intersect(box, target) is not None for box in boxes):
-                touching.setdefault(boxes, item)
-        gap, overlap = uncovered(target, [box for boxes in touching for box in boxes])
-        if gap is not None:
-            raise CheckpointError(
-                f"{self.directory}: fragment of {kind} {name} {describe_box(gap)} missing"
-            )
-        if overlap:
-            raise CheckpointError(f"{self.directory}: fragments of {kind} {name} overlap")
-        for item in touching.values():
-            copy_shared(item, self._bytes(item), target, out)
+        for item in self._touching(stored, target):
+            key = (item.file, item.offset)
+            check = key not in self._checked
+            read_shared(self.directory / item.file, item, target, out, check=check)
+            self._checked.add(key)
         return out
+
+    def rows(self, kind: str, name: str, stop: int | None = None) -> Iterator[torch.Tensor]:
+        """The rows of a tensor from the first, some at a time; each is valid until the next.
+
+        Takes the memory of two small chunks, however large the tensor is. Checksums are verified on
+        the way, so what has been given is sound only when the iterator ends.
+
+        Args:
+            kind: fragment kind.
+            name: global tensor name, of at least one dimension.
+            stop: rows wanted; None is all.
+
+        Raises:
+            CheckpointError: as `tensor`.
+        """
+        stored = self._of(kind, name)
+        shape = stored[0].fragment.global_shape
+        target = ((0, shape[0] if stop is None else stop), *((0, n) for n in shape[1:]))
+        Fragment(kind, name, shape, target, None, stored[0].fragment.dtype)
+        if not volume(target):
+            return
+        items = self._touching(stored, target)
+        keys = [(item.file, item.offset) for item in items]
+        readers = [
+            RowReader(self.directory / item.file, item, check=key not in self._checked)
+            for item, key in zip(items, keys, strict=True)
+        ]
+        dtype = self.dtype(kind, name)
+        step = max(1, CHUNK // (volume(target[1:]) * dtype.itemsize))
+        chunk = torch.empty((min(step, target[0][1]), *shape[1:]), dtype=dtype)
+        try:
+            for start in range(0, target[0][1], step):
+                piece = chunk[: target[0][1] - start]
+                for reader in readers:
+                    reader.read((start, start + len(piece)), carrier(piece))
+                yield piece
+            for reader in readers:
+                reader.finish()
+            self._checked.update(keys)
+        finally:
+            for reader in readers:
+                reader.close()
 
     def flat(
         self, kind: str, name: str, slice: Sequence[Sequence[int]] | None, flat: Range
@@ -226,7 +259,8 @@ class Checkpoint:
         for i, item in enumerate(item for group in tensors.values() for item in group):
             if i % count == index:
                 try:
-                    self._bytes(item)
+                    check_bytes(self.directory / item.file, item)
+                    self._checked.add((item.file, item.offset))
                 except CheckpointError as error:
                     damages.append(str(error))
         for i, ((kind, name), group) in enumerate(tensors.items()):
@@ -238,17 +272,27 @@ class Checkpoint:
                     damages.append(f"{self.directory}: {text}")
         return damages
 
+    def _touching(self, stored: Sequence[Stored], target: Box) -> list[Stored]:
+        """The fragments that make up a box, one of each set of replicas."""
+        touching: dict[tuple[Box, ...], Stored] = {}
+        for item in stored:
+            boxes = tuple(item.fragment.boxes())
+            if any(intersect(box, target) is not None for box in boxes):
+                touching.setdefault(boxes, item)
+        gap, overlap = uncovered(target, [box for boxes in touching for box in boxes])
+        what = f"{stored[0].fragment.kind} {stored[0].fragment.name}"
+        if gap is not None:
+            text = f"fragment of {what} {describe_box(gap)} missing"
+            raise CheckpointError(f"{self.directory}: {text}")
+        if overlap:
+            raise CheckpointError(f"{self.directory}: fragments of {what} overlap")
+        return [*touching.values()]
+
     def _of(self, kind: str, name: str) -> list[Stored]:
         try:
             return self._stored[kind, name]
         except KeyError:
             raise CheckpointError(f"{self.directory}: it holds no {kind} {name}") from None
-
-    def _bytes(self, item: Stored) -> Any:
-        key = (item.file, item.offset)
-        data = read_bytes(self.directory / item.file, item, check=key not in self._checked)
-        self._checked.add(key)
-        return data
 
 
 def prune(checkpoints: Path, keep_last: int, keep_every: int = 0) -> list[int]:

@@ -4,14 +4,14 @@ A fragment is a piece of one global tensor: a box of it (`slice`), or a row-majo
 box (`flat`, as a ZeRO partition cuts it). A section is what one rank writes: a 64-byte header,
 fragments at 64-byte boundaries, an index (JSON), and a trailer of index length, index xxh3-64 and
 magic. A container is one file: the sections of a node's ranks, each written at an offset of its own
-(`alpenglow.train.checkpoint_section`). This module is imported, never started.
+(`alpenglow.train.checkpoint_section`). Their bytes are read by `alpenglow.train.fragment_read`.
+This module is imported, never started.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -284,35 +284,6 @@ def _decode(index: bytes, path: Path, begin: int, end: int) -> Iterator[Stored]:
         yield Stored(fragment, path.name, begin + offset, xxh3)
 
 
-def read_bytes(path: Path, stored: Stored, *, check: bool) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Map one fragment's bytes; the mapping lives as long as the array does.
-
-    Only this fragment is mapped, so memory in use stays about one fragment whatever the container's
-    size.
-
-    Raises:
-        CheckpointError: the file is missing or short, or (with `check`) the bytes do not have the
-            checksum of the index.
-    """
-    fragment, _, offset, xxh3 = stored
-    if not fragment.nbytes:
-        return np.empty(0, dtype=np.uint8)
-    base = offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-    length = offset - base + fragment.nbytes
-    try:
-        with path.open("rb") as file:
-            mapping = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=base)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    data = np.frombuffer(mapping, dtype=np.uint8, count=fragment.nbytes, offset=offset - base)
-    if check and xxhash.xxh3_64_hexdigest(data.data) != xxh3:
-        raise CheckpointError(
-            f"{path}: fragment of {fragment.kind} {fragment.name} {describe(fragment)} has the "
-            "wrong checksum"
-        )
-    return data
-
-
 def describe(fragment: Fragment) -> str:
     """Say where in its tensor a fragment lies."""
     text = describe_box(fragment.slice)
@@ -327,20 +298,26 @@ def describe_box(box: Box) -> str:
 def copy_shared(
     stored: Stored, data: np.ndarray[Any, np.dtype[np.uint8]], target: Box, out: torch.Tensor
 ) -> None:
-    """Copy what a fragment and the target box share into `out` (the target's own tensor)."""
-    fragment = stored.fragment
-    source = data.view(carrier(out).dtype)
-    destination = carrier(out)
+    """Copy what a fragment's bytes and the target share into `out` (the target's own tensor)."""
+    source, destination = data.view(carrier(out).dtype), carrier(out)
     position = 0
-    for box in fragment.boxes():
+    for box in stored.fragment.boxes():
         count = volume(box)
-        if (shared := intersect(box, target)) is not None:
-            piece = source[position : position + count].reshape([b - a for a, b in box])
-            here = tuple(
-                slice(a - low, b - low) for (a, b), (low, _) in zip(shared, target, strict=True)
-            )
-            there = tuple(
-                slice(a - low, b - low) for (a, b), (low, _) in zip(shared, box, strict=True)
-            )
-            destination[here] = piece[there]
+        copy_box(source[position : position + count], box, target, destination)
         position += count
+
+
+def copy_box(
+    elements: np.ndarray[Any, np.dtype[Any]],
+    box: Box,
+    target: Box,
+    destination: np.ndarray[Any, np.dtype[Any]],
+) -> None:
+    """Copy what a box's elements (1-D) and the target share into the target's own array."""
+    if (shared := intersect(box, target)) is not None:
+        piece = elements.reshape([b - a for a, b in box])
+        destination[_within(shared, target)] = piece[_within(shared, box)]
+
+
+def _within(box: Box, whole: Box) -> tuple[slice, ...]:
+    return tuple(slice(a - low, b - low) for (a, b), (low, _) in zip(box, whole, strict=True))

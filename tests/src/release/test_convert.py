@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
-import signal
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alpenglow.config import ConfigError, load
 from alpenglow.data.catalogue import Catalogue
-from alpenglow.exchange.error import ExchangeError
 from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.model.config import ModelConfig
 from alpenglow.model.stages import build_local, global_tensors
@@ -29,7 +26,7 @@ from alpenglow.parallel.tensor import TensorGroup
 from alpenglow.release.__main__ import main
 from alpenglow.release.convert import ConvertRecipe, convert
 from alpenglow.release.error import ReleaseError
-from alpenglow.release.huggingface import SHARD_BYTES, config_json, put_in_place, write_release
+from alpenglow.release.huggingface import SHARD_BYTES, config_json, write_release
 from alpenglow.release.verify import LOGIT_TOLERANCE, compare_tensors, real_tokens, verify
 from alpenglow.train.checkpoint import (
     DistributedGroup,
@@ -127,6 +124,11 @@ def test_the_folder_and_the_command(run: Path, capfd: pytest.CaptureFixture[str]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     raw = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert tokenizer(TEXT).input_ids == raw.encode(TEXT).ids
+    # transformers before 4.45 reads merges in this form only; the tokenizer is the same.
+    ours_too = json.loads((run.parents[1] / "shards" / "tokenizer.json").read_text())
+    merges = json.loads((folder / "tokenizer.json").read_text())["model"]["merges"]
+    assert merges == [" ".join(pair) for pair in ours_too["model"]["merges"]]
+    assert raw.to_str() == Tokenizer.from_str(json.dumps(ours_too)).to_str()
     assert tokenizer.decode(tokenizer(TEXT[:500]).input_ids) == TEXT[:500]
     assert tokenizer.eos_token_id == 0
     weights = load_file(folder / "model.safetensors")
@@ -197,25 +199,6 @@ def test_master_weights_go_before_rounded_ones(run: Path) -> None:
     assert load_file(output / "model.safetensors")["embed_out.weight"].dtype == torch.float16
 
 
-def test_fp16_overflow_names_the_tensor_and_keeps_the_former_release(run: Path) -> None:
-    write_checkpoint(run, 10, CONFIG)
-    output, _ = convert(ConvertRecipe(run=run, verify=False))
-    before = (output / "conversion.json").read_text()
-    weights = tensors(CONFIG)
-    weights["layers.1.mlp.dense_4h_to_h.bias"][3] = 70000.0
-    write_checkpoint(run, 20, CONFIG, weights)
-    with pytest.raises(
-        ReleaseError, match=r"layers\.1\.mlp\.dense_4h_to_h\.bias: .* 70000 overflows torch.float16"
-    ):
-        convert(ConvertRecipe(run=run, dtype="fp16"))
-    assert (output / "conversion.json").read_text() == before
-    assert [p.name for p in output.parent.iterdir()] == ["huggingface"]
-    weights["layers.1.mlp.dense_4h_to_h.bias"][3] = float("nan")
-    write_checkpoint(run, 30, CONFIG, weights)
-    with pytest.raises(ReleaseError, match="not finite"):
-        convert(ConvertRecipe(run=run))
-
-
 def doubled_bias(folder: Path) -> None:
     """What the upstream converter does to a serial model of tensor degree 2."""
     from safetensors.torch import save_file
@@ -279,69 +262,8 @@ def test_a_mismatch_ends_the_job_and_leaves_no_folder(
     wrong = dataclasses.replace(CONFIG, use_parallel_residual=True)
     monkeypatch.setattr(written, lambda _, *rest: config_json(wrong, *rest))
     assert main([str(RECIPE), f"run={run}"]) == 1
-    assert "alpenglow.release: huggingface" in capfd.readouterr().err
+    assert "alpenglow release convert: huggingface" in capfd.readouterr().err
     assert list((run / "release").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (["run=absent"], "absent: no such run"),
-        (["run={run}", "step=5"], "no checkpoint of step 5 (there are: 20)"),
-        (["run={run}", "step=latest"], 'a step number, or "newest"'),
-        (["run={run}", "dtpye=fp16"], "did you mean dtype?"),
-        (["run={run}", "output={run}"], "exists and is not a release"),
-    ],
-)
-def test_bad_input_is_one_sentence(
-    run: Path, arguments: list[str], word: str, capfd: pytest.CaptureFixture[str]
-) -> None:
-    write_checkpoint(run, 20, CONFIG)
-    before = sorted(run.rglob("*"))
-    assert main([str(RECIPE), *[a.format(run=run) for a in arguments]]) == 1
-    said = capfd.readouterr().err
-    assert word in said
-    assert said.count("\n") == 1
-    assert sorted(run.rglob("*")) in (before, sorted([*before, run / "progress.json"]))
-
-
-def test_what_a_run_may_lack(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    def sentence() -> str:
-        assert main([str(RECIPE), f"run={run}"]) == 1
-        return capfd.readouterr().err
-
-    assert "no whole checkpoint" in sentence()
-    folder = write_checkpoint(run, 20, CONFIG)
-    shards = run.parents[1] / "shards"
-    facts = (run / "run.toml").read_text()
-    (run / "run.toml").write_text(re.sub('fingerprint = "', 'fingerprint = "0', facts))
-    assert "restore the run's shards" in sentence()
-    (run / "run.toml").write_text(facts)
-    (shards / "github-00000.h5").unlink()
-    assert "lists this shard, and it is missing" in sentence()
-    (shards / "tokenizer.json").rename(shards / "else.json")
-    assert "tokenizer.json: no such tokenizer" in sentence()
-    (shards / "tokenizer.json").write_text("{")
-    assert "not a tokenizer" in sentence()
-    os.truncate(folder / "node.fragments", 100)
-    assert "no whole checkpoint" in sentence()
-    (run / "run.toml").unlink()
-    assert "no run.toml" in sentence()
-    assert not (run / "release" / "huggingface").exists()
-
-
-def test_a_tokenizer_that_does_not_fit_is_refused(run: Path) -> None:
-    write_checkpoint(run, 20, dataclasses.replace(CONFIG, vocab_size=256))
-    with pytest.raises(ReleaseError, match="300 tokens do not fit the model's vocabulary of 256"):
-        convert(ConvertRecipe(run=run))
-
-
-def test_a_checkpoint_without_its_architecture_is_refused(run: Path) -> None:
-    weights = tensors(CONFIG)
-    del weights["layers.1.mlp.dense_4h_to_h.bias"]
-    write_checkpoint(run, 20, CONFIG, weights)
-    with pytest.raises(ExchangeError, match=r"layers\.1\.mlp\.dense_4h_to_h\.bias .* is missing"):
-        convert(ConvertRecipe(run=run))
 
 
 def test_the_environment_goes_before_the_recipe(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,33 +271,6 @@ def test_the_environment_goes_before_the_recipe(run: Path, monkeypatch: pytest.M
     monkeypatch.setenv("ALPENGLOW_RUN", str(run))
     assert main([str(RECIPE), "verify=false"]) == 0
     assert (run / "release" / "huggingface" / "README.md").is_file()
-
-
-def test_a_kill_between_the_renames_is_mended(tmp_path: Path) -> None:
-    output = tmp_path / "huggingface"
-    with put_in_place(output) as folder:
-        (folder / "conversion.json").write_text("1")
-    child = os.fork()
-    if child == 0:
-        real = Path.rename
-
-        def dying(self: Path, target: Path) -> Path:
-            if target == output:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(self, target)
-
-        Path.rename = dying  # type: ignore[method-assign, assignment]
-        with put_in_place(output) as folder:
-            (folder / "conversion.json").write_text("2")
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status)
-    assert not output.exists()
-    with pytest.raises(ReleaseError), put_in_place(output):
-        assert (output / "conversion.json").read_text() == "1", "the former release is back"
-        raise ReleaseError("stop")
-    assert (output / "conversion.json").read_text() == "1"
-    assert [p.name for p in tmp_path.iterdir()] == ["huggingface"]
 
 
 def test_the_shipped_recipe_is_the_default_one() -> None:
