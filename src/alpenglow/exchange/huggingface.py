@@ -83,6 +83,11 @@ class HuggingFaceSource:
         return cls(path, config, places)
 
     @property
+    def files(self) -> list[Path]:
+        """Its files of weights."""
+        return sorted({place.path for place in self._places.values()})
+
+    @property
     def dtype(self) -> torch.dtype:
         """What most of a model's bytes are in: the dtype of its embedding."""
         return self._places["embed_in.weight"].dtype

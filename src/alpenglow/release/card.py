@@ -9,7 +9,7 @@ does not say. Called by `alpenglow release convert`, `card` and `series`.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -61,6 +61,11 @@ class Verified(Protocol):
         """The difference that is allowed."""
         ...
 
+    @property
+    def text(self) -> str:
+        """What the logits were computed on."""
+        ...
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -74,6 +79,8 @@ class Beside:
     """gguf.json."""
     picture: str | None = None
     """Of the loss, by its place in the folder."""
+    notes: Sequence[str] = ()
+    """What a reader of the checkpoint found worth saying."""
 
 
 def model_card(
@@ -132,7 +139,7 @@ def model_card(
         evaluation_section(evaluation, source.step),
         gguf_section(beside.gguf),
         machine_section(record),
-        section("Checks", facts(_checks(verification, source.form))),
+        section("Checks", facts(_checks(verification, source.form, beside.notes))),
         section("Licence", _licence(said)),
         section("Limits", _limits(config, tokens, said, evaluated(evaluation, source.step), plain)),
     ]
@@ -203,7 +210,9 @@ def _architecture(
     ]
 
 
-def _checks(verification: Verified | None, form: str) -> list[tuple[str, str]]:
+def _checks(
+    verification: Verified | None, form: str, notes: Sequence[str]
+) -> list[tuple[str, str]]:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     if verification is None:
         rows = [("against the training model", "not made")]
@@ -213,10 +222,11 @@ def _checks(verification: Verified | None, form: str) -> list[tuple[str, str]]:
             (
                 "logits, transformers against the training model",
                 f"largest difference {verification.difference:.2g} over {verification.positions:,} "
-                f"positions in fp32 (allowed: {verification.tolerance:g})",
+                f"positions of {verification.text} in fp32 (allowed: {verification.tolerance:g})",
             ),
         ]
-    return [*rows, ("source", f"checkpoint in the form {form}"), ("card written", today)]
+    rows += [("source", f"checkpoint in the form {form}"), *(("note", note) for note in notes)]
+    return [*rows, ("card written", today)]
 
 
 def _licence(said: Publication) -> str:

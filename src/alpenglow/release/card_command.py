@@ -21,12 +21,10 @@ from alpenglow.release.error import ReleaseError
 from alpenglow.release.front_matter import Publication
 from alpenglow.release.gguf_facts import gguf_beside
 from alpenglow.release.loss_curve import draw_loss
-from alpenglow.release.own_text import check_ours
+from alpenglow.release.own_text import CARD, former_card
 from alpenglow.release.record import RunRecord
 from alpenglow.release.released import Released
 from alpenglow_lsf.files import write_text
-
-CARD = "README.md"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,9 +62,7 @@ def rewrite(folder: Path, run: Path | None, said: Publication) -> Path:
     released = Released.load(folder)
     record = record_of(folder, run)
     path = folder / CARD
-    former = path.read_text(encoding="utf-8") if path.exists() else None
-    if former is not None:
-        check_ours(former, str(path))
+    former = former_card(folder)
     text = model_card(
         record,
         released.described(record),
@@ -76,7 +72,7 @@ def rewrite(folder: Path, run: Path | None, said: Publication) -> Path:
         publication=said,
         beside=Beside(
             released.evaluation,
-            released.conversion.get("vocabulary") or {},
+            released.conversion.vocabulary,
             gguf_beside(folder, released.step),
             draw_loss(record, released.step, folder),
         ),

@@ -43,9 +43,13 @@ class Compared(TypedDict):
     positions: int
     difference: float
     """Largest difference of two logits."""
+    largest: float | None
+    """Largest logit, beside which the difference is to be seen; None where it is not finite."""
     tolerance: float
     dtype: str
     """That the logits were computed in."""
+    text: str
+    """What the logits were computed on."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def _check(path: Path, values: Mapping[str, Any]) -> None:
         "source": _has(values["source"], Origin, (str,)),
         "dtype": values["dtype"] in ("float32", "float16", "bfloat16"),
         "vocabulary": _has(values["vocabulary"], Vocabulary, (int,)),
-        "verification": compared is None or _has(compared, Compared, (int, float, str)),
+        "verification": compared is None or _has(compared, Compared, (int, float, str, type(None))),
         "xxh3_64": isinstance(values["xxh3_64"], dict),
     }
     if wrong := [name for name, right in lawful.items() if not right]:

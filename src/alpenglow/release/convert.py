@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from alpenglow.config import ConfigError, load, parse
 from alpenglow.data.catalogue import CatalogueError
 from alpenglow.data.shards import ShardError
@@ -27,20 +25,27 @@ from alpenglow.exchange.error import ExchangeError
 from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.exchange.source import Source, open_source
 from alpenglow.model.config import ModelConfig
-from alpenglow.release.card import model_card
-from alpenglow.release.conversion import Compared, Conversion
+from alpenglow.release.card import Beside, model_card
+from alpenglow.release.conversion import Conversion
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.folder import check_replaceable, check_room, put_in_place
+from alpenglow.release.front_matter import Publication
+from alpenglow.release.gguf_facts import gguf_beside
 from alpenglow.release.huggingface import (
     SHARD_BYTES,
     release_dtype,
     released_bytes,
     write_release,
 )
+from alpenglow.release.loss_curve import draw_loss
+from alpenglow.release.memory import Memory
+from alpenglow.release.own_text import CARD, former_card
 from alpenglow.release.record import RunRecord
+from alpenglow.release.released import keep_evaluation
 from alpenglow.release.tokenizer import FILE, ReleasedTokenizer
-from alpenglow.release.trial_tokens import trial_tokens
-from alpenglow.release.verify import LENGTH, Verification, verify
+from alpenglow.release.trial_tokens import trial_of
+from alpenglow.release.verify import Verification, verify
+from alpenglow.release.verify import record as record_outcome
 from alpenglow.release.vocabulary import trimmed
 from alpenglow.train.checkpoint import CheckpointError, step_directory, steps
 from alpenglow_lsf.machine import MachineError, current, names
@@ -96,7 +101,11 @@ class ConvertRecipe:
     prompt: str = "The "
     """Beginning of the sample that goes to the log."""
     verify: bool = True
-    """Load the folder with transformers and compare logits before it is put in place."""
+    """Compare tensors and logits with the checkpoint's before the folder is put in place."""
+    memory: Memory = "auto"
+    """For the logits: "whole" models, one of their "layers" at a time, or what fits."""
+    licence: str | None = None
+    """For the card, such as "apache-2.0"; what an earlier card says if absent, else unknown."""
 
     def __post_init__(self) -> None:
         whole = isinstance(self.step, int) and not isinstance(self.step, bool) and self.step >= 0
@@ -140,7 +149,7 @@ def convert(recipe: ConvertRecipe) -> tuple[Path, Verification | None]:
     elif recipe.source is None or recipe.output is None:
         raise ReleaseError(f"{recipe.source}: not a part of {recipe.run}; name output=FOLDER")
     else:
-        record = RunRecord(recipe.source, {}, [], [], recipe.source / "catalogue.json")
+        record = RunRecord.unknown(recipe.source.name)
     for source in _sources(recipe):
         try:
             return _release(recipe, record, source)
@@ -161,8 +170,11 @@ def _release(
     tokens = ReleasedTokenizer.read(tokenizer, source.config)
     released = trimmed(source, tokens.ids) if recipe.vocabulary == "trimmed" else source
     config, dtype = released.config, release_dtype(source, recipe.dtype)
-    trial = _trial(recipe, record, config, tokens.ids) if recipe.verify else None
+    trial = None
+    if recipe.verify:
+        trial = trial_of(record, tokenizer, config.vocab_size, config.max_position_embeddings)
     check_replaceable(output)
+    former = former_card(output)
     check_room(output, released_bytes(released, dtype, tokenizer))
     total = len(config.tensor_shapes()) + 1
     progress = ProgressFile(recipe.run, "convert", "tensor") if recipe.run.is_dir() else None
@@ -187,32 +199,28 @@ def _release(
         outcome = None
         if trial is not None:
             show(total - 1, "comparing logits", force=True)
-            outcome = verify(folder, released, trial, recipe.prompt)
-            _record_outcome(folder, outcome)
-        card = model_card(record, released, config, dtype, outcome)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+            outcome = verify(folder, released, trial, recipe.prompt, memory=recipe.memory)
+            record_outcome(folder, outcome)
+        evaluation = keep_evaluation(output, folder)
+        card = model_card(
+            record,
+            released,
+            config,
+            dtype,
+            outcome,
+            publication=Publication(licence=recipe.licence),
+            beside=Beside(
+                evaluation=evaluation,
+                vocabulary=Conversion.load(folder).vocabulary,
+                gguf=gguf_beside(output, source.step),
+                picture=draw_loss(record, source.step, folder),
+                notes=getattr(source, "notes", ()),
+            ),
+            former=former,
+        )
+        (folder / CARD).write_text(card, encoding="utf-8")
     show(total, f"{output}", force=True)
     return output, outcome
-
-
-def _trial(recipe: ConvertRecipe, record: RunRecord, config: ModelConfig, ids: int) -> torch.Tensor:
-    rows = ids if recipe.vocabulary == "trimmed" else config.vocab_size
-    length = min(LENGTH, config.max_position_embeddings)
-    tokens, text = trial_tokens(record, rows, length)
-    if not text:
-        log.info("no token shards of this model here: logits are compared on random ids")
-    return tokens
-
-
-def _record_outcome(folder: Path, outcome: Verification) -> None:
-    compared: Compared = {
-        "tensors": outcome.tensors,
-        "positions": outcome.positions,
-        "difference": outcome.difference,
-        "tolerance": outcome.tolerance,
-        "dtype": "float32",
-    }
-    dataclasses.replace(Conversion.load(folder), verification=compared).write(folder)
 
 
 def _tokenizer(recipe: ConvertRecipe, record: RunRecord) -> Path:
@@ -293,13 +301,16 @@ def main(arguments: Sequence[str]) -> int:
         return 130
     if outcome is not None:
         log.info(
-            "verified: %d tensors equal bit for bit, logits of %d positions differ by at most "
-            "%.2g (allowed: %g)",
+            "verified: %d tensors equal bit for bit, logits of %d positions of %s differ by at "
+            "most %.2g (allowed: %g; the largest logit is %.3g)",
             outcome.tensors,
             outcome.positions,
+            outcome.text,
             outcome.difference,
             outcome.tolerance,
+            outcome.largest,
         )
-        log.info("sample: %r", outcome.sample)
+        if outcome.sample:
+            log.info("sample: %r", outcome.sample)
     log.info("released: %s", output)
     return 0

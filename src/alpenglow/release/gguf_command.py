@@ -86,7 +86,7 @@ def convert(
             folder.step,
             str(folder.dtype).removeprefix("torch."),
             version() if verify else None,
-            sum((folder.path / name).stat().st_size for name in set(folder.files.values())),
+            sum(path.stat().st_size for path in folder.source.files),
         )
         made = _write(folder, building, types, report)
         checked: dict[str, Checked] = {}

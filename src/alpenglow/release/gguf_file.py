@@ -248,9 +248,9 @@ class Rows:
     def tofile(self, file: BinaryIO) -> None:
         """Read, convert and write, some rows at a time."""
         entry = self._entry
-        with self._folder.reading(entry.source) as rows:
-            for start, stop in blocks(entry, self._folder.config.num_attention_heads):
-                file.write(encoded(rows(start, stop), entry).data)
+        for start, stop in blocks(entry, self._folder.config.num_attention_heads):
+            rows = self._folder.rows(entry.source, start, stop)
+            file.write(encoded(rows, entry).data)
 
 
 def blocks(entry: Entry, heads: int) -> Iterator[tuple[int, int]]:

@@ -10,14 +10,33 @@ They stand between two comments that no reader of the page sees:
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from alpenglow.release.error import ReleaseError
 
+CARD = "README.md"
 BEGIN, END = "<!-- yours -->", "<!-- /yours -->"
 OURS = "<!-- written by alpenglow release card -->"
 """Marks a card as one that may be written again."""
 
 _BLOCK = re.compile(f"{re.escape(BEGIN)}(.*?){re.escape(END)}", re.DOTALL)
+
+
+def former_card(folder: Path) -> str | None:
+    """The card that a folder has; None where there is none.
+
+    Raises:
+        ReleaseError: a person wrote it, or it cannot be read.
+    """
+    path = folder / CARD
+    try:
+        former = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ReleaseError(f"{path}: {error}") from None
+    check_ours(former, str(path))
+    return former
 
 
 def own_text(former: str | None, where: str = "README.md") -> str:

@@ -6,6 +6,8 @@ what the run's metrics and batches say of the same step.
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +16,17 @@ from typing import Any
 import xxhash
 
 from alpenglow.exchange.error import ExchangeError
+from alpenglow.exchange.huggingface_config import read_config
 from alpenglow.exchange.source import open_source
 from alpenglow.model.config import ModelConfig
+from alpenglow.release.conversion import Conversion
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.evaluation_facts import same_weights
-from alpenglow.release.huggingface import CONVERSION
 from alpenglow.release.record import RunRecord
 from alpenglow.release.verify import Verification
 from alpenglow.train.batch_history import BatchHistory
 from alpenglow.train.checkpoint import CheckpointError, step_directory
-from alpenglow_lsf.files import read_json, write_json
+from alpenglow_lsf.files import read_json
 
 EVALUATION = "evaluation.json"
 
@@ -33,10 +36,8 @@ class Released:
     """A release folder."""
 
     folder: Path
-    conversion: Mapping[str, Any]
-    """conversion.json, of format 1 or 2."""
-    fields: Mapping[str, Any]
-    """config.json."""
+    conversion: Conversion
+    config: ModelConfig
 
     @classmethod
     def load(cls, folder: Path) -> Released:
@@ -47,66 +48,48 @@ class Released:
         """
         if folder.name.endswith((".tmp", ".former")):
             raise ReleaseError(f"{folder}: a release that was not finished; convert again")
-        tables = [read_json(folder / name) for name in (CONVERSION, "config.json")]
-        for name, table in zip((CONVERSION, "config.json"), tables, strict=True):
-            if table is None:
-                raise ReleaseError(
-                    f"{folder}: no release (its {name} is absent or no JSON); make one with "
-                    "alpenglow release convert"
-                )
-        return cls(folder, tables[0] or {}, tables[1] or {})
+        conversion = Conversion.load(folder)
+        try:
+            return cls(folder, conversion, read_config(folder))
+        except ExchangeError as error:
+            raise ReleaseError(str(error)) from None
 
     @property
     def step(self) -> int | None:
         """Optimizer steps of the checkpoint; None where it did not say."""
-        step = self.conversion.get("step")
-        return step if isinstance(step, int) else None
+        return self.conversion.step
 
     @property
     def form(self) -> str:
         """Layout of the checkpoint."""
-        source = self.conversion.get("source")
-        # Format 1 had the kind of tensor in this place, and only our own checkpoints.
-        return str(source.get("form") if isinstance(source, dict) else "fragments")
+        return self.conversion.source["form"]
 
     @property
     def dtype(self) -> str:
         """Of the weights, as torch names it."""
-        return str(self.conversion.get("dtype") or self.fields.get("dtype"))
+        return self.conversion.dtype
 
     @property
-    def weights(self) -> str | None:
+    def weights(self) -> str:
         """xxh3-64 over the sorted hashes of the tensors, joined, as an evaluation names it."""
-        hashes = self.conversion.get("xxh3_64")
-        if not isinstance(hashes, dict):
-            return None
-        return xxhash.xxh3_64_hexdigest("".join(sorted(map(str, hashes.values()))).encode())
+        hashes = sorted(self.conversion.xxh3_64.values())
+        return xxhash.xxh3_64_hexdigest("".join(hashes).encode())
 
     @property
     def verification(self) -> Verification | None:
         """How it compared with the training model; None where it was not compared."""
-        found = self.conversion.get("verification")
-        if not isinstance(found, dict):
+        found = self.conversion.verification
+        if found is None:
             return None
-        numbers = (found.get(key) for key in ("tensors", "positions", "difference", "tolerance"))
-        tensors, positions, difference, tolerance = (float(number or 0) for number in numbers)
-        return Verification(int(tensors), int(positions), difference, tolerance, "")
-
-    @property
-    def config(self) -> ModelConfig:
-        """The architecture.
-
-        Raises:
-            ReleaseError: config.json is not of a GPT-NeoX model of ours.
-        """
-        try:
-            sizes = {ours: self.fields[theirs] for ours, theirs in _SIZES.items()}
-            more = {key: self.fields[key] for key in _SHARED if key in self.fields}
-            return ModelConfig(**sizes, **more)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ReleaseError(
-                f"{self.folder / 'config.json'}: not the architecture of a release: {error}"
-            ) from None
+        return Verification(
+            found["tensors"],
+            found["positions"],
+            found["difference"],
+            found["tolerance"],
+            "",
+            math.nan if found["largest"] is None else found["largest"],
+            text=found["text"],
+        )
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -121,19 +104,9 @@ class Released:
             raise ReleaseError(f"{path}: not JSON; evaluate again (jobs/evaluate.lsf)")
         return found if found and same_weights(found, self.weights) else {}
 
-    def verified(self, outcome: Verification) -> None:
-        """Write into conversion.json how the folder compared."""
-        fields = {
-            key: getattr(outcome, key)
-            for key in ("tensors", "positions", "difference", "tolerance")
-        }
-        table = {**self.conversion, "verification": {**fields, "dtype": "float32"}}
-        write_json(self.folder / CONVERSION, table)
-
     def described(self, record: RunRecord) -> Described:
         """The checkpoint that it came from, as far as anything still says."""
-        source = self.conversion.get("source")
-        paths = [Path(source["path"])] if isinstance(source, dict) and source.get("path") else []
+        paths = [Path(self.conversion.source["path"])]
         if self.step is not None and self.form == "fragments":
             paths.append(step_directory(record.path / "checkpoints", self.step))
         for path in paths:
@@ -164,19 +137,17 @@ class Described:
     state: Mapping[str, Any]
 
 
-_SIZES = {
-    "num_layers": "num_hidden_layers",
-    "hidden_size": "hidden_size",
-    "num_attention_heads": "num_attention_heads",
-    "vocab_size": "vocab_size",
-}
-_SHARED = (
-    "max_position_embeddings",
-    "intermediate_size",
-    "rotary_pct",
-    "rotary_emb_base",
-    "use_parallel_residual",
-    "tie_word_embeddings",
-    "layer_norm_eps",
-    "initializer_range",
-)
+def keep_evaluation(former: Path, folder: Path) -> dict[str, Any]:
+    """Bring an earlier release's evaluation into a folder of the same weights; returns it.
+
+    Empty where there is no earlier release, no evaluation, or one of other weights.
+    """
+    weights = Released.load(folder).weights
+    try:
+        known = Released.load(former)
+    except ReleaseError:
+        return {}
+    if known.weights != weights or not known.evaluation:
+        return {}
+    shutil.copyfile(former / EVALUATION, folder / EVALUATION)
+    return known.evaluation

@@ -16,18 +16,19 @@ from typing import Any
 
 import xxhash
 
-from alpenglow.data.catalogue import Catalogue
 from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.release.card import Beside, model_card
+from alpenglow.release.conversion import Conversion
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.front_matter import Publication, is_repository
-from alpenglow.release.huggingface import CONVERSION, release_dtype, write_release
+from alpenglow.release.huggingface import release_dtype, write_release
 from alpenglow.release.markdown import count, known, size, table
 from alpenglow.release.record import RunRecord
-from alpenglow.release.released import Released
 from alpenglow.release.series_names import Every, Names, Point, amount, choose, name_of
 from alpenglow.release.series_tree import Files, Tree, tree_of, whole
-from alpenglow.release.verify import LENGTH, Verification, real_tokens, verify
+from alpenglow.release.trial_tokens import trial_of
+from alpenglow.release.verify import Verification, verify
+from alpenglow.release.verify import record as record_outcome
 from alpenglow.train.checkpoint import Checkpoint, CheckpointError, step_directory, steps
 from alpenglow_lsf.files import read_json, write_json, write_text
 
@@ -156,13 +157,11 @@ def _release(request: Request, record: RunRecord, tree: Tree, point: Point, name
     outcome: Verification | None = None
     with tree.building(name) as folder:
         write_release(folder, source, record.tokenizer, dtype=request.dtype)
-        conversion = read_json(folder / CONVERSION) or {}
         if request.verified:
-            length = min(LENGTH, source.config.max_position_embeddings)
-            catalogue = Catalogue.load(record.catalogue)
-            tokens = real_tokens(catalogue, source.config.vocab_size, length)
-            outcome = verify(folder, source, tokens, "The ")
-            Released(folder, conversion, {}).verified(outcome)
+            rows, positions = source.config.vocab_size, source.config.max_position_embeddings
+            trial = trial_of(record, record.tokenizer, rows, positions)
+            outcome = verify(folder, source, trial, "The ")
+            record_outcome(folder, outcome)
         card = model_card(
             record,
             source,
@@ -170,7 +169,7 @@ def _release(request: Request, record: RunRecord, tree: Tree, point: Point, name
             release_dtype(source, request.dtype),
             outcome,
             publication=request.publication,
-            beside=Beside(vocabulary=conversion.get("vocabulary") or {}),
+            beside=Beside(vocabulary=Conversion.load(folder).vocabulary),
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
     files, added = tree.added(name)

@@ -10,27 +10,27 @@ loaded where they fit, else one layer at a time (`alpenglow.release.layered_logi
 
 from __future__ import annotations
 
+import dataclasses
 import gc
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 import xxhash
 
-from alpenglow.data.catalogue import Catalogue
 from alpenglow.exchange.source import Source
 from alpenglow.release import layered_logits, whole_logits
+from alpenglow.release.conversion import CONVERSION, Compared, Conversion
 from alpenglow.release.error import ReleaseError
-from alpenglow.release.huggingface import CONVERSION, global_name, huggingface_name
+from alpenglow.release.huggingface import global_name, huggingface_name
 from alpenglow.release.memory import Memory, choose
 from alpenglow.release.model_files import check_config, check_tokenizer, differences, read_json
 from alpenglow.release.row_blocks import row_blocks
 from alpenglow.release.tensors import as_bytes, cast
+from alpenglow.release.trial_tokens import Trial
 from alpenglow.release.weight_files import WeightFiles
 
 LOGIT_TOLERANCE = 1e-4
@@ -41,8 +41,6 @@ The two implementations order their sums differently, which moves logits of size
 another rotary share moves them by 1e-2 and more. 1e-4 lies between with room on both sides. On a
 model whose logits are all tiny (an untrained one) it says little, so the largest is reported too.
 """
-ROWS = 2
-LENGTH = 256
 _VOCABULARY_TENSORS = ("gpt_neox.embed_in.", "embed_out.")
 
 
@@ -63,8 +61,10 @@ class Verification:
     """Largest absolute logit."""
     memory: Literal["whole", "layers"] = "whole"
     """Whether whole models were loaded."""
+    text: str = ""
+    """What the logits were computed on."""
 
-    def table(self) -> dict[str, Any]:
+    def table(self) -> Compared:
         """What `conversion.json` keeps of it."""
         return {
             "tensors": self.tensors,
@@ -73,51 +73,26 @@ class Verification:
             "largest": None if math.isnan(self.largest) else self.largest,
             "tolerance": self.tolerance,
             "dtype": "float32",
+            "text": self.text,
         }
 
 
-def real_tokens(catalogue: Catalogue, vocabulary: int, length: int) -> torch.Tensor:
-    """Take two windows of training text, from the longest shard: int64 [2, length].
-
-    Args:
-        catalogue: the run's shards.
-        vocabulary: size of the model's vocabulary.
-        length: tokens a window; fewer where the shard is short.
-
-    Raises:
-        ReleaseError: no tokens, or tokens outside the vocabulary.
-        ShardError: the shard is damaged.
-    """
-    longest = max(range(len(catalogue.shards)), key=lambda i: catalogue.shards[i].tokens, default=0)
-    tokens = catalogue.open(longest).tokens if catalogue.shards else np.empty(0, np.uint16)
-    count = min(length, len(tokens) // ROWS)
-    if not count:
-        raise ReleaseError(f"{catalogue.folder}: no tokens to verify the release with")
-    starts = [row * (len(tokens) // ROWS) for row in range(ROWS)]
-    rows = np.stack([tokens[start : start + count] for start in starts]).astype(np.int64)
-    if rows.max() >= vocabulary:
-        raise ReleaseError(
-            f"{catalogue.folder}: holds token {rows.max()}, the model's vocabulary ends at "
-            f"{vocabulary}; it is not this run's data"
-        )
-    return torch.from_numpy(rows)
-
-
 def verify(
-    folder: Path, source: Source, tokens: torch.Tensor, prompt: str, *, memory: Memory = "auto"
+    folder: Path, source: Source, trial: Trial, prompt: str, *, memory: Memory = "auto"
 ) -> Verification:
     """Compare a folder with its checkpoint.
 
     Args:
         folder: the release.
         source: where it came from.
-        tokens: int64 [rows, length].
+        trial: what logits are computed on.
         prompt: beginning of the sample.
         memory: load whole models, or one layer at a time; "auto" looks at the memory there is.
 
     Raises:
         ReleaseError: anything differs, or transformers does not load the folder.
     """
+    tokens = trial.tokens
     config = check_config(folder)
     check_tokenizer(folder, config, prompt)
     tensors = compare_tensors(folder, source)
@@ -149,7 +124,7 @@ def verify(
     if told:
         raise ReleaseError(f"{folder}: {told[0]}")
     return Verification(
-        tensors, tokens.numel(), difference, LOGIT_TOLERANCE, sample, largest=largest, memory=way
+        tensors, tokens.numel(), difference, LOGIT_TOLERANCE, sample, largest, way, trial.text
     )
 
 
@@ -161,10 +136,10 @@ def compare_tensors(folder: Path, source: Source) -> int:
     Raises:
         ReleaseError: one is absent, too many, damaged or different.
     """
-    conversion = read_conversion(folder)
-    if conversion["step"] != source.step:
+    conversion = Conversion.load(folder)
+    if conversion.step != source.step:
         raise ReleaseError(
-            f"{folder}: made from step {conversion['step']}, compared with step {source.step}"
+            f"{folder}: made from step {conversion.step}, compared with step {source.step}"
         )
     weights = WeightFiles.open(folder)
     dtype = release_dtype(folder)
@@ -190,7 +165,7 @@ def compare_tensors(folder: Path, source: Source) -> int:
             digest.update(as_bytes(released))
         if not same:
             raise ReleaseError(f"{weights.file(name)}: {name} differs from the checkpoint's")
-        _check_hash(weights, name, digest, conversion["xxh3_64"])
+        _check_hash(weights, name, digest, conversion.xxh3_64)
     return len(shapes)
 
 
@@ -200,7 +175,7 @@ def compare_hashes(folder: Path) -> int:
     Raises:
         ReleaseError: one is absent, too many, damaged or has another hash.
     """
-    hashes: Mapping[str, str] = read_conversion(folder)["xxh3_64"]
+    hashes = Conversion.load(folder).xxh3_64
     weights = WeightFiles.open(folder)
     for name in weights.names():
         if name not in hashes:
@@ -214,43 +189,15 @@ def compare_hashes(folder: Path) -> int:
     return len(hashes)
 
 
-def read_conversion(folder: Path) -> dict[str, Any]:
-    """Read `conversion.json`, of any format so far.
-
-    Raises:
-        ReleaseError: it is absent, unreadable or lacks what makes it one.
-    """
-    path = folder / CONVERSION
-    if not path.is_file():
-        raise ReleaseError(f"{folder}: not a release: it has no {CONVERSION}")
-    conversion = read_json(path)
-    for key in ("step", "dtype", "xxh3_64"):
-        if key not in conversion:
-            raise ReleaseError(f"{path}: {key} is missing")
-    if not isinstance(conversion["xxh3_64"], dict):
-        raise ReleaseError(f"{path}: xxh3_64 is not a table of hashes")
-    return conversion
-
-
 def record(folder: Path, verification: Verification) -> None:
     """Write the outcome into the folder's `conversion.json`."""
-    path = folder / CONVERSION
-    table = {**read_conversion(folder), "verification": verification.table()}
-    beside = path.with_name(f"{path.name}.tmp")
-    beside.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)
+    table = verification.table()
+    dataclasses.replace(Conversion.load(folder), verification=table).write(folder)
 
 
 def release_dtype(folder: Path) -> torch.dtype:
-    """Dtype of a release's weights, as its `conversion.json` says.
-
-    Raises:
-        ReleaseError: it says none that torch has.
-    """
-    name = read_conversion(folder)["dtype"]
-    dtype = getattr(torch, str(name), None)
-    if not isinstance(dtype, torch.dtype):
-        raise ReleaseError(f"{folder / CONVERSION}: dtype = {name!r} is no dtype")
+    """Dtype of a release's weights, as its `conversion.json` says."""
+    dtype: torch.dtype = getattr(torch, Conversion.load(folder).dtype)
     return dtype
 
 

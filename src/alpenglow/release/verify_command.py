@@ -20,27 +20,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alpenglow.config import ConfigError
-from alpenglow.data.catalogue import Catalogue, CatalogueError
+from alpenglow.data.catalogue import CatalogueError
 from alpenglow.data.shards import ShardError
 from alpenglow.exchange.error import ExchangeError
 from alpenglow.exchange.source import FORMS, Source, open_source
 from alpenglow.model.config import ModelConfig
+from alpenglow.release.conversion import CONVERSION, Conversion
 from alpenglow.release.error import ReleaseError
-from alpenglow.release.huggingface import CONVERSION
-from alpenglow.release.model_files import PROBE, check_config, check_tokenizer
+from alpenglow.release.model_files import check_config, check_tokenizer
 from alpenglow.release.record import RunRecord
-from alpenglow.release.verify import (
-    LENGTH,
-    ROWS,
-    Verification,
-    compare_hashes,
-    read_conversion,
-    real_tokens,
-    verify,
-)
+from alpenglow.release.trial_tokens import trial_of
+from alpenglow.release.verify import Verification, compare_hashes, verify
 from alpenglow.train.checkpoint import CheckpointError, step_directory
 from alpenglow_lsf.machine import MachineError, current
 
@@ -90,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
 def _hashes(folder: Path) -> dict[str, Any]:
     return {
         "folder": f"{folder}",
-        "step": read_conversion(folder)["step"],
+        "step": Conversion.load(folder).step,
         "tensors": compare_hashes(folder),
         "checked": f"hashes in {CONVERSION} alone; not compared with a checkpoint",
     }
@@ -102,9 +93,11 @@ def _checkpoint(options: argparse.Namespace) -> dict[str, Any]:
     path, form = find_source(folder, options.source, options.form)
     model = _model(options.recipe) if options.recipe is not None else None
     source = open_source(path, form=form, model=model)
-    tokens, text = _tokens(folder, source, config)
-    outcome = verify(folder, source, tokens, options.prompt, memory=options.memory)
-    return _rows(folder, source, outcome, text)
+    check_tokenizer(folder, config)
+    rows, positions = int(config["vocab_size"]), source.config.max_position_embeddings
+    trial = trial_of(_record(folder), folder / "tokenizer.json", rows, positions)
+    outcome = verify(folder, source, trial, options.prompt, memory=options.memory)
+    return _rows(folder, source, outcome)
 
 
 def find_source(folder: Path, named: Path | None, form: str) -> tuple[Path, str]:
@@ -120,13 +113,10 @@ def find_source(folder: Path, named: Path | None, form: str) -> tuple[Path, str]
     """
     if named is not None:
         return named, form
-    conversion = read_conversion(folder)
-    said = conversion.get("source")
-    recorded = said if isinstance(said, dict) else {"form": said}
-    known = recorded.get("form")
-    if form == "auto" and known in FORMS:
-        form = str(known)
-    places = [*_places(folder, recorded.get("path"), conversion["step"])]
+    conversion = Conversion.load(folder)
+    if form == "auto" and conversion.source["form"] in FORMS:
+        form = conversion.source["form"]
+    places = [*_places(folder, conversion.source["path"], conversion.step)]
     for place in places:
         if place.is_dir():
             return place, form
@@ -137,12 +127,11 @@ def find_source(folder: Path, named: Path | None, form: str) -> tuple[Path, str]
     )
 
 
-def _places(folder: Path, path: str | None, step: int | None) -> Iterator[Path]:
+def _places(folder: Path, path: str, step: int | None) -> Iterator[Path]:
     above = folder.resolve().parents
-    if path is not None:
-        yield Path(path)
-        if not Path(path).is_absolute():
-            yield from (parent / path for parent in above)
+    yield Path(path)
+    if not Path(path).is_absolute():
+        yield from (parent / path for parent in above)
     if step is not None:
         for run in above:
             if (run / "run.toml").is_file():
@@ -156,25 +145,15 @@ def _model(recipe: Path) -> ModelConfig:
     return read_recipe(recipe, machine).model
 
 
-def _tokens(folder: Path, source: Source, config: dict[str, Any]) -> tuple[torch.Tensor, str]:
-    """Tokens to compute logits of, int64 [2, length], and what text they are."""
-    length = min(LENGTH, source.config.max_position_embeddings)
+def _record(folder: Path) -> RunRecord:
+    """The run that the folder lies in; an empty record where it lies in none."""
     for run in folder.resolve().parents:
         if (run / "run.toml").is_file():
-            catalogue = RunRecord.load(run).catalogue
-            if catalogue.is_file():
-                shards = Catalogue.load(catalogue)
-                vocabulary = int(config.get("vocab_size", 0))
-                return real_tokens(shards, vocabulary, length), "training text"
-    check_tokenizer(folder, config)
-    from tokenizers import Tokenizer
-
-    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(PROBE).ids
-    repeated = torch.tensor(ids).repeat(-(-ROWS * length // len(ids)))
-    return repeated[: ROWS * length].view(ROWS, length), "a text of many scripts"
+            return RunRecord.load(run)
+    return RunRecord.unknown(folder.name)
 
 
-def _rows(folder: Path, source: Source, outcome: Verification, text: str) -> dict[str, Any]:
+def _rows(folder: Path, source: Source, outcome: Verification) -> dict[str, Any]:
     return {
         "folder": f"{folder}",
         "checkpoint": f"{source.path}",
@@ -182,7 +161,6 @@ def _rows(folder: Path, source: Source, outcome: Verification, text: str) -> dic
         "step": source.step,
         **outcome.table(),
         "memory": outcome.memory,
-        "text": text,
         "sample": outcome.sample,
     }
 
