@@ -175,6 +175,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "alpenglow.train.bench_reduction")
     session.run("python", "-m", "alpenglow.train.bench_reduction", "--device-ms", "20")
     session.run("python", "-m", "alpenglow.train.bench_checkpoint", "--rounds", "7")
+    session.run("python", "-m", "alpenglow.release.bench_convert")
 
 
 @nox.session
@@ -209,8 +210,9 @@ def predict(session: nox.Session) -> None:
 
 @nox.session
 def proof(session: nox.Session) -> None:
-    """Our model against transformers: the table of differences for every shape of ranks."""
+    """Our model against transformers, then releases against what was trained: two tables."""
     session.run("python", "-m", "alpenglow.model.proof")
+    session.run("python", "tests/support/release_proof.py")
 
 
 @nox.session

@@ -20,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from alpenglow.release.front_matter import LICENCES
+from alpenglow.release.cards.front_matter import LICENCES
 
 TOKEN = "hf_a_secret_of_the_tests"
 LARGE = 5_000

@@ -43,7 +43,7 @@ from alpenglow.model.proof import cut, random_weights
 from alpenglow.model.stages import build_local, global_tensors, load_global
 from alpenglow.parallel.tensor import TensorGroup
 from alpenglow.release.huggingface import write_release
-from alpenglow.release.verify import LOGIT_TOLERANCE
+from alpenglow.release.verification.verify import LOGIT_TOLERANCE
 from alpenglow.train.checkpoint import save, step_directory
 from alpenglow.train.training_state import MOMENTS, fragments
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.release.huggingface import write_release
-from alpenglow.release.verify import real_tokens
+from alpenglow.release.verification.trial_tokens import Trial, real_tokens
 
 WEIGHTS = "model.safetensors"
 QKV = "gpt_neox.layers.1.attention.query_key_value.weight"
@@ -28,7 +28,11 @@ class Released:
     folder: Path
     cut: Path
     source: FragmentSource
-    tokens: torch.Tensor
+    trial: Trial
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        return self.trial.tokens
 
     def copy(self, target: Path, *, cut: bool = False) -> Path:
         return shutil.copytree(self.cut if cut else self.folder, target / "release")
@@ -42,7 +46,7 @@ def make_release(root: Path) -> Released:
         (root / name).mkdir()
         write_release(root / name, source, tokenizer, shard_bytes=limit)
     tokens = real_tokens(Catalogue.load(root / "shards"), VOCABULARY, 32)
-    return Released(root / "whole", root / "cut", source, tokens)
+    return Released(root / "whole", root / "cut", source, Trial(tokens, "training text"))
 
 
 def change_json(path: Path, **changes: object) -> None:

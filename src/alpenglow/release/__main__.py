@@ -14,14 +14,15 @@ from collections.abc import Sequence
 
 from alpenglow import subcommand
 
+_ROOM = "alpenglow.release"
 COMMANDS = {
-    "convert": ("alpenglow.release.convert", "a checkpoint to a Hugging Face folder, by a recipe"),
-    "verify": ("alpenglow.release.verify_command", "a released folder against its checkpoint"),
-    "series": ("alpenglow.release.series_command", "intermediate checkpoints, by tokens or steps"),
-    "card": ("alpenglow.release.card_command", "model card and data card, from what is recorded"),
-    "gguf": ("alpenglow.release.gguf_command", "a released folder to a GGUF file for llama.cpp"),
-    "mlc": ("alpenglow.release.mlc", "configuration and commands for MLC LLM"),
-    "push": ("alpenglow.release.push_command", "upload to the Hub, or what an upload would do"),
+    "convert": (f"{_ROOM}.convert", "a checkpoint to a Hugging Face folder, by a recipe"),
+    "verify": (f"{_ROOM}.verification.command", "a released folder against its checkpoint"),
+    "series": (f"{_ROOM}.hub.series_command", "intermediate checkpoints, by tokens or steps"),
+    "card": (f"{_ROOM}.cards.command", "model card and data card, from what is recorded"),
+    "gguf": (f"{_ROOM}.gguf.command", "a released folder to GGUF files for llama.cpp"),
+    "mlc": (f"{_ROOM}.gguf.mlc", "configuration and commands for MLC LLM"),
+    "push": (f"{_ROOM}.hub.push_command", "upload to the Hub, or what an upload would do"),
 }
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
+import xxhash
+
 from alpenglow.release.error import ReleaseError
 
 CONVERSION = "conversion.json"
@@ -92,6 +94,11 @@ class Conversion:
         values = {name: table[name] for name in names}
         _check(path, values)
         return cls(**values)
+
+    @property
+    def weights(self) -> str:
+        """xxh3-64 over the sorted hashes of the tensors, joined: names the weights in one word."""
+        return xxhash.xxh3_64_hexdigest("".join(sorted(self.xxh3_64.values())).encode())
 
     def write(self, folder: Path) -> None:
         """Write it into a folder (which `put_in_place` gave, or where it lies already)."""

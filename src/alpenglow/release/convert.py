@@ -25,27 +25,27 @@ from alpenglow.exchange.error import ExchangeError
 from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.exchange.source import Source, open_source
 from alpenglow.model.config import ModelConfig
-from alpenglow.release.card import Beside, model_card
+from alpenglow.release.cards.front_matter import Publication
+from alpenglow.release.cards.gguf_facts import gguf_beside
+from alpenglow.release.cards.loss_curve import draw_loss
+from alpenglow.release.cards.model_card import Beside, model_card
+from alpenglow.release.cards.own_text import CARD, former_card
 from alpenglow.release.conversion import Conversion
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.folder import check_replaceable, check_room, put_in_place
-from alpenglow.release.front_matter import Publication
-from alpenglow.release.gguf_facts import gguf_beside
 from alpenglow.release.huggingface import (
     SHARD_BYTES,
     release_dtype,
     released_bytes,
     write_release,
 )
-from alpenglow.release.loss_curve import draw_loss
-from alpenglow.release.memory import Memory
-from alpenglow.release.own_text import CARD, former_card
 from alpenglow.release.record import RunRecord
 from alpenglow.release.released import keep_evaluation
 from alpenglow.release.tokenizer import FILE, ReleasedTokenizer
-from alpenglow.release.trial_tokens import trial_of
-from alpenglow.release.verify import Verification, verify
-from alpenglow.release.verify import record as record_outcome
+from alpenglow.release.verification.memory import Memory
+from alpenglow.release.verification.trial_tokens import trial_of
+from alpenglow.release.verification.verify import Verification, verify
+from alpenglow.release.verification.verify import record as record_outcome
 from alpenglow.release.vocabulary import trimmed
 from alpenglow.train.checkpoint import CheckpointError, step_directory, steps
 from alpenglow_lsf.machine import MachineError, current, names
@@ -104,7 +104,7 @@ class ConvertRecipe:
     """Compare tensors and logits with the checkpoint's before the folder is put in place."""
     memory: Memory = "auto"
     """For the logits: "whole" models, one of their "layers" at a time, or what fits."""
-    licence: str | None = None
+    license: str | None = None
     """For the card, such as "apache-2.0"; what an earlier card says if absent, else unknown."""
 
     def __post_init__(self) -> None:
@@ -208,7 +208,7 @@ def _release(
             config,
             dtype,
             outcome,
-            publication=Publication(licence=recipe.licence),
+            publication=Publication(licence=recipe.license),
             beside=Beside(
                 evaluation=evaluation,
                 vocabulary=Conversion.load(folder).vocabulary,

@@ -13,17 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from alpenglow.exchange.error import ExchangeError
 from alpenglow.exchange.huggingface_config import read_config
 from alpenglow.exchange.source import open_source
 from alpenglow.model.config import ModelConfig
+from alpenglow.release.cards.evaluation_facts import same_weights
 from alpenglow.release.conversion import Conversion
 from alpenglow.release.error import ReleaseError
-from alpenglow.release.evaluation_facts import same_weights
 from alpenglow.release.record import RunRecord
-from alpenglow.release.verify import Verification
+from alpenglow.release.verification.verify import Verification
 from alpenglow.train.batch_history import BatchHistory
 from alpenglow.train.checkpoint import CheckpointError, step_directory
 from alpenglow_lsf.files import read_json
@@ -71,9 +69,8 @@ class Released:
 
     @property
     def weights(self) -> str:
-        """xxh3-64 over the sorted hashes of the tensors, joined, as an evaluation names it."""
-        hashes = sorted(self.conversion.xxh3_64.values())
-        return xxhash.xxh3_64_hexdigest("".join(hashes).encode())
+        """What names its weights in an evaluation."""
+        return self.conversion.weights
 
     @property
     def verification(self) -> Verification | None:
@@ -142,7 +139,7 @@ def keep_evaluation(former: Path, folder: Path) -> dict[str, Any]:
 
     Empty where there is no earlier release, no evaluation, or one of other weights.
     """
-    weights = Released.load(folder).weights
+    weights = Conversion.load(folder).weights
     try:
         known = Released.load(former)
     except ReleaseError:

@@ -4,7 +4,7 @@ The safetensors library writes a file from tensors that are all in memory; a rel
 memory of two. Every tensor's place is known beforehand (`alpenglow.release.tensors`), so the bytes
 of the files do not depend on who writes what when. Reading, casting, hashing and writing all leave
 the interpreter's lock, so threads are enough. Read back with the library itself:
-`alpenglow.release.verify`.
+`alpenglow.release.verification.verify`.
 """
 
 from __future__ import annotations

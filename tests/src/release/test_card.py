@@ -14,12 +14,12 @@ from release_run import CONFIG, write_checkpoint
 from alpenglow.data.catalogue import Catalogue
 from alpenglow.data.order import Order
 from alpenglow.exchange.fragments import FragmentSource
-from alpenglow.release.card import model_card
+from alpenglow.release.cards.front_matter import Publication, hub_licence, size_category
+from alpenglow.release.cards.model_card import model_card
+from alpenglow.release.cards.own_text import BEGIN, END
 from alpenglow.release.error import ReleaseError
-from alpenglow.release.front_matter import Publication, hub_licence, size_category
-from alpenglow.release.own_text import BEGIN, END
 from alpenglow.release.record import RunRecord
-from alpenglow.release.verify import Verification
+from alpenglow.release.verification.verify import Verification
 from alpenglow.train.checkpoint import Checkpoint
 
 NAMES = [

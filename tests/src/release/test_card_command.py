@@ -12,8 +12,8 @@ from huggingface_hub import DatasetCard
 from release_card import EVALUATION, head, release, write_gguf_report
 
 from alpenglow.release.__main__ import main
-from alpenglow.release.own_text import BEGIN, END
-from alpenglow.release.package import model_package
+from alpenglow.release.cards.own_text import BEGIN, END
+from alpenglow.release.hub.package import model_package
 from alpenglow.release.released import Released
 
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_written_is_one_sentence(
     for spoil, words in (
         (lambda: card.write_text(mine), "not a card of this command"),
         (lambda: (folder / "evaluation.json").write_text("{"), "evaluation.json: not JSON"),
-        ((folder / "config.json").unlink, "its config.json is absent or no JSON"),
+        ((folder / "config.json").unlink, "config.json: missing: not a Hugging Face folder"),
     ):
         spoil()
         before = card.read_text()

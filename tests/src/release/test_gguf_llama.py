@@ -22,19 +22,19 @@ from tokenizers import Tokenizer, pre_tokenizers
 pytest.importorskip("llama_cpp", reason="no llama-cpp-python here: `nox -s llama` builds it")
 
 from alpenglow.model.config import ModelConfig
-from alpenglow.release import gguf_command, gguf_file, llama_quantiser
 from alpenglow.release.__main__ import main
 from alpenglow.release.convert import ConvertRecipe, convert
 from alpenglow.release.error import ReleaseError
-from alpenglow.release.gguf_source import ReleasedFolder
-from alpenglow.release.llama_check import (
+from alpenglow.release.gguf import command, llama_quantiser, writer
+from alpenglow.release.gguf.llama_check import (
     PROBES,
     TOLERANCE,
     Original,
     compare_logits,
     compare_tokens,
 )
-from alpenglow.release.llama_model import LlamaModel
+from alpenglow.release.gguf.llama_model import LlamaModel
+from alpenglow.release.gguf.source import ReleasedFolder
 
 FLAG = b"gptneox.use_parallel_residual"
 
@@ -71,7 +71,7 @@ def test_llama_cpp_agrees_with_transformers(
     text.write_text(TEXT)
     output = tmp_path / "gguf"
     types = ["f32", "f16", "bf16", "q8_0", "q4_0"]
-    report = gguf_command.convert(folder, output, types, text=text, most=4)
+    report = command.convert(folder, output, types, text=text, most=4)
     assert report.llama_cpp is not None
     assert report.token_ids_compared is not None and report.token_ids_compared > 10_000
     assert report.text is not None and report.text["windows"] == 4
@@ -111,8 +111,8 @@ def test_llama_cpp_agrees_with_transformers(
 def test_q8_0_has_the_bytes_of_llama_cpps_own(run: Path, tmp_path: Path) -> None:
     folder = released(run, dataclasses.replace(CONFIG, hidden_size=64, intermediate_size=96))
     ours, theirs, source = (tmp_path / name for name in ("ours", "theirs", "f32"))
-    gguf_file.write(folder, ours, "q8_0")
-    gguf_file.write(folder, source, "f32")
+    writer.write(folder, ours, "q8_0")
+    writer.write(folder, source, "f32")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(llama_quantiser.TYPES, "q8_0", "Q8_0")
         llama_quantiser.quantise(source, theirs, "q8_0")
@@ -131,7 +131,7 @@ def test_k_types_through_the_program_and_the_library(
     folder = released(run, config)
     monkeypatch.setattr(llama_quantiser, "PROGRAM", "llama-quantize-that-is-not-there")
     library, program = tmp_path / "library", tmp_path / "program"
-    report = gguf_command.convert(folder, library, ["q4_k_m", "q6_k"], verify=False)
+    report = command.convert(folder, library, ["q4_k_m", "q6_k"], verify=False)
     assert report.files[0].written_by.startswith("llama-cpp-python")
     assert set(report.files[0].tensors) <= {"Q4_K", "Q6_K"}
     assert report.files[1].tensors == {"Q6_K": 6}
@@ -149,7 +149,7 @@ def test_k_types_through_the_program_and_the_library(
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
-    again = gguf_command.convert(folder, program, ["q4_k_m"], verify=False)
+    again = command.convert(folder, program, ["q4_k_m"], verify=False)
     assert again.files[0].written_by == str(script)
     assert again.files[0].xxh3_64 == report.files[0].xxh3_64
     script.write_text("#!/bin/sh\necho no room >&2\nexit 3\n")
@@ -165,12 +165,12 @@ def test_a_tied_head_must_be_written(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = released(run, dataclasses.replace(CONFIG, tie_word_embeddings=True))
-    real = gguf_file.entries
+    real = writer.entries
     monkeypatch.setattr(
-        gguf_file, "entries", lambda *words: [e for e in real(*words) if e.name != gguf_file.HEAD]
+        writer, "entries", lambda *words: [e for e in real(*words) if e.name != writer.HEAD]
     )
     path = tmp_path / "headless.gguf"
-    gguf_file.write(folder, path, "f16")
+    writer.write(folder, path, "f16")
     with pytest.raises(ReleaseError, match=r"does not load it: .*output.weight"):
         LlamaModel(path, 64)
 
@@ -179,7 +179,7 @@ def test_a_wrong_file_leaves_nothing(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = released(run, CONFIG)
-    monkeypatch.setattr(gguf_file, "blocks", lambda entry, _heads: [(0, entry.shape[0])])
+    monkeypatch.setattr(writer, "blocks", lambda entry, _heads: [(0, entry.shape[0])])
     capfd.readouterr()
     output = tmp_path / "gguf"
     assert main(["gguf", str(folder.path), "--output", str(output), "--verify"]) == 1
@@ -214,7 +214,7 @@ def test_text_is_split_in_the_same_places(run: Path, tmp_path: Path) -> None:
     data = tokenizer_that_joins(folder.tokenizer)
     folder.tokenizer.write_text(json.dumps(data))
     path = tmp_path / "model.gguf"
-    gguf_file.write(folder, path, "f16")
+    writer.write(folder, path, "f16")
     # Assigned in the Unicode of this Python (14 or 15): what Unicode 16 added since, llama.cpp
     # takes for no letters. Of ideographs and the like every sixteenth.
     characters = [
@@ -243,11 +243,9 @@ def test_the_tokenizer_of_gpt_neox_20b(run: Path, tmp_path: Path) -> None:
     source = Path(data) / "tokenizer" / "20B_tokenizer.json"
     folder.tokenizer.write_bytes(source.read_bytes())
     path = tmp_path / "model.gguf"
-    [note] = gguf_file.write(folder, path, "f16").notes
+    [note] = writer.write(folder, path, "f16").notes
     assert note.startswith("The tokenizer normalises text to NFC and llama.cpp does not")
-    sources = "\n\n".join(
-        p.read_text() for p in sorted(Path(gguf_file.__file__).parent.glob("*.py"))
-    )
+    sources = "\n\n".join(p.read_text() for p in sorted(Path(writer.__file__).parent.glob("*.py")))
     spaces = "\n".join(" " * n + "x" + " " * (60 - n) for n in range(60))
     with LlamaModel(path, 0) as model:
         compared = compare_tokens(folder, model, [*PROBES, TEXT, sources, spaces])

@@ -23,20 +23,20 @@ from released_folder import (
 
 from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.model.config import ModelConfig
-from alpenglow.release import layered_logits, whole_logits
+from alpenglow.release.conversion import Conversion
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.huggingface import write_release
-from alpenglow.release.memory import available, choose
-from alpenglow.release.row_blocks import row_blocks
-from alpenglow.release.verify import (
+from alpenglow.release.verification import layered_logits, whole_logits
+from alpenglow.release.verification.memory import available, choose
+from alpenglow.release.verification.row_blocks import row_blocks
+from alpenglow.release.verification.verify import (
     LOGIT_TOLERANCE,
     compare_hashes,
     compare_tensors,
-    read_conversion,
     record,
     verify,
 )
-from alpenglow.release.weight_files import WeightFiles
+from alpenglow.release.verification.weight_files import WeightFiles
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_layers_one_at_a_time_give_what_whole_models_give(
     write_release(folder, source, tokenizer, dtype=dtype, shard_bytes=40_000)
     found = {}
     for memory in ("whole", "layers"):
-        found[memory] = verify(folder, source, released.tokens, "The ", memory=memory)
+        found[memory] = verify(folder, source, released.trial, "The ", memory=memory)
     whole, layers = found["whole"], found["layers"]
     assert (whole.memory, layers.memory) == ("whole", "layers")
     assert whole.difference < LOGIT_TOLERANCE
@@ -79,7 +79,7 @@ def test_layers_one_at_a_time_give_what_whole_models_give(
         rtol=0,
     )
     record(folder, layers)
-    said = read_conversion(folder)["verification"]
+    said = Conversion.load(folder).verification
     assert said == layers.table()
     assert (said["tensors"], said["positions"]) == (28 - tied, 64)
 
@@ -187,7 +187,7 @@ def test_memory_that_is_left(system: Path) -> None:
 def test_whole_models_are_loaded_where_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     large = ModelConfig(num_layers=32, hidden_size=4096, num_attention_heads=32, vocab_size=50432)
     left = 24 * 2**30
-    monkeypatch.setattr("alpenglow.release.memory.available", lambda: left)
+    monkeypatch.setattr("alpenglow.release.verification.memory.available", lambda: left)
     assert choose("auto", CONFIG, 512) == "whole"
     assert choose("auto", large, 512) == "layers"
     assert choose("whole", large, 512) == "whole"
@@ -203,8 +203,8 @@ def test_blocks_of_rows_cover_a_tensor(
     assert [*row_blocks((7,), 24)] == [((0, 6),), ((6, 7),)]
     before = layered_logits.training_logits(released.source, torch.float32, released.tokens)
     small = partial(row_blocks, block_bytes=1000)
-    monkeypatch.setattr("alpenglow.release.verify.row_blocks", small)
-    monkeypatch.setattr("alpenglow.release.layered_logits.row_blocks", small)
+    monkeypatch.setattr("alpenglow.release.verification.verify.row_blocks", small)
+    monkeypatch.setattr("alpenglow.release.verification.layered_logits.row_blocks", small)
     after = layered_logits.training_logits(released.source, torch.float32, released.tokens)
     assert torch.equal(before, after)
     folder = released.copy(tmp_path)

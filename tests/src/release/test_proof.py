@@ -15,7 +15,7 @@ from transformers.utils import logging
 from alpenglow.exchange.source import FORMS
 from alpenglow.model.config import ModelConfig
 from alpenglow.model.stages import build_local
-from alpenglow.release.verify import LOGIT_TOLERANCE
+from alpenglow.release.verification.verify import LOGIT_TOLERANCE
 
 MODELS = release_proof.configurations()
 NEOX_CASES = [*release_proof.neox_cases()]

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from alpenglow.release.__main__ import main
 from alpenglow.release.error import ReleaseError
-from alpenglow.release.series import load_series
-from alpenglow.release.series_names import Every, Point, amount, choose, name_of
+from alpenglow.release.hub.series import load_series
+from alpenglow.release.hub.series_names import Every, Point, amount, choose, name_of
 
 # step 5 and 10 have the same weights, so one file of them serves for both.
 SEEDS = {0: 0, 5: 1, 10: 1, 20: 2}

@@ -26,10 +26,12 @@ from released_folder import (
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
+from alpenglow.release.conversion import Conversion
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.tensors import as_bytes
-from alpenglow.release.verify import compare_hashes, read_conversion, verify
-from alpenglow.release.weight_files import INDEX
+from alpenglow.release.verification.trial_tokens import Trial
+from alpenglow.release.verification.verify import compare_hashes, verify
+from alpenglow.release.verification.weight_files import INDEX
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +147,7 @@ def broken_tokenizer(folder: Path) -> None:
 
 
 def wrong_hash(folder: Path) -> None:
-    hashes = read_conversion(folder)["xxh3_64"] | {QKV: "0" * 16}
+    hashes = Conversion.load(folder).xxh3_64 | {QKV: "0" * 16}
     change_json(folder / "conversion.json", xxh3_64=hashes)
 
 
@@ -196,8 +198,8 @@ LOGITS = r"^release: logits of transformers and of the training model differ by 
         (broken_tokenizer, r"tokenizer\.json: not a tokenizer: "),
         (wrong_hash, "does not have the hash that conversion.json names$"),
         (another_step, "made from step 19, compared with step 20$"),
-        (no_dtype, r"conversion\.json: dtype = 'fp9' is no dtype$"),
-        (hashes_of_no_name, r"conversion\.json: xxh3_64 is not a table of hashes$"),
+        (no_dtype, r"conversion\.json: dtype is not what a conversion writes there$"),
+        (hashes_of_no_name, r"conversion\.json: xxh3_64 is not what a conversion writes there$"),
         (no_conversion, "not a release: it has no conversion.json$"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -208,7 +210,7 @@ def test_a_spoilt_release_is_found(
     folder = released.copy(tmp_path)
     spoil(folder)
     with pytest.raises(ReleaseError, match=sentence) as found:
-        verify(folder, released.source, released.tokens, "The ", memory="layers")
+        verify(folder, released.source, released.trial, "The ", memory="layers")
     assert "\n" not in str(found.value)
 
 
@@ -269,7 +271,7 @@ def test_files_that_do_not_fit_their_index_are_found(
     spoil(folder)
     for check in (
         lambda: compare_hashes(folder),
-        lambda: verify(folder, released.source, released.tokens, ""),
+        lambda: verify(folder, released.source, released.trial, ""),
     ):
         with pytest.raises(ReleaseError, match=sentence):
             check()
@@ -301,7 +303,7 @@ def test_a_trimmed_vocabulary_is_compared_on_its_rows(released: Released, tmp_pa
     }
     change_json(folder / "conversion.json", xxh3_64=hashes)
     for memory in ("whole", "layers"):
-        outcome = verify(folder, released.source, released.tokens, "The ", memory=memory)
+        outcome = verify(folder, released.source, released.trial, "The ", memory=memory)
         assert outcome.tensors == 28
     with pytest.raises(ReleaseError, match=r"token 310 .* below the released vocabulary of 304"):
-        verify(folder, released.source, torch.full((1, 4), 310), "The ")
+        verify(folder, released.source, Trial(torch.full((1, 4), 310), ""), "The ")

@@ -81,9 +81,11 @@ def test_a_release_away_from_its_run(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     away = folder.rename(tmp_path / "away")
+    source = {"form": "fragments", "path": "runs/gone/checkpoints/step-00000020"}
+    change_json(away / "conversion.json", source=source)
     assert main(["verify", f"{away}"]) == 1
     sentence = told(capfd)
-    assert "its checkpoint is not at hand (looked for nowhere)" in sentence
+    assert "its checkpoint is not at hand (looked for " in sentence
     assert "--hashes-only" in sentence
     checkpoint = tmp_path / "root/runs/tiny/checkpoints/step-00000020"
     assert main(["verify", f"{away}", "--source", f"{checkpoint}"]) == 0

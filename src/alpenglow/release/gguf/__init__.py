@@ -1,0 +1,1 @@
+"""Releases for llama.cpp and MLC LLM."""

@@ -1,0 +1,1 @@
+"""Series of releases, and uploads to the Hub."""

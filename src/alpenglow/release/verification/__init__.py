@@ -1,0 +1,1 @@
+"""A release against the checkpoint that it came from."""
