@@ -24,7 +24,7 @@ class Origin(TypedDict):
     form: str
     """One of `alpenglow.exchange.source.FORMS`."""
     path: str
-    """As it was named."""
+    """In its run; as it was named where it lies in none."""
 
 
 class Vocabulary(TypedDict):

@@ -155,13 +155,22 @@ def write_release(
     )
     Conversion(
         step=source.step,
-        source={"form": source.form, "path": str(source.path)},
+        source={"form": source.form, "path": _named(source.path)},
         dtype=str(target).removeprefix("torch."),
         vocabulary={"model": whole, "released": config.vocab_size, "tokenizer": tokens.ids},
         verification=None,
         xxh3_64=written.hashes,
     ).write(folder)
     return written
+
+
+def _named(checkpoint: Path) -> str:
+    """A checkpoint by its place in its run, so that a release tells nobody where the run lies."""
+    path = checkpoint.resolve()
+    for above in path.parents:
+        if (above / "run.toml").is_file():
+            return str(path.relative_to(above))
+    return str(checkpoint)
 
 
 def _write_json(path: Path, value: object) -> None:

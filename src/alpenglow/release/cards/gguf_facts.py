@@ -30,12 +30,13 @@ def gguf_section(report: Mapping[str, Any]) -> str:
     for file in report["files"]:
         checked = file.get("checked") or {}
         logits = checked.get("logits") or {}
+        allowed = known(logits.get("tolerance"), "{:.2g}")
         rows.append(
             (
                 f"`{file.get('file')}`",
                 size(file.get("bytes")),
                 known(logits.get("difference"), "{:.2g}"),
-                known(logits.get("tolerance"), "{:.2g}"),
+                "any" if logits and logits.get("tolerance") is None else allowed,
                 known(checked.get("perplexity"), "{:,.4f}"),
             )
         )

@@ -42,6 +42,8 @@ def trial_of(record: RunRecord, tokenizer: Path, rows: int, positions: int) -> T
     length = min(LENGTH, positions)
     if not record.catalogue.is_file():
         ids = Tokenizer.from_file(str(tokenizer)).encode(PROBE).ids
+        if not ids:
+            raise ReleaseError(f"{tokenizer}: it turns no text into tokens")
         repeated = torch.tensor(ids).repeat(-(-ROWS * length // len(ids)))
         return Trial(repeated[: ROWS * length].view(ROWS, length), "a text of many scripts")
     catalogue = Catalogue.load(record.catalogue)
