@@ -10,7 +10,6 @@ read, so it equals their loss up to rounding; `mixture` weighs the slices as the
 from __future__ import annotations
 
 import math
-import os
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from alpenglow.evaluate.error import EvaluateError
 from alpenglow.evaluate.recipe import PerplexityRecipe
 from alpenglow.parallel.tensor import IGNORED_LABEL
 from alpenglow.train.recipe import DataRecipe
+from alpenglow.train.run_directory import find_named
 
 ALL, MIXTURE = "all", "mixture"
 
@@ -98,7 +98,7 @@ class RunText:
                 "unknown; set perplexity.windows=0"
             ) from None
         data = parse(DataRecipe, tables, str(path))
-        place = _find(run, data.catalogue)
+        place = find_named(run, data.catalogue)
         catalogue = Catalogue.load(place)
         wanted = facts.get("data", {}).get("fingerprint", catalogue.fingerprint)
         if catalogue.fingerprint != wanted:
@@ -324,10 +324,3 @@ def token_bytes(tokenizer: Any, vocabulary: int) -> NDArray[np.int64] | None:
         else:
             return None
     return sizes
-
-
-def _find(run: Path, named: Path) -> Path:
-    """A path of a recipe: from the folder that holds runs/, from the checkout, or from here."""
-    root = os.environ.get("ALPENGLOW_ROOT")
-    bases = [run.absolute().parent.parent, *([Path(root)] if root else []), Path()]
-    return next((base / named for base in bases if (base / named).exists()), named)

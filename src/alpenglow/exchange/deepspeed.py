@@ -26,7 +26,7 @@ from alpenglow.exchange.layer_files import layer_file, tensors_of
 from alpenglow.exchange.names import global_names
 from alpenglow.exchange.saved_file import read, scaler_numbers
 from alpenglow.exchange.step_folder import tagged
-from alpenglow.exchange.universal import patterns
+from alpenglow.exchange.universal import imported_state, patterns
 from alpenglow.exchange.writer import Writer
 from alpenglow.model.config import ModelConfig, local_slice, slice_numel, split_axis
 from alpenglow.train.fragments import Fragment, dtype_name
@@ -115,23 +115,9 @@ def import_deepspeed(
             writer.add(list(_fragments(optimizer, found)))
             say(f"{path.name} ({data + 1} of {grid.data})")
         check_whole(folder, done, names, recipe.model, grid.tensor)
-        writer.commit(
-            {
-                "step": step,
-                "updates": step - int(engine["skipped_steps"]),
-                "samples": int(engine["global_samples"]),
-                "tokens": int(engine["global_samples"]) * recipe.batch.sequence_length,
-                "dtype": "fp32",
-                "loss_scale": scale,
-                "imported": {
-                    "from": "deepspeed",
-                    "version": str(engine.get("ds_version")),
-                    "dtype": dtype_name(_dtype(folder)),
-                },
-                "recipe": {"model": dataclasses.asdict(recipe.model)},
-                "layout": {"pipeline": grid.pipeline, "tensor": grid.tensor, "data": grid.data},
-            }
-        )
+        state = imported_state("deepspeed", engine, recipe, scale, _dtype(folder))
+        layout = {"pipeline": grid.pipeline, "tensor": grid.tensor, "data": grid.data}
+        writer.commit(state | {"layout": layout})
     except BaseException:
         writer.clear()
         raise

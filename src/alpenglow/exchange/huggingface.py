@@ -17,12 +17,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from alpenglow.exchange.error import ExchangeError
-from alpenglow.exchange.huggingface_config import OLD, SAFE, WEIGHTS, read_config
+from alpenglow.exchange.huggingface_config import (
+    OLD,
+    SAFE,
+    WEIGHTS,
+    huggingface_name,
+    read_config,
+)
 from alpenglow.exchange.layer_files import FLOATS, checked, tensors_of
 from alpenglow.model.config import ModelConfig, Slice
 
 _HEAD = "embed_out.weight"
-_PREFIX = "gpt_neox."
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Buffers of older transformers, functions of the configuration.
 _BUFFERS = (".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq")
@@ -60,7 +65,7 @@ class HuggingFaceSource:
         """
         config = read_config(path)
         files = _files(path)
-        wanted = {_their_name(name): name for name in config.tensor_shapes()}
+        wanted = {huggingface_name(name): name for name in config.tensor_shapes()}
         places: dict[str, _Place] = {}
         for file in files:
             for theirs, (shape, dtype) in _header(file).items():
@@ -112,10 +117,6 @@ class HuggingFaceSource:
                 return found.clone()
         except (OSError, SafetensorError) as error:
             raise ExchangeError(f"{place.path}: {place.name} cannot be read ({error})") from None
-
-
-def _their_name(name: str) -> str:
-    return name if name == _HEAD else _PREFIX + name
 
 
 def _files(folder: Path) -> list[Path]:

@@ -22,6 +22,8 @@ OLD = "pytorch_model.bin"
 WEIGHTS = (SAFE, f"{SAFE}.index.json", OLD, f"{OLD}.index.json")
 """Files of weights, or of what lies where in several."""
 
+_HEAD = "embed_out.weight"
+_PREFIX = "gpt_neox."
 _SIZES = {
     "num_layers": "num_hidden_layers",
     "hidden_size": "hidden_size",
@@ -30,6 +32,16 @@ _SIZES = {
     "max_position_embeddings": "max_position_embeddings",
     "intermediate_size": "intermediate_size",
 }
+
+
+def huggingface_name(name: str) -> str:
+    """`layers.0.mlp.dense_h_to_4h.bias` -> `gpt_neox.layers.0...`; the head has no prefix."""
+    return name if name == _HEAD else _PREFIX + name
+
+
+def global_name(name: str) -> str:
+    """Undo `huggingface_name`."""
+    return name.removeprefix(_PREFIX)
 
 
 def read_config(folder: Path) -> ModelConfig:

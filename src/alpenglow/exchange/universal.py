@@ -274,6 +274,39 @@ class UniversalSource:
         return torch.empty([b - a for a, b in target]).copy_(whole[box])
 
 
+def imported_state(
+    form: str,
+    engine: dict[str, Any],
+    recipe: PretrainRecipe,
+    scaler: dict[str, Any] | None,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """What a checkpoint says beside its tensors after DeepSpeed's engine state was imported.
+
+    Args:
+        form: what it was imported from.
+        engine: DeepSpeed's counters.
+        recipe: of the run.
+        scaler: of the dynamic loss scale; None where there was none.
+        dtype: that forward and backward were in.
+    """
+    step, samples = int(engine["global_steps"]), int(engine["global_samples"])
+    return {
+        "step": step,
+        "updates": step - int(engine["skipped_steps"]),
+        "samples": samples,
+        "tokens": samples * recipe.batch.sequence_length,
+        "dtype": "fp32",
+        "loss_scale": scaler,
+        "imported": {
+            "from": form,
+            "version": str(engine.get("ds_version")),
+            "dtype": dtype_name(dtype),
+        },
+        "recipe": {"model": dataclasses.asdict(recipe.model)},
+    }
+
+
 def import_universal(
     folder: Path, checkpoints: Path, recipe: PretrainRecipe, say: Callable[[str], None]
 ) -> Path:
@@ -311,22 +344,7 @@ def import_universal(
             writer.add(pairs)
             say(f"{their} ({count} of {len(names)})")
         scaler = scaler_numbers(read(zero / "optimizer_state.pt").get("loss_scaler"))
-        writer.commit(
-            {
-                "step": step,
-                "updates": step - int(engine["skipped_steps"]),
-                "samples": int(engine["global_samples"]),
-                "tokens": int(engine["global_samples"]) * recipe.batch.sequence_length,
-                "dtype": "fp32",
-                "loss_scale": scaler,
-                "imported": {
-                    "from": "universal",
-                    "version": str(engine.get("ds_version")),
-                    "dtype": dtype_name(_dtype(engine)),
-                },
-                "recipe": {"model": dataclasses.asdict(recipe.model)},
-            }
-        )
+        writer.commit(imported_state("universal", engine, recipe, scaler, _dtype(engine)))
     except BaseException:
         writer.clear()
         raise

@@ -178,7 +178,7 @@ def _release(
     check_room(output, released_bytes(released, dtype, tokenizer))
     total = len(config.tensor_shapes()) + 1
     progress = ProgressFile(recipe.run, "convert", "tensor") if recipe.run.is_dir() else None
-    name = f"step {source.step}"
+    name = "no step known" if source.step is None else f"step {source.step}"
 
     def show(done: int, text: str, *, force: bool = False) -> None:
         if progress is not None:

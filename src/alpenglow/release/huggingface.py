@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 import torch
 
+from alpenglow.exchange.huggingface_config import global_name, huggingface_name
 from alpenglow.exchange.source import Source
 from alpenglow.model.config import ModelConfig
 from alpenglow.release.conversion import CONVERSION, Conversion
@@ -52,18 +53,6 @@ SHARD_BYTES = 5_000_000_000
 """Largest weight file, the limit that the Hub's own tools used for years."""
 _BESIDE = 1 << 20
 """Bytes of config, card and headers, generously."""
-_HEAD = "embed_out.weight"
-_PREFIX = "gpt_neox."
-
-
-def huggingface_name(name: str) -> str:
-    """`layers.0.mlp.dense_h_to_4h.bias` -> `gpt_neox.layers.0...`; the head has no prefix."""
-    return name if name == _HEAD else _PREFIX + name
-
-
-def global_name(name: str) -> str:
-    """Undo `huggingface_name`."""
-    return name.removeprefix(_PREFIX)
 
 
 def release_dtype(source: Source, dtype: str) -> torch.dtype:

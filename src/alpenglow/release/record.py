@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from alpenglow.release.error import ReleaseError
+from alpenglow.train.run_directory import find_named
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RunRecord:
             raise ReleaseError(f"{path / 'run.toml'}: {error}") from None
         named = Path(_at(facts, "data", "catalogue") or "shards/catalogue.json")
         activity = _at(facts, "run", "activity")
-        return cls(path, facts, _segments(path, activity), _steps(path), _find(path, named))
+        return cls(path, facts, _segments(path, activity), _steps(path), find_named(path, named))
 
     @classmethod
     def unknown(cls, name: str) -> RunRecord:
@@ -135,14 +135,6 @@ def _at(table: Any, *keys: str) -> Any:
     for key in keys:
         table = table.get(key) if isinstance(table, dict) else None
     return table
-
-
-def _find(run: Path, named: Path) -> Path:
-    """A path of the recipe: from the folder that holds runs/, from the checkout, or from here."""
-    root = os.environ.get("ALPENGLOW_ROOT")
-    bases = [run.absolute().parent.parent, *([Path(root)] if root else []), Path()]
-    found = (base / named for base in bases)
-    return next((path for path in found if path.parent.is_dir()), named)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -281,6 +281,17 @@ def _ends_line(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
+def find_named(run: Path, named: Path) -> Path:
+    """A path of a run's recipe: from the folder that holds runs/, from the checkout, or from here.
+
+    The first whose folder is there; as it is named where none is.
+    """
+    root = os.environ.get("ALPENGLOW_ROOT")
+    bases = [run.absolute().parent.parent, *([Path(root)] if root else []), Path()]
+    found = (base / named for base in bases)
+    return next((path for path in found if path.parent.is_dir()), named)
+
+
 def code_version() -> str:
     """The package's version, with the commit where the code is a git checkout."""
     version = importlib.metadata.version("alpenglow")

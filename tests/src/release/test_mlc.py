@@ -129,6 +129,15 @@ def test_the_configuration_follows_from_the_folder(
     )
 
 
+def test_what_is_no_release_is_one_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mlc", str(tmp_path)]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith(f"alpenglow release mlc: {tmp_path / 'config.json'}: missing")
+    assert said.count("\n") == 1
+
+
 def test_a_tied_model_is_refused(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = released(run, dataclasses.replace(CONFIG, tie_word_embeddings=True))
     capfd.readouterr()  # transformers has its word while the folder is verified

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alpenglow.exchange.error import ExchangeError
 from alpenglow.release.error import ReleaseError
 from alpenglow.release.gguf.source import ReleasedFolder
 from alpenglow.release.gguf.tokenizer import Vocabulary
@@ -221,7 +222,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         folder = ReleasedFolder.open(options.folder)
         write(folder, output, options.quantization, options.template)
-    except (ReleaseError, OSError) as error:
+    except (ExchangeError, ReleaseError, OSError) as error:
         sys.stderr.write(f"alpenglow release mlc: {error}\n")
         return 1
     sys.stdout.write(f"written: {output / CONFIG}\n\n")

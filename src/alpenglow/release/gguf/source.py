@@ -5,7 +5,6 @@ Its weights (`alpenglow.exchange.huggingface`), and what config, card and conver
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from alpenglow.exchange.huggingface import HuggingFaceSource
 from alpenglow.model.config import ModelConfig
 from alpenglow.release.conversion import CONVERSION
 from alpenglow.release.error import ReleaseError
+from alpenglow.release.verification.model_files import read_json
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ReleasedFolder:
         if not path.is_dir():
             raise ReleaseError(f"{path}: no such folder; name a release, as convert writes it")
         source = HuggingFaceSource.open(path)
-        return cls(path, source, _json(path / "config.json"))
+        return cls(path, source, read_json(path / "config.json"))
 
     @property
     def config(self) -> ModelConfig:
@@ -95,22 +95,10 @@ class ReleasedFolder:
         """Training step, where conversion.json says it."""
         if not (self.path / CONVERSION).is_file():
             return None
-        step = _json(self.path / CONVERSION).get("step")
+        step = read_json(self.path / CONVERSION).get("step")
         return step if isinstance(step, int) else None
 
     def token_id(self, which: str) -> int | None:
         """`bos_token_id` or `eos_token_id` of config.json."""
         value = self.fields.get(which)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ReleaseError(f"{path}: missing") from None
-    except (OSError, ValueError) as error:
-        raise ReleaseError(f"{path}: {error}") from None
-    if not isinstance(found, dict):
-        raise ReleaseError(f"{path}: not a JSON object")
-    return found
