@@ -12,6 +12,7 @@ from released_folder import change_json, doubled_bias
 
 from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.release.__main__ import main
+from alpenglow.release.conversion import Conversion
 from alpenglow.release.huggingface import write_release
 
 
@@ -48,6 +49,7 @@ def told(capfd: pytest.CaptureFixture[str]) -> str:
 
 def test_the_checkpoint_is_that_of_the_run(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = sorted(folder.rglob("*"))
+    change_json(folder / "conversion.json", verification=None)
     assert main(["verify", f"{folder}", "--prompt", "Licensed under"]) == 0
     said = capfd.readouterr().out
     assert "step-00000020 (fragments, step 20)" in said
@@ -55,6 +57,9 @@ def test_the_checkpoint_is_that_of_the_run(folder: Path, capfd: pytest.CaptureFi
     assert "128 positions of training text, in fp32 (allowed: 0.0001)" in said
     assert "sample         'Licensed under" in said
     assert sorted(folder.rglob("*")) == before
+    outcome = Conversion.load(folder).verification
+    assert outcome is not None
+    assert (outcome["tensors"], outcome["text"]) == (28, "training text")
 
 
 @pytest.mark.parametrize("recorded", ["runs/tiny/checkpoints/step-00000020", "{root}/moved"])

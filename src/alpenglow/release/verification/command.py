@@ -6,7 +6,8 @@
 
 The checkpoint is the one that `conversion.json` names, or the one of the same step in the run that
 the folder lies in. Logits are compared on the run's own tokens where its shards are at hand, else
-on a text of many scripts that the program brings along. Exit codes: 0 all is equal, 1 something
+on a text of many scripts that the program brings along. What comes of it is written into
+`conversion.json`, which the card and an upload read. Exit codes: 0 all is equal, 1 something
 differs or cannot be read (one sentence says what), 2 wrong usage.
 """
 
@@ -17,6 +18,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from alpenglow.release.error import ReleaseError
 from alpenglow.release.record import RunRecord
 from alpenglow.release.verification.model_files import check_config, check_tokenizer
 from alpenglow.release.verification.trial_tokens import trial_of
-from alpenglow.release.verification.verify import Verification, compare_hashes, verify
+from alpenglow.release.verification.verify import Verification, compare_hashes, record, verify
 from alpenglow.train.checkpoint import CheckpointError, step_directory
 from alpenglow_lsf.machine import MachineError, current
 
@@ -97,6 +99,8 @@ def _checkpoint(options: argparse.Namespace) -> dict[str, Any]:
     rows, positions = int(config["vocab_size"]), source.config.max_position_embeddings
     trial = trial_of(_record(folder), folder / "tokenizer.json", rows, positions)
     outcome = verify(folder, source, trial, options.prompt, memory=options.memory)
+    with suppress(OSError):  # the folder may be another's, to be read only
+        record(folder, outcome)
     return _rows(folder, source, outcome)
 
 
