@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,7 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dask_jobqueue.core import Job, JobQueueCluster
 from distributed import Security
 
 from alpenglow.data.document import DataError
@@ -30,6 +30,14 @@ from alpenglow_lsf.job import JobSpec
 from alpenglow_lsf.machine import Machine
 from alpenglow_lsf.scheduler import SchedulerError, Submission, current
 from alpenglow_lsf.script import render
+
+_INTERRUPTED = signal.getsignal(signal.SIGINT)
+
+from dask_jobqueue.core import Job, JobQueueCluster  # noqa: E402
+
+# Importing it takes Ctrl-C for the whole process (dask_jobqueue.runner); it is given back.
+with suppress(ValueError, TypeError):  # outside the main thread it was not taken
+    signal.signal(signal.SIGINT, _INTERRUPTED)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,9 +21,17 @@ from alpenglow_lsf.script import Script
 from alpenglow_lsf.slurm_script import translate
 from alpenglow_lsf.validate import check_script
 
-pytest.importorskip("dask_jobqueue")
 ROOT = Path(__file__).resolve().parents[3]
 JOB_VARIABLES = ("LSB_", "LS_", "JSM_", "OMPI_", "PMIX_", "SLURM_")
+
+
+def test_ctrl_c_is_left_alone() -> None:
+    """dask-jobqueue takes it for the whole process when it is imported."""
+    code = (
+        "import signal, alpenglow.data.jobqueue\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_script_passes_summit_s_checks_and_starts_workers_by_jsrun(tmp_path: Path) -> None:
