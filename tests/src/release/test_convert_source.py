@@ -7,8 +7,10 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from neox_files import NeoxModel
 from release_run import CONFIG, TEXT, write_checkpoint
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alpenglow.release.__main__ import main
 from alpenglow.release.conversion import Conversion
@@ -101,3 +103,29 @@ def test_the_record_is_read_back_or_refused(run: Path) -> None:
     path.unlink()
     with pytest.raises(ReleaseError, match=r"not a release: it has no conversion\.json"):
         Conversion.load(output)
+
+
+def test_a_checkpoint_of_gpt_neox(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """From the command line to logits: two tensor ranks, a serial model, biases that are not 0."""
+    neox = NeoxModel(CONFIG, 2, "legacy")
+    neox.write(tmp_path / "neox", 143)
+    output, tokenizer = tmp_path / "release", run.parents[1] / "shards" / "tokenizer.json"
+    words = [f"source={tmp_path / 'neox'}", f"tokenizer={tokenizer}", f"output={output}"]
+    assert main([str(RECIPE), "run=absent", *words]) == 0
+    assert "absent" not in (output / "README.md").read_text()
+    assert Conversion.load(output).step == 143
+    tokens = torch.arange(64)[None]
+    model = AutoModelForCausalLM.from_pretrained(output, dtype=torch.float32)
+    with torch.no_grad():
+        difference = (model(tokens).logits - neox.logits(tokens)).abs().max()
+    assert float(difference) < LOGIT_TOLERANCE
+    capfd.readouterr()
+    before = (output / "conversion.json").read_text()
+    (tmp_path / "neox" / "global_step143" / "layer_03-model_01-model_states.pt").unlink()
+    assert main([str(RECIPE), "run=absent", *words]) == 1
+    said = capfd.readouterr().err
+    assert "layer_03-model_01-model_states.pt: missing" in said
+    assert said.count("\n") == 1
+    assert (output / "conversion.json").read_text() == before
