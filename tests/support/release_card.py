@@ -12,7 +12,8 @@ from release_run import CONFIG, write_checkpoint
 
 from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.release.cards.model_card import Beside, Verified, model_card
-from alpenglow.release.huggingface import put_in_place, write_release
+from alpenglow.release.folder import put_in_place
+from alpenglow.release.huggingface import write_release
 from alpenglow.release.record import RunRecord
 
 EVALUATION: dict[str, Any] = {

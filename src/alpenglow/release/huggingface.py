@@ -29,21 +29,17 @@ import torch
 from alpenglow.exchange.huggingface_config import global_name, huggingface_name
 from alpenglow.exchange.source import Source
 from alpenglow.model.config import ModelConfig
-from alpenglow.release.conversion import CONVERSION, Conversion
-from alpenglow.release.folder import put_in_place
+from alpenglow.release.conversion import Conversion
 from alpenglow.release.pieces import Pieces
 from alpenglow.release.tensor_writer import Written, write_model
 from alpenglow.release.tensors import DTYPES
-from alpenglow.release.tokenizer import END_OF_TEXT, ReleasedTokenizer
+from alpenglow.release.tokenizer import ReleasedTokenizer
 
 __all__ = [
-    "CONVERSION",
-    "END_OF_TEXT",
     "SHARD_BYTES",
     "config_json",
     "global_name",
     "huggingface_name",
-    "put_in_place",
     "release_dtype",
     "released_bytes",
     "write_release",

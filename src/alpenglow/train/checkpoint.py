@@ -17,7 +17,7 @@ torch and xxhash are needed, DeepSpeed is not. This module is imported, never st
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,6 @@ class Checkpoint:
         *,
         group: Group | None = None,
         below: int | None = None,
-        kinds: Collection[str] | None = None,
     ) -> Checkpoint | None:
         """Find the newest whole checkpoint, every byte verified; None if there is none.
 
@@ -117,7 +116,6 @@ class Checkpoint:
             log: told, on rank 0, one sentence for each damaged checkpoint passed over.
             group: share the verification among these ranks (collective then).
             below: look only at steps below this one.
-            kinds: verify only fragments of these kinds; None is all.
         """
         group = group or SingleProcess()
         for step in reversed(group.all_gather_object(steps(checkpoints))[0]):
@@ -127,7 +125,7 @@ class Checkpoint:
             checkpoint = None
             try:
                 checkpoint = cls.open(directory)
-                damages = checkpoint.verify(part=(group.rank, group.world_size), kinds=kinds)
+                damages = checkpoint.verify(part=(group.rank, group.world_size))
             except CheckpointError as error:
                 damages = [str(error)]
             found = [damage for some in group.all_gather_object(damages) for damage in some]
@@ -243,27 +241,23 @@ class Checkpoint:
             return pieces[0]
         return torch.cat(pieces) if pieces else torch.empty(0, dtype=self.dtype(kind, name))
 
-    def verify(
-        self, *, part: tuple[int, int] = (0, 1), kinds: Collection[str] | None = None
-    ) -> list[str]:
+    def verify(self, *, part: tuple[int, int] = (0, 1)) -> list[str]:
         """Read fragments and compare checksums, and look for gaps; one sentence for each damage.
 
         Args:
             part: (index, count): look only at every count-th fragment and tensor, so that ranks
                 share the work.
-            kinds: look only at these kinds; None is all.
         """
         damages: list[str] = []
         index, count = part
-        tensors = {k: v for k, v in self._stored.items() if kinds is None or k[0] in kinds}
-        for i, item in enumerate(item for group in tensors.values() for item in group):
+        for i, item in enumerate(item for group in self._stored.values() for item in group):
             if i % count == index:
                 try:
                     check_bytes(self.directory / item.file, item)
                     self._checked.add((item.file, item.offset))
                 except CheckpointError as error:
                     damages.append(str(error))
-        for i, ((kind, name), group) in enumerate(tensors.items()):
+        for i, ((kind, name), group) in enumerate(self._stored.items()):
             whole = tuple((0, n) for n in group[0].fragment.global_shape)
             if i % count == index and volume(whole):
                 gap, _ = uncovered(whole, [box for it in group for box in it.fragment.boxes()])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,14 @@ def alone(run: Path, tmp_path: Path) -> Path:
     shutil.move(write_checkpoint(run, 20, CONFIG), folder)
     shutil.copy(run.parents[1] / "shards" / "tokenizer.json", folder)
     return folder
+
+
+def test_neither_deepspeed_nor_a_gpu_is_asked_for() -> None:
+    """Nor transformers, before there is something to verify: a login node has what it takes."""
+    rooms = "alpenglow.release.convert, alpenglow.exchange.neox, alpenglow.exchange.weights"
+    code = f"import sys, {rooms}\nprint({{'deepspeed', 'transformers'}} & sys.modules.keys())"
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert said.stdout == "set()\n"
 
 
 def test_a_source_without_a_run(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from alpenglow.release.error import ReleaseError
-from alpenglow.release.huggingface import put_in_place
+from alpenglow.release.folder import put_in_place
 from alpenglow_lsf.files import write_text
 
 LARGE = 10_000_000
