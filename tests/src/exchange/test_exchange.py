@@ -14,6 +14,7 @@ import pytest
 import tomli_w
 import torch
 from distributed_ranks import run_ranks
+from release_proof import write_tokenizer
 from training_ranks import (
     STEPS,
     assert_same_checkpoint,
@@ -29,6 +30,8 @@ from alpenglow.exchange import __main__ as exchange
 from alpenglow.exchange.error import ExchangeError
 from alpenglow.exchange.fragments import FragmentSource
 from alpenglow.exchange.source import Source, open_source
+from alpenglow.release.conversion import Conversion
+from alpenglow.release.convert import ConvertRecipe, convert
 from alpenglow.train.checkpoint import Checkpoint
 from alpenglow.train.fragments import DTYPES
 from alpenglow.train.recipe import PretrainRecipe
@@ -196,6 +199,36 @@ def test_deepspeed_goes_on_from_what_we_export(half: Path, tmp_path: Path) -> No
     assert_same_weights(source, half / "run" / HALF)
     assert call("import", "universal", tmp_path / "own", tmp_path / "run", recipe_path) == 0
     assert_same_checkpoint(tmp_path / "run" / HALF, half / "run" / HALF)
+
+
+def test_both_forms_of_deepspeed_are_released_as_our_own_checkpoint_is(
+    half: Path, tmp_path: Path
+) -> None:
+    """The same bytes of every tensor; what they compute is in the proof of releases."""
+    recipe, recipe_path = tiny_recipe(1, 2), half / "recipe.toml"
+    back = tmp_path / "back"
+    deepspeed_folder, universal = tmp_path / "deepspeed", tmp_path / "universal"
+    run_ranks(export_worker, 4, recipe, half / "run", deepspeed_folder, timeout=100)
+    assert call("export", "universal", half / "run", universal, recipe_path) == 0
+    assert call("import", "deepspeed", deepspeed_folder, back, recipe_path) == 0
+    tokenizer = write_tokenizer(tmp_path)
+    hashes = []
+    for number, (source, form, model) in enumerate(
+        [
+            (back / HALF, "fragments", None),
+            (deepspeed_folder, "deepspeed", recipe_path),
+            (universal, "universal", recipe_path),
+        ]
+    ):
+        output = tmp_path / f"release-{number}"
+        asked = ConvertRecipe(tmp_path / "absent", source=source, model=model, output=output)
+        # The words of this tokenizer are few enough for 128 rows, and fit no text.
+        convert(dataclasses.replace(asked, tokenizer=tokenizer, verify=False))
+        conversion = Conversion.load(output)
+        assert conversion.source["form"] == form
+        assert conversion.step == 3
+        hashes.append(conversion.xxh3_64)
+    assert hashes[0] == hashes[1] == hashes[2]
 
 
 def test_deepspeed_goes_on_from_a_universal_export_in_any_layout(
