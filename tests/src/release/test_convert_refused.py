@@ -211,6 +211,7 @@ def test_a_kill_half_way_keeps_the_former_release(run: Path) -> None:
     assert [p.name for p in output.parent.iterdir()] == ["huggingface"]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_is_one_sentence_and_leaves_nothing(
     run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -209,6 +209,7 @@ def test_a_disk_that_fills_up_is_one_sentence(
     assert str(caught.value).endswith("was written")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_the_workers(tmp_path: Path) -> None:
     stop = threading.Event()
 
